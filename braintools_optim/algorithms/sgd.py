@@ -1,0 +1,125 @@
+"""Gradient descent, with and without momentum."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+import optax
+
+from ..hyper import Hyper
+from ..optimizer import OptaxOptimizer
+from ..schedulers.base import LRScheduler
+from ..signature import CommonOptions
+from ..transforms import scale_by_momentum
+
+__all__ = ['SGD', 'Momentum', 'MomentumNesterov']
+
+
+class SGD(OptaxOptimizer):
+    r"""Stochastic gradient descent, as ``torch.optim.SGD``.
+
+    .. math:: b_t = \mu b_{t-1} + (1 - \tau)(g_t + \lambda \theta), \quad
+              \theta \leftarrow \theta - \eta b_t
+
+    Parameters
+    ----------
+    lr : float or LRScheduler
+        Learning rate :math:`\eta`.
+    momentum : float
+        :math:`\mu`; built with 0 it keeps no buffer.
+    weight_decay : float
+        L2 decay :math:`\lambda`, added to the gradient.
+    nesterov : bool
+        Look ahead along the momentum.
+    dampening : float
+        :math:`\tau`; the first gradient enters whole.
+
+    The simplest choice, and with momentum still the best one for many convolutional networks.
+    """
+
+    structural = ('momentum',)
+
+    def __init__(
+        self,
+        lr: float | LRScheduler = 1e-3,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        dampening: float = 0.0,
+        **common: Unpack[CommonOptions],
+    ):
+        super().__init__(
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            nesterov=nesterov,
+            dampening=dampening,
+            **common,
+        )
+
+    def validate(self, h: Hyper) -> None:
+        """Raise where nesterov has no momentum to look along."""
+        if h.nesterov and not h.uses('momentum'):
+            raise ValueError(f'{type(self).__name__} needs momentum > 0 with nesterov=True, got 0.')
+        if h.nesterov and isinstance(h.dampening, float) and h.dampening != 0.0:
+            raise ValueError(
+                f'{type(self).__name__} needs dampening = 0 with nesterov=True, got {h.dampening}.'
+            )
+
+    def transform(self, h: Hyper) -> optax.GradientTransformation:
+        """Decay, then momentum, then the step."""
+        return optax.chain(
+            optax.add_decayed_weights(h.weight_decay),
+            scale_by_momentum(h.momentum, h.dampening, h.nesterov)
+            if h.uses('momentum')
+            else optax.identity(),
+            optax.scale_by_learning_rate(h.lr),
+        )
+
+
+class Momentum(OptaxOptimizer):
+    r"""Gradient descent with heavy-ball momentum.
+
+    .. math:: b_t = \mu b_{t-1} + g_t + \lambda \theta, \quad \theta \leftarrow \theta - \eta b_t
+
+    Parameters
+    ----------
+    lr : float or LRScheduler
+        Learning rate :math:`\eta`.
+    momentum : float
+        :math:`\mu`.
+    weight_decay : float
+        L2 decay :math:`\lambda`, added to the gradient.
+    """
+
+    nesterov = False
+
+    def __init__(
+        self,
+        lr: float | LRScheduler = 1e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        **common: Unpack[CommonOptions],
+    ):
+        super().__init__(lr=lr, momentum=momentum, weight_decay=weight_decay, **common)
+
+    def transform(self, h: Hyper) -> optax.GradientTransformation:
+        """Decay, then momentum, then the step."""
+        return optax.chain(
+            optax.add_decayed_weights(h.weight_decay),
+            optax.trace(h.momentum, nesterov=self.nesterov),
+            optax.scale_by_learning_rate(h.lr),
+        )
+
+
+class MomentumNesterov(Momentum):
+    r"""Gradient descent with Nesterov's momentum.
+
+    .. math:: b_t = \mu b_{t-1} + g_t + \lambda \theta, \quad
+              \theta \leftarrow \theta - \eta (g_t + \lambda \theta + \mu b_t)
+
+    Parameters are those of :class:`Momentum`.
+    """
+
+    nesterov = True

@@ -1,0 +1,219 @@
+"""An optimizer as nested plain data (dicts of str keys, lists, numbers, numpy arrays), and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..hyper import check_number
+from ..slot import Slot, is_masked, rebuild, slots_of
+from ..state import Atoms
+from ..step import GroupPlan
+from .errors import IncompatibleCheckpoint
+
+if TYPE_CHECKING:
+    from ..groups import ParamGroup
+    from ..optimizer import OptaxOptimizer
+
+__all__ = ['export', 'restore']
+
+VERSION = [1, 0]
+ALL = ''  # the parameter name of a slot that belongs to the whole group
+
+
+def export(optimizer: OptaxOptimizer) -> dict[str, Any]:
+    """Return a snapshot: copies, never live buffers."""
+    groups = {str(g.index): _export_group(optimizer, g) for g in optimizer.param_groups}
+    states = {str(g.index): _export_slots(optimizer, g) for g in optimizer.param_groups}
+    return {
+        'format': list(VERSION),
+        'optimizer': type(optimizer).__name__,
+        'step_count': int(optimizer.step_count.value),
+        'lr': optimizer.current_lr,
+        'base_lr': optimizer.base_lr,
+        'options': {k: getattr(optimizer, k) for k in optimizer._options},
+        'param_groups': groups,
+        'opt_state': states,
+        'schedulers': [s.state_dict() for s in optimizer._all_schedulers()],
+    }
+
+
+def _export_group(optimizer: OptaxOptimizer, group: ParamGroup) -> dict[str, Any]:
+    names = optimizer.param_states.names
+    values = {k: group.number(k) for k in optimizer._numbers}
+    return {
+        'params': [names[i] for i in group.members],
+        **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()},
+        **{k: v if isinstance(v, bool | str | None) else repr(v) for k, v in group.flags.items()},
+    }
+
+
+def _slots(optimizer: OptaxOptimizer, group: ParamGroup) -> tuple[list[Slot], dict[Atoms, str]]:
+    """Return the slots of a group's state, and its parameters' names by path, in tree order."""
+    plan = GroupPlan.of(optimizer.param_states, optimizer._leaves, group.members)
+    leaves = [optimizer._leaves[i] for i in plan.leaves]
+    names = {leaf.path: leaf.name for leaf in leaves}
+    return slots_of(optimizer._core.value[0][group.index], list(names)), names
+
+
+def _export_slots(optimizer: OptaxOptimizer, group: ParamGroup) -> dict[str, dict[str, Any]]:
+    slots, names = _slots(optimizer, group)
+    exported: dict[str, dict[str, Any]] = {}
+    for slot in slots:
+        entry = exported.setdefault(slot.name, {})
+        if slot.per_leaf:
+            entry.update(zip(names.values(), np.asarray(slot.value).tolist(), strict=True))
+        elif not is_masked(slot.value):  # a masked leaf holds nothing
+            entry[_name(slot, names)] = np.array(slot.value)
+    return exported
+
+
+def _name(slot: Slot, names: dict[Atoms, str]) -> str:
+    return ALL if slot.parameter is None else names[slot.parameter]
+
+
+def restore(optimizer: OptaxOptimizer, saved: Mapping[str, Any]) -> None:
+    """Check everything, then take everything over; raise with all differences otherwise."""
+    if not len(optimizer.param_states):
+        raise IncompatibleCheckpoint(
+            ['the optimizer has no parameters yet; call register_trainable_weights before loading']
+        )
+    if not isinstance(saved, Mapping):
+        raise IncompatibleCheckpoint([f'expected a dict, got {type(saved).__name__}'])
+    wrong: list[str] = []
+    expected = ('optimizer', 'step_count', 'param_groups', 'opt_state', 'schedulers', 'options')
+    wrong += [f'{key!r} is missing' for key in expected if key not in saved]
+    if wrong:
+        raise IncompatibleCheckpoint(wrong)
+    name = type(optimizer).__name__
+    if saved['optimizer'] != name:
+        wrong.append(f'it was saved by {saved["optimizer"]}, this is {name}')
+    count = saved['step_count']
+    if not isinstance(count, int | np.integer) or not 0 <= count < 2**31:
+        wrong.append(f'step_count must be in [0, 2**31), got {count!r}')
+    groups, states = saved['param_groups'], saved['opt_state']
+    live = [str(g.index) for g in optimizer.param_groups]
+    for what, part in (('param_groups', groups), ('opt_state', states)):
+        if sorted(part) != sorted(live):
+            wrong.append(f'{what} has groups {sorted(part)}, this optimizer has {sorted(live)}')
+    numbers: dict[tuple[int, str], Any] = {}
+    new_states: list[Any] = []
+    if not wrong:
+        for group in optimizer.param_groups:
+            key = str(group.index)
+            numbers |= _checked_group(optimizer, group, groups[key], wrong)
+            new_states.append(_checked_slots(optimizer, group, states[key], wrong))
+        numbers |= _checked_options(optimizer, saved['options'], wrong)
+        _check_schedulers(optimizer, saved['schedulers'], wrong)
+    if wrong:
+        raise IncompatibleCheckpoint(wrong)
+    optimizer._core.value = (tuple(new_states), np.int32(count))
+    for scheduler, state in zip(optimizer._all_schedulers(), saved['schedulers'], strict=True):
+        scheduler.load_state_dict(state)
+    optimizer._table.write(numbers)
+
+
+def _checked_group(
+    optimizer: OptaxOptimizer, group: ParamGroup, saved: Mapping, wrong: list[str]
+) -> dict[tuple[int, str], Any]:
+    mine = _export_group(optimizer, group)
+    where = f'group {group.index}'
+    if sorted(saved.get('params', ())) != sorted(mine['params']):
+        wrong.append(
+            f'{where} has parameters {sorted(saved.get("params", ()))}, this optimizer\'s has '
+            f'{sorted(mine["params"])}'
+        )
+    for key in sorted(set(saved) ^ set(mine)):
+        wrong.append(f'{where}: {key!r} is {"missing" if key in mine else "unknown here"}')
+    numbers: dict[tuple[int, str], Any] = {}
+    for key in set(saved) & set(mine) - {'params'}:
+        if key in group.flags:
+            if saved[key] != mine[key]:
+                wrong.append(f'{where}: {key} was {saved[key]!r}, here it is {mine[key]!r}')
+            continue
+        try:
+            value = check_number(type(optimizer).__name__, key, saved[key], optimizer._numbers[key])
+        except (TypeError, ValueError) as error:
+            wrong.append(f'{where}: {error}')
+            continue
+        if key in group.unused and value != 0.0:
+            wrong.append(f'{where}: {key} was {value}, here it was built with 0 and has no state')
+        numbers[group.index, key] = value
+    return numbers
+
+
+def _checked_options(
+    optimizer: OptaxOptimizer, saved: Mapping, wrong: list[str]
+) -> dict[tuple[int, str], Any]:
+    numbers: dict[tuple[int, str], Any] = {}
+    for key, mine in optimizer._options.items():
+        value = saved.get(key)
+        if (value is None) != (mine is None):
+            wrong.append(f'{key} was {value!r}, here it is {mine!r}')
+        elif value is not None:
+            try:
+                numbers[0, key] = check_number(type(optimizer).__name__, key, value)
+            except (TypeError, ValueError) as error:
+                wrong.append(str(error))
+    return numbers
+
+
+def _check_schedulers(optimizer: OptaxOptimizer, saved: Any, wrong: list[str]) -> None:
+    names = [s.get('scheduler') for s in saved]
+    mine = [type(s).__name__ for s in optimizer._all_schedulers()]
+    if names != mine:
+        wrong.append(f'the schedulers were {names}, here they are {mine}')
+
+
+def _checked_slots(
+    optimizer: OptaxOptimizer, group: ParamGroup, saved: Mapping, wrong: list[str]
+) -> Any:
+    slots, names = _slots(optimizer, group)
+    where = f'group {group.index}'
+    wanted: set[tuple[str, str]] = set()
+    values: list[Any] = []
+
+    def take(slot: str, name: str) -> Any:
+        wanted.add((slot, name))
+        value = saved.get(slot, {}).get(name)
+        if value is None:
+            wrong.append(f'{where}: {slot} of {name or "the group"} is missing')
+        return value
+
+    for slot in slots:
+        if slot.per_leaf:
+            counts = [take(slot.name, name) for name in names.values()]
+            fit = all(isinstance(c, int | np.integer) and 0 <= c < 2**31 for c in counts)
+            if not fit:
+                wrong.append(f'{where}: {slot.name} must be counts in [0, 2**31), got {counts}')
+            values.append(_placed(np.asarray(counts, np.int32), slot.value) if fit else None)
+        elif is_masked(slot.value):
+            values.append(slot.value)
+        else:
+            name = _name(slot, names)
+            value = take(slot.name, name)
+            if value is not None:
+                value, mine = np.asarray(value), slot.value
+                if value.shape != mine.shape or value.dtype != mine.dtype:
+                    wrong.append(
+                        f'{where}: {slot.name} of {name or "the group"} is {value.dtype}'
+                        f'{list(value.shape)}, here it is {mine.dtype}{list(mine.shape)}'
+                    )
+                else:
+                    value = _placed(value, mine)
+            values.append(value)
+    for slot_name in saved:
+        for name in saved[slot_name]:
+            if (slot_name, name) not in wanted:
+                wrong.append(f'{where}: {slot_name} of {name or "the group"} is unknown here')
+    return rebuild(optimizer._core.value[0][group.index], values)
+
+
+def _placed(value: np.ndarray, like: jax.Array) -> jax.Array:
+    if isinstance(like.sharding, jax.sharding.NamedSharding):
+        return jax.device_put(value, like.sharding)
+    return jnp.array(value)

@@ -1,0 +1,142 @@
+"""Parameter groups: the dict-like view that users read and write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+from brainstate import State
+
+if TYPE_CHECKING:
+    from .optimizer import OptaxOptimizer
+
+__all__ = ['LiveNumber', 'ParamGroup']
+
+
+class LiveNumber:
+    """A hyper-parameter as an object: always its present value, with ``.value`` and arithmetic."""
+
+    __module__ = 'braintools_optim'
+    __slots__ = ('_read', '_write')
+
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]):
+        self._read = read
+        self._write = write
+
+    @property
+    def value(self) -> Any:
+        """The present number; assign to change it."""
+        return self._read()
+
+    @value.setter
+    def value(self, new: Any) -> None:
+        self._write(new)
+
+    def __jax_array__(self) -> Any:
+        import jax.numpy as jnp
+
+        return jnp.asarray(self.value)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        import numpy as np
+
+        return np.asarray(self.value, dtype)
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec)
+
+
+def _delegate(name: str) -> Callable:
+    def method(self: LiveNumber, *args: Any) -> Any:
+        plain = [a.value if isinstance(a, LiveNumber) else a for a in args]
+        return getattr(self.value, name)(*plain)
+
+    method.__name__ = name
+    return method
+
+
+for _name in (
+    *('add', 'radd', 'sub', 'rsub', 'mul', 'rmul', 'truediv', 'rtruediv', 'pow', 'rpow'),
+    *('floordiv', 'mod', 'neg', 'pos', 'abs', 'round', 'eq', 'ne', 'lt', 'le', 'gt', 'ge'),
+):
+    setattr(LiveNumber, f'__{_name}__', _delegate(f'__{_name}__'))
+
+
+class ParamGroup(MutableMapping[str, Any]):
+    """One group of an optimizer: ``'params'``, its live numbers and its fixed flags.
+
+    Numbers read as the values that the next step applies, and can be assigned; ``group['lr']``
+    has ``.value`` besides. Flags and parameters are fixed.
+    """
+
+    __module__ = 'braintools_optim'
+
+    def __init__(self, optimizer: OptaxOptimizer, index: int, flags: dict[str, Any]):
+        self._optimizer = optimizer
+        self.index = index
+        self.flags = flags
+        self.members: list[int] = []  # positions of its States in optimizer.param_states
+        self.unused: frozenset[str] = frozenset()  # numbers that were zero at construction
+        self.chain: Any = None  # a chain fixed at construction; None: built anew in each trace
+
+    def params(self) -> Any:
+        """Return the group's States as nested dicts."""
+        return self._optimizer._nested(self.index)
+
+    def __getitem__(self, key: str) -> Any:
+        if key == 'params':
+            return self.params()
+        if key in self.flags:
+            return self.flags[key]
+        if key not in self._optimizer._numbers:
+            raise KeyError(self._optimizer._no_option(key))
+        if key == 'lr':
+            return LiveNumber(lambda: self.number(key), lambda v: self.set(key, v))
+        return self.number(key)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.set(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        raise TypeError(f'{key!r} is part of a parameter group and cannot be deleted.')
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(('params', *self._optimizer._numbers, *self.flags))
+
+    def __len__(self) -> int:
+        return 1 + len(self._optimizer._numbers) + len(self.flags)
+
+    def number(self, key: str) -> Any:
+        """Return the present value of a live number (a float, or a tuple of them)."""
+        return self._optimizer._table.read(self.index, key)
+
+    def set(self, key: str, value: Any) -> None:
+        """Change a live number of this group."""
+        self._optimizer._assign({(self.index, key): value})
+
+    def copy(self, optimizer: OptaxOptimizer) -> ParamGroup:
+        """Return the same group of a copied optimizer."""
+        new = ParamGroup(optimizer, self.index, dict(self.flags))
+        new.members, new.unused, new.chain = list(self.members), self.unused, self.chain
+        return new
+
+    def states(self) -> list[State]:
+        """Return the group's States."""
+        all_states = self._optimizer.param_states.unique_states
+        return [all_states[i] for i in self.members]
+
+    def __repr__(self) -> str:
+        values = ', '.join(f'{k}={v!r}' for k, v in self.items() if k != 'params')
+        return f'ParamGroup({len(self.members)} parameters, {values})'

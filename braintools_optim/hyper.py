@@ -1,0 +1,222 @@
+"""Hyper-parameters as live values: which are traced, which static, their ranges, their errors.
+
+The numbers of all groups stand in one vector in one State, so that a step reads one State and
+passes one argument, and a change is a write to that State: no trace ever sees a plain number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .observe import unobserved
+from .state import NumbersState
+
+__all__ = ['Hyper', 'HyperTable', 'Range', 'check_flag', 'check_number', 'is_live']
+
+
+class Range(NamedTuple):
+    """The numbers a hyper-parameter may take; ``open_high`` leaves ``high`` itself out."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, x: object) -> bool:
+        assert isinstance(x, float)
+        above = x > self.low if self.open_low else x >= self.low
+        return above and (x < self.high if self.open_high else x <= self.high)
+
+    def __str__(self) -> str:
+        left, right = '(' if self.open_low else '[', ')' if self.open_high else ']'
+        return f'{left}{self.low:g}, {self.high:g}{right}'
+
+
+NON_NEGATIVE = Range(0.0, open_high=True)
+UNIT = Range(0.0, 1.0)
+DECAY = Range(0.0, 1.0, open_high=True)
+CLIP = Range(0.0, open_low=True)  # infinity is allowed: it turns the clipping off
+FINITE = Range(open_low=True, open_high=True)
+
+RANGES: dict[str, Range] = {
+    'lr': NON_NEGATIVE,
+    'betas': DECAY,
+    'eps': NON_NEGATIVE,
+    'weight_decay': NON_NEGATIVE,
+    'momentum': NON_NEGATIVE,
+    'dampening': UNIT,
+    'grad_clip_norm': CLIP,
+    'grad_clip_value': CLIP,
+}
+"""The allowed range of each hyper-parameter; one that is not listed may be any finite number."""
+
+Number = float | jax.Array
+
+
+def is_live(value: Any) -> bool:
+    """Whether a constructor argument is a live number (or tuple of them) rather than a flag."""
+    if isinstance(value, tuple | list):
+        return bool(value) and all(map(is_live, value))
+    if isinstance(value, bool | str | None) or callable(value):
+        return False
+    return isinstance(value, int | float | np.number | np.ndarray | jax.Array)
+
+
+def check_number(owner: str, name: str, value: Any, like: Any = 0.0) -> Any:
+    """Return ``value`` as a float, a tracer, or a tuple of these; raise where it is not allowed.
+
+    ``like`` is the present value: it says whether a number or a tuple of how many is expected.
+    """
+    if type(value) is float and type(like) is float:  # by far the most frequent
+        if value in RANGES.get(name.partition('[')[0], FINITE):
+            return value
+    if isinstance(like, tuple):
+        if not isinstance(value, tuple | list) or len(value) != len(like):
+            raise TypeError(
+                f'{owner} needs {len(like)} numbers for {name}, got {value!r}.'
+            ) from None
+        return tuple(check_number(owner, f'{name}[{i}]', v) for i, v in enumerate(value))
+    if isinstance(value, jax.core.Tracer):
+        if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise TypeError(f'{owner} needs a real scalar for {name}, got {value}.')
+        return value  # its range is known when it runs, not now
+    allowed = RANGES.get(name.partition('[')[0], FINITE)
+    try:
+        if isinstance(value, bool | str | bytes):
+            raise TypeError
+        number = float(value)
+    except TypeError:
+        raise TypeError(
+            f'{owner} needs a number in {allowed} for {name}, got {value!r} '
+            f'of type {type(value).__name__}.'
+        ) from None
+    if number not in allowed:  # nan is in no range
+        raise ValueError(f'{owner} needs {name} in {allowed}, got {name}={number!r}.')
+    return number
+
+
+def check_flag(owner: str, name: str, value: Any, like: Any) -> Any:
+    """Return a static option; raise TypeError where a bool is expected and something else came."""
+    if isinstance(like, bool) and not isinstance(value, bool | np.bool):
+        raise TypeError(f'{owner} needs True or False for {name}, got {value!r}.')
+    return bool(value) if isinstance(like, bool) else value
+
+
+class Hyper:
+    """The values one group hands to its chain: numbers may be tracers, flags never are."""
+
+    def __init__(self, numbers: Mapping[str, Any], flags: Mapping[str, Any], unused: frozenset):
+        vars(self).update(flags)
+        # What was zero at construction is a plain 0.0: the chain may leave its part out.
+        vars(self).update({k: 0.0 if k in unused else v for k, v in numbers.items()})
+        self._unused = unused
+
+    def __getattr__(self, name: str) -> Any:
+        known = ', '.join(sorted(k for k in vars(self) if not k.startswith('_')))
+        raise AttributeError(f'this group has no hyper-parameter {name!r}; it has {known}.')
+
+    def uses(self, name: str) -> bool:
+        """Whether the hyper-parameter was given a value other than zero at construction."""
+        return name not in self._unused
+
+
+@dataclass
+class HyperTable:
+    """The live numbers of every group, as one vector in one State.
+
+    An entry is addressed by (group index, name). The vector is a float64 numpy array as long as
+    only the host has written it, so that values read back exactly as they were given; a step or
+    scheduler inside jit makes it a jax array. Both are one abstract value: nothing retraces.
+    """
+
+    state: NumbersState = field(default_factory=lambda: NumbersState(np.zeros(0)))
+    slots: dict[tuple[int, str], slice | int] = field(default_factory=dict)
+
+    def append(self, group: int, numbers: Mapping[str, Any]) -> None:
+        """Add the numbers of a new group."""
+        values = list(self._entries())
+        for name, value in numbers.items():
+            if isinstance(value, tuple):
+                self.slots[group, name] = slice(len(values), len(values) + len(value))
+                values.extend(value)
+            else:
+                self.slots[group, name] = len(values)
+                values.append(value)
+        self.state.value = _vector(values)
+
+    def copy(self) -> HyperTable:
+        """Return a table of the same numbers in a State of its own."""
+        return HyperTable(NumbersState(self.state.value), dict(self.slots))
+
+    def read(self, group: int, name: str) -> Any:
+        """Return the current value: floats outside a trace, tracers inside."""
+        return self._pick(self._entries(), group, name)
+
+    def write(self, changes: Mapping[tuple[int, str], Any]) -> None:
+        """Set several values with one write."""
+        cell = vars(self.state)
+        vector = cell['_value']
+        if type(vector) is np.ndarray and not _traced(changes.values()) and unobserved():
+            vector = vector.copy()
+            for key, value in changes.items():
+                vector[self.slots[key]] = value
+            vector.flags.writeable = False
+            if not self.state.has_hooks():
+                cell['_value'] = vector
+                return
+            self.state.value = vector
+            return
+        values = list(self._entries())
+        for key, value in changes.items():
+            values[self.slots[key]] = value
+        self.state.value = _vector(values)
+
+    def unpack(self, vector: Any) -> list[dict[str, Any]]:
+        """Return the numbers of each group out of a vector, as weakly typed scalars."""
+        # Writing into a weakly typed zero keeps the zero's type: bfloat16 * h stays bfloat16.
+        weak = jnp.full(np.shape(vector), 0.0).at[:].set(vector)
+        entries = [weak[i] for i in range(weak.shape[0])]
+        groups: list[dict[str, Any]] = [{} for _ in range(self.group_count)]
+        for group, name in self.slots:
+            groups[group][name] = self._pick(entries, group, name)
+        return groups
+
+    @property
+    def group_count(self) -> int:
+        """The number of groups."""
+        return 1 + max((group for group, _ in self.slots), default=-1)
+
+    def _pick(self, entries: Any, group: int, name: str) -> Any:
+        slot = self.slots[group, name]
+        return tuple(entries[slot]) if isinstance(slot, slice) else entries[slot]
+
+    def _entries(self) -> list[Number]:
+        vector = self.state.value
+        if isinstance(vector, jax.core.Tracer):
+            return [vector[i] for i in range(vector.shape[0])]
+        host = np.asarray(vector)
+        if host.dtype == np.float64:
+            return host.tolist()
+        # The shortest decimal that is this float32: people gave 0.1, not 0.10000000149.
+        return [float(str(x)) for x in host]
+
+
+def _traced(values: Iterable[Any]) -> bool:
+    flat = (x for v in values for x in (v if isinstance(v, tuple) else (v,)))
+    return any(isinstance(x, jax.core.Tracer) for x in flat)
+
+
+def _vector(values: list[Number]) -> Any:
+    if _traced(values):
+        wide = jnp.result_type(float)
+        return jnp.stack([jnp.asarray(v, wide) for v in values])
+    vector = np.asarray(values, np.float64)
+    vector.flags.writeable = False
+    return vector

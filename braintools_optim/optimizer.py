@@ -1,0 +1,597 @@
+"""The optimizer: it holds parameters and state, and owns the road that every step takes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from brainstate import State
+from brainstate.graph import Node
+
+from .checkpoint import plain
+from .groups import ParamGroup
+from .hyper import Hyper, HyperTable, check_flag, check_number, is_live
+from .leaf import Leaf, flat_values, leaves_of
+from .report import describe
+from .schedulers.base import LRScheduler
+from .schedulers.constant import ConstantLR
+from .sharding import own_buffers
+from .signature import constructor_signature, suggestion
+from .slot import take_over
+from .state import CoreState, OptimState, PartState, UniqueStateManager, atoms, nest
+from .step import GroupPlan, Stepper
+
+__all__ = ['OptaxOptimizer', 'Optimizer']
+
+
+class Optimizer(Node):
+    """Base class of everything that updates registered parameters from their gradients."""
+
+    __module__ = 'braintools_optim'
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__signature__ = constructor_signature(cls)  # type: ignore[attr-defined]
+
+    def register_trainable_weights(self, param_states: Any) -> Any:
+        """Take in the parameters, a pytree of States; return the optimizer."""
+        raise NotImplementedError(f'{type(self).__name__} must define register_trainable_weights.')
+
+    def update(self, grads: Any) -> Any:
+        """Update the parameters from their gradients."""
+        raise NotImplementedError(f'{type(self).__name__} must define update.')
+
+
+class OptaxOptimizer(Optimizer):
+    """An optimizer whose algorithm is an optax chain.
+
+    Every number given at construction (learning rate, decays, ...) is live: assign it on the
+    optimizer for all groups, on a parameter group for that group, or attach a scheduler, and the
+    next step applies it without retracing. Flags are fixed.
+
+    Parameters
+    ----------
+    tx : optax.GradientTransformation, optional
+        A complete chain to run as it is; its own learning rate and decay stay baked in. Without
+        one, subclasses say what to run in :meth:`transform`; this class itself runs Adam.
+    lr : float or LRScheduler
+        The learning rate, or what drives it.
+    weight_decay : float
+        L2 decay, added to the gradient.
+    grad_clip_norm : float, optional
+        Bound of the global norm of all gradients of all groups.
+    grad_clip_value : float, optional
+        Bound of every entry of the gradients.
+    maximize : bool
+        Climb instead of descending.
+
+    Examples
+    --------
+    >>> import brainstate, jax.numpy as jnp
+    >>> import braintools_optim as bo
+    >>> w = brainstate.ParamState(jnp.array([3.0, -2.0]))
+    >>> opt = bo.SGD(lr=0.1).register_trainable_weights({'w': w})
+    >>> for _ in range(3):
+    ...     grads = brainstate.transform.grad(lambda: (w.value**2).sum(), {'w': w})()
+    ...     opt.step(grads)
+    >>> w.value
+    Array([ 1.5360001, -1.024    ], dtype=float32)
+
+    An algorithm of your own is a signature and a chain:
+
+    >>> import optax
+    >>> class Signum(bo.OptaxOptimizer):
+    ...     def __init__(self, lr=1e-3, momentum=0.9):
+    ...         super().__init__(lr=lr, momentum=momentum)
+    ...
+    ...     def transform(self, h):
+    ...         return optax.chain(
+    ...             optax.trace(h.momentum), optax.scale_by_sign(), optax.scale_by_learning_rate(h.lr)
+    ...         )
+    """
+
+    __module__ = 'braintools_optim'
+
+    structural: tuple[str, ...] = ()
+    """Numbers whose zero at construction leaves a part of the state out (`Hyper.uses`)."""
+
+    complex_as_real = True
+    """Whether the chain sees complex parameters as pairs of reals, as torch treats them."""
+
+    graph_invisible_attrs = (
+        *('_flags', '_numbers', '_options', '_table', '_groups', '_stepper', '_running'),
+        *('_schedulers', '_lr_scheduler', '_tx', 'param_states', '_leaves', 'step_count'),
+    )
+
+    param_states: UniqueStateManager
+    step_count: OptimState
+
+    def __init__(
+        self,
+        tx: optax.GradientTransformation | None = None,
+        lr: float | LRScheduler = 1e-3,
+        weight_decay: float = 0.0,
+        grad_clip_norm: float | None = None,
+        grad_clip_value: float | None = None,
+        *,
+        maximize: bool = False,
+        **hyper: Any,
+    ):
+        super().__init__()
+        name = type(self).__name__
+        if tx is not None and not isinstance(tx, optax.GradientTransformation):
+            raise TypeError(
+                f'{name} needs an optax.GradientTransformation for tx, got {type(tx).__name__}; '
+                f'parameters are given to register_trainable_weights.'
+            )
+        if tx is not None and is_live(weight_decay) and not _is_zero(weight_decay):
+            raise ValueError(
+                f'{name} runs the given tx as it is, so weight_decay={weight_decay!r} would have '
+                f'no effect; put optax.add_decayed_weights into the chain.'
+            )
+        scheduler = lr if isinstance(lr, LRScheduler) else None
+        hyper = {
+            'lr': scheduler.base_lrs[0] if scheduler else check_number(name, 'lr', lr),
+            'weight_decay': weight_decay,
+            **hyper,
+            'maximize': maximize,
+        }
+        declared = self._declared()
+        for key in hyper:
+            if key not in declared and key not in ('lr', 'weight_decay', 'maximize'):
+                known = sorted(inspect_names(type(self)))
+                raise TypeError(
+                    f'{name} has no argument {key!r}; it has {", ".join(known)}.'
+                    f'{suggestion(key, known)}'
+                )
+        if 'weight_decay' not in declared:
+            del hyper['weight_decay']
+        live = {k: v for k, v in hyper.items() if is_live(v) or k in self._always_live()}
+        self._numbers = {k: check_number(name, k, v, _shape_of(v)) for k, v in live.items()}
+        self._flags = {k: v for k, v in hyper.items() if k not in live}
+        check_flag(name, 'maximize', maximize, False)
+        self._options = {
+            k: None if v is None else check_number(name, k, v)
+            for k, v in (('grad_clip_norm', grad_clip_norm), ('grad_clip_value', grad_clip_value))
+        }
+        for key in (*self._numbers, *self._flags):
+            vars(self).pop(key, None)  # a subclass may have set it before calling this
+
+        self._tx = tx
+        self._running: Hyper | None = None
+        self._schedulers: list[LRScheduler] = []
+        self._table = HyperTable()
+        self._groups: list[ParamGroup] = []
+        self._leaves: list[Leaf] = []
+        self._stepper: Stepper | None = None
+        self.param_states = UniqueStateManager()
+        self._core = CoreState(((), np.int32(0)))
+        self.step_count = PartState(self._core, (1,))
+        self._new_group(self._numbers, self._flags, self._options)
+        self._lr_scheduler = scheduler or ConstantLR(self._numbers['lr'], 1.0, 0)
+        self._lr_scheduler.attach_optimizer(self)
+
+    # ---- the algorithm -------------------------------------------------------------------
+
+    def transform(self, h: Hyper) -> optax.GradientTransformation:
+        """Return the chain for one group's values: what a subclass overrides.
+
+        It is called wherever a step is traced. The numbers in ``h`` are traced there, so use
+        them in arithmetic, not in conditions; flags are plain values.
+        """
+        from .transforms import scale_by_adam
+
+        return optax.chain(
+            optax.add_decayed_weights(h.weight_decay),
+            scale_by_adam(),
+            optax.scale_by_learning_rate(h.lr),
+        )
+
+    def validate(self, h: Hyper) -> None:
+        """Raise if values contradict each other; numbers in ``h`` may be tracers."""
+
+    def default_tx(self) -> optax.GradientTransformation:
+        """Return the chain that runs when no ``tx`` is given.
+
+        Programs written for braintools override this. Such a chain is built once for each group;
+        its learning rate is live through ``self._lr_scheduler``, all else in it is fixed.
+        :meth:`transform` keeps everything live.
+        """
+        return self._live(lambda: self._running or self._hyper(self._groups[0]))
+
+    @property
+    def tx(self) -> optax.GradientTransformation:
+        """The live optax transformation of group 0: it follows every change of its values."""
+        group = self._groups[0]
+        return group.chain or self._live(lambda: self._hyper(group))
+
+    def _live(self, current: Callable[[], Hyper]) -> optax.GradientTransformationExtraArgs:
+        def init(params: Any) -> Any:
+            return self.transform(current()).init(params)
+
+        def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
+            chain = optax.with_extra_args_support(self.transform(current()))
+            return chain.update(updates, state, params, **extra)
+
+        return optax.GradientTransformationExtraArgs(init, update)
+
+    def _chain(self, group: ParamGroup, h: Hyper) -> optax.GradientTransformation:
+        return group.chain or self.transform(h)
+
+    def _fixed_chain(self, group: ParamGroup) -> optax.GradientTransformation | None:
+        """Return the chain that is built once for a group, if this is such an optimizer."""
+        if self._tx is not None:
+            return self._tx
+        owner = next(c for c in type(self).__mro__ if {'transform', 'default_tx'} & set(vars(c)))
+        if owner is OptaxOptimizer or 'default_tx' not in vars(owner):
+            return None
+        self._running = self._hyper(group)
+        try:
+            chain = self.default_tx()
+        finally:
+            self._running = None
+        if not isinstance(chain, optax.GradientTransformation):
+            raise TypeError(
+                f'{type(self).__name__}.default_tx must return an optax.GradientTransformation, '
+                f'got {type(chain).__name__}.'
+            )
+        return chain
+
+    # ---- parameters and groups -----------------------------------------------------------
+
+    def register_trainable_weights(self, param_states: Any) -> OptaxOptimizer:
+        """Take in parameters, a pytree of States, as group 0; return the optimizer.
+
+        Called again it adds what is new to group 0. Everybody's moments are kept.
+        """
+        manager = self.param_states.copy().merge_with(param_states)
+        if not len(manager):
+            raise ValueError(f'{type(self).__name__} was given no parameters.')
+        new = range(len(self.param_states), len(manager))
+        self._enroll(manager, self._groups[0], list(new))
+        return self
+
+    def add_param_group(self, params: Any, **hyper: Any) -> None:
+        """Add a group of parameters with values of its own; the others are those of group 0.
+
+        Parameters
+        ----------
+        params : pytree of State
+            States that are in no group yet.
+        **hyper
+            Any hyper-parameter or flag of this optimizer.
+        """
+        name = type(self).__name__
+        if not len(self.param_states):
+            raise ValueError(
+                f'{name} has no parameters yet; call register_trainable_weights first.'
+            )
+        for key in hyper:
+            if key not in self._numbers and key not in self._flags:
+                raise TypeError(self._no_option(key))
+        manager = self.param_states.copy().merge_with(params)
+        fresh = UniqueStateManager(params)
+        for state, given in zip(fresh, fresh.names, strict=True):
+            if state in self.param_states:
+                position = self.param_states.position(state)
+                group = next(g.index for g in self._groups if position in g.members)
+                raise ValueError(
+                    f'parameter {given!r} is already in group {group}'
+                    f' as {self.param_states.names[position]!r}; a parameter is in one group.'
+                )
+        if not len(fresh):
+            raise ValueError(f'{name} was given a group without parameters.')
+        numbers = {
+            k: check_number(name, k, hyper.get(k, default), default)
+            for k, default in self._numbers.items()
+        }
+        flags = {
+            k: check_flag(name, k, hyper.get(k, default), default)
+            for k, default in self._flags.items()
+        }
+        before = self._table.copy()
+        group = self._new_group(numbers, flags, {})
+        try:
+            self._enroll(manager, group, list(range(len(self.param_states), len(manager))))
+        except BaseException:
+            self._groups.pop()
+            self._table = before
+            raise
+        for scheduler in self._all_schedulers():
+            scheduler.group_added(group, numbers['lr'] if 'lr' in hyper else None)
+
+    def _new_group(self, numbers: Mapping, flags: dict, options: Mapping) -> ParamGroup:
+        group = ParamGroup(self, len(self._groups), flags)
+        group.unused = frozenset(k for k in self.structural if _is_zero(numbers[k]))
+        self.validate(Hyper(numbers, flags, group.unused))
+        given = {k: v for k, v in options.items() if v is not None}
+        self._table.append(group.index, {**numbers, **given})
+        self._groups.append(group)
+        try:
+            group.chain = self._fixed_chain(group)
+        except BaseException:
+            self._groups.pop()
+            raise
+        return group
+
+    def _enroll(self, manager: UniqueStateManager, group: ParamGroup, new: list[int]) -> None:
+        """Give the States at positions ``new`` to a group, with state for all its members."""
+        leaves = leaves_of(manager, self.complex_as_real and self._tx is None)
+        if not new:
+            self.param_states.adopt(manager)  # perhaps new names of known States
+            return
+        members = [*group.members, *new]
+        plan = GroupPlan.of(manager, leaves, members)
+        old = [x for state in manager for x in flat_values(state.value)[0]]
+        arrays = [leaf.encode(value) for leaf, value in zip(leaves, old, strict=True)]
+        state = self._chain(group, self._hyper(group)).init(plan.tree(arrays))
+        paths = [leaves[i].path for i in plan.leaves]
+        values = [arrays[i] for i in plan.leaves]
+        state = own_buffers(state, dict(zip(paths, values, strict=True)))
+        chains, count = self._core.value
+        if group.members:
+            known = GroupPlan.of(self.param_states, self._leaves, group.members).leaves
+            before = [self._leaves[i].path for i in known]
+            state = take_over(state, paths, chains[group.index], before)
+        chains = (*chains[: group.index], state, *chains[group.index + 1 :])
+        # What follows cannot fail: all or nothing.
+        self._core.value = (chains, count)
+        group.members = members
+        self.param_states.adopt(manager)
+        self._leaves = leaves
+        self._stepper = None
+
+    @property
+    def opt_state(self) -> OptimState | None:
+        """The chain state of group 0, None until parameters are registered."""
+        return PartState(self._core, (0, 0)) if len(self.param_states) else None
+
+    @property
+    def param_groups_opt_states(self) -> list[OptimState]:
+        """The chain states of the groups after the first."""
+        return [PartState(self._core, (0, g.index)) for g in self._groups[1:]]
+
+    def _nested(self, group: int) -> dict:
+        pairs = self.param_states.get_flattened()
+        members = [pairs[i] for i in self._groups[group].members]
+        return nest([path for path, _ in members], [state for _, state in members])
+
+    @property
+    def param_groups(self) -> list[ParamGroup]:
+        """The parameter groups; empty until parameters are registered."""
+        return list(self._groups) if len(self.param_states) else []
+
+    # ---- hyper-parameters ----------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        known = vars(self)
+        if name in known.get('_numbers', ()):
+            running = known['_running']
+            return getattr(running, name) if running else self._table.read(0, name)
+        if name in known.get('_flags', ()):
+            return known['_flags'][name]
+        if name in known.get('_options', ()):
+            return None if known['_options'][name] is None else self._table.read(0, name)
+        raise AttributeError(f'{type(self).__name__} has no attribute {name!r}.')
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = vars(self)
+        if name in known.get('_flags', ()):
+            raise AttributeError(
+                f'{name} of {type(self).__name__} is fixed at construction; build a new optimizer.'
+            )
+        if name in known.get('_options', ()):
+            if known['_options'][name] is None:
+                raise AttributeError(
+                    f'{type(self).__name__} was built without {name}; construct it with a value '
+                    f'(any may follow, inf turns it off).'
+                )
+            self._table.write({(0, name): check_number(type(self).__name__, name, value)})
+        elif name in known.get('_numbers', ()) and name != 'lr':
+            self._assign({(g.index, name): value for g in self._groups})
+            if not _traced(value):
+                self._numbers[name] = self._table.read(0, name)
+        else:
+            object.__setattr__(self, name, value)
+
+    def _assign(self, changes: Mapping[tuple[int, str], Any]) -> None:
+        """Set live numbers, checked, all with one write."""
+        owner = type(self).__name__
+        checked: dict[tuple[int, str], Any] = {}
+        for (index, name), value in changes.items():
+            group = self._groups[index]
+            if name in self._flags or name == 'params':
+                raise AttributeError(f'{name!r} of a parameter group is fixed at construction.')
+            if name not in self._numbers:
+                raise KeyError(self._no_option(name))
+            if group.chain is not None and name != 'lr':
+                raise AttributeError(
+                    f'{name} is baked into the chain of this {owner}; override transform(h) '
+                    f'instead of default_tx() or tx= to keep it live.'
+                )
+            checked[index, name] = check_number(owner, name, value, self._numbers[name])
+            if name in group.unused and not _is_zero(checked[index, name]):
+                raise ValueError(
+                    f'group {index} of {owner} was built with {name}=0 and keeps no state for it; '
+                    f'construct it with {name} > 0 (any value may follow).'
+                )
+        contradictable = type(self).validate is not OptaxOptimizer.validate
+        for index in {index for index, _ in checked} if contradictable else ():
+            group = self._groups[index]
+            numbers = {n: checked.get((index, n), group.number(n)) for n in self._numbers}
+            self.validate(Hyper(numbers, group.flags, group.unused))
+        self._table.write(checked)
+
+    def _hyper(self, group: ParamGroup) -> Hyper:
+        numbers = {name: group.number(name) for name in self._numbers}
+        return Hyper(numbers, group.flags, group.unused)
+
+    def _no_option(self, name: str) -> str:
+        known = sorted((*self._numbers, *self._flags))
+        return (
+            f'{type(self).__name__} has no per-group option {name!r}; it has '
+            f'{", ".join(known)}.{suggestion(name, known)}'
+        )
+
+    def _declared(self) -> set[str]:
+        """Return the hyper-parameters that the constructors of this class and its bases name."""
+        names: set[str] = set()
+        for cls in type(self).__mro__:
+            if cls is OptaxOptimizer:
+                break
+            if '__init__' in vars(cls):
+                names |= inspect_names(cls)
+        if type(self).transform is OptaxOptimizer.transform:
+            names |= {'lr', 'weight_decay'}
+        return names
+
+    def _always_live(self) -> tuple[str, ...]:
+        """Numbers for which a flag-like value (None, 'x') is a mistake and must be reported."""
+        from .hyper import RANGES
+
+        return tuple(RANGES)
+
+    # ---- learning rate -------------------------------------------------------------------
+
+    @property
+    def lr(self) -> LRScheduler:
+        """The learning-rate scheduler; the number is ``current_lr``."""
+        return self._lr_scheduler
+
+    @lr.setter
+    def lr(self, value: Any) -> None:
+        raise AttributeError(
+            f'opt.lr is the scheduler; to change the learning rate assign opt.current_lr = {value!r}'
+            f" or opt.param_groups[i]['lr'] = {value!r}."
+        )
+
+    @property
+    def lr_scheduler(self) -> LRScheduler:
+        """The learning-rate scheduler, as ``lr``."""
+        return self._lr_scheduler
+
+    @property
+    def schedulers(self) -> list[LRScheduler]:
+        """The schedulers added by :meth:`add_scheduler`."""
+        return self._schedulers
+
+    @property
+    def base_lr(self) -> Any:
+        """The learning rate of group 0 before any schedule."""
+        return self._lr_scheduler.base_lrs[0]
+
+    @property
+    def current_lr(self) -> Any:
+        """The learning rate that the next step applies to group 0; assign to change it."""
+        return self._table.read(0, 'lr')
+
+    @current_lr.setter
+    def current_lr(self, value: Any) -> None:
+        self._assign({(0, 'lr'): value})
+
+    def add_scheduler(self, scheduler: LRScheduler) -> None:
+        """Let one more scheduler drive this optimizer."""
+        scheduler.attach_optimizer(self)
+        self._schedulers.append(scheduler)
+
+    def get_last_lr(self) -> list:
+        """Return the learning rate that the next step applies to each group."""
+        return [self._table.read(g.index, 'lr') for g in self._groups]
+
+    def lr_apply(self, apply_fn: Callable[[Any], Any]) -> None:
+        """Replace the present learning rate of every group by a function of it."""
+        self._assign(
+            {(g.index, 'lr'): apply_fn(self._table.read(g.index, 'lr')) for g in self._groups}
+        )
+
+    def _all_schedulers(self) -> list[LRScheduler]:
+        return [self._lr_scheduler, *self._schedulers]
+
+    # ---- stepping ------------------------------------------------------------------------
+
+    def step(self, grads: Any, **extra: Any) -> None:
+        """Update the parameters from their gradients.
+
+        Parameters
+        ----------
+        grads : pytree
+            Gradients under the keys of their parameters. A parameter whose gradient is missing or
+            None stays as it is, and so do its moments.
+        **extra
+            What the chain takes besides (``value``, ``value_fn`` ...), by optax's protocol.
+        """
+        stepper = self._stepper
+        if stepper is None:
+            if not len(self.param_states):
+                raise ValueError(
+                    f'{type(self).__name__} has no parameters yet; call '
+                    f'register_trainable_weights before step.'
+                )
+            stepper = Stepper(self)
+            object.__setattr__(self, '_stepper', stepper)
+        stepper.run(grads, extra)
+
+    def update(self, grads: Any, **extra: Any) -> None:
+        """Do the same as :meth:`step`."""
+        self.step(grads, **extra)
+
+    # ---- saving, copying, showing --------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a snapshot of everything but the parameters, as nested plain data."""
+        return plain.export(self)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over a snapshot; if it does not fit, raise with every difference, changing nothing."""
+        plain.restore(self, state_dict)
+
+    def __deepcopy__(self, memo: dict) -> OptaxOptimizer:
+        """Return an independent optimizer over the same parameters."""
+        new = memo[id(self)] = object.__new__(type(self))
+        core = CoreState(jax.tree.map(jnp.array, self._core.value))
+        own = {
+            '_core': core,
+            'step_count': PartState(core, (1,)),
+            '_table': self._table.copy(),
+            '_groups': [group.copy(new) for group in self._groups],
+            'param_states': self.param_states.copy(),
+            '_lr_scheduler': self._lr_scheduler.copy(new),
+            '_schedulers': [scheduler.copy(new) for scheduler in self._schedulers],
+            '_stepper': None,
+            '_running': None,
+            '_tx': self._tx,
+        }
+        for name, value in vars(self).items():
+            vars(new)[name] = own[name] if name in own else copy.deepcopy(value, memo)
+        return new
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f'{type(self).__name__} cannot be pickled, since it shares its parameters with a '
+            f'model; pickle opt.state_dict(), build the optimizer anew and call load_state_dict.'
+        )
+
+    def __repr__(self) -> str:
+        return describe(self)
+
+
+def inspect_names(cls: type) -> set[str]:
+    """Return the names of the constructor's arguments."""
+    return set(cls.__signature__.parameters)  # type: ignore[attr-defined]
+
+
+def _shape_of(value: Any) -> Any:
+    return (0.0,) * len(value) if isinstance(value, tuple | list) else 0.0
+
+
+def _traced(value: Any) -> bool:
+    return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(value))
+
+
+def _is_zero(value: Any) -> bool:
+    return not _traced(value) and value == 0.0

@@ -1,0 +1,68 @@
+"""What an optimizer says about itself: a table that a person reads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from .leaf import flat_values
+
+if TYPE_CHECKING:
+    from .optimizer import OptaxOptimizer
+
+__all__ = ['describe']
+
+
+def describe(optimizer: OptaxOptimizer) -> str:
+    """Return the optimizer as a table: its groups, their sizes, values and state."""
+    options = [f'{k}={_number(getattr(optimizer, k))}' for k, v in optimizer._options.items() if v]
+    head = type(optimizer).__name__
+    if not optimizer.param_groups:
+        values = [f'{k}={_number(getattr(optimizer, k))}' for k in optimizer._numbers if k != 'lr']
+        flags = [f'{k}={v!r}' for k, v in optimizer._flags.items() if v]
+        inner = ', '.join([f'lr={_number(optimizer.current_lr)}', *values, *flags, *options])
+        return f'{head}({inner}), no parameters registered'
+    columns = [k for k in optimizer._numbers] + [
+        k for k in optimizer._flags if any(g.flags[k] for g in optimizer._groups)
+    ]
+    rows = [['group', 'parameters', 'numbers', 'state', *columns]]
+    chains, count = optimizer._core._value
+    for group in optimizer.param_groups:
+        leaves = [x for s in group.states() for x in flat_values(s._value)[0]]
+        rows.append(
+            [
+                str(group.index),
+                str(len(group.members)),
+                f'{sum(int(np.prod(np.shape(x))) for x in leaves):,}',
+                _bytes(chains[group.index]),
+                *(_number(group.flags.get(k, None) if k in group.flags else group.number(k))
+                  for k in columns),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        '  '.join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    schedule = type(optimizer.lr).__name__
+    notes = ', '.join([f'step {count}', f'lr by {schedule}', *options])
+    return '\n  '.join([f'{head} ({notes})', *lines])
+
+
+def _bytes(tree: Any) -> str:
+    size = float(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)))
+    for unit in ('B', 'KiB', 'MiB', 'GiB'):
+        if size < 1024 or unit == 'GiB':
+            break
+        size /= 1024
+    return f'{size:.0f} {unit}' if unit == 'B' else f'{size:.1f} {unit}'
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, tuple):
+        return '(' + ', '.join(map(_number, value)) + ')'
+    if isinstance(value, float):
+        return f'{value:g}'
+    return 'traced' if isinstance(value, jax.core.Tracer) else str(value)

@@ -1,0 +1,60 @@
+"""Where optimizer state lives on a mesh: with the parameter it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from .slot import rebuild, slots_of
+from .state import Atoms
+
+__all__ = ['own_buffers']
+
+
+def own_buffers(state: Any, params: Mapping[Atoms, jax.Array]) -> Any:
+    """Return a fresh chain state in buffers of its own, each placed like its parameter.
+
+    A step donates its state, so no leaf may be somebody else's array, or stand there twice. What
+    has the shape of its parameter is sharded like it; everything else is replicated over the mesh.
+    """
+    paths = list(params)
+    mesh = next((s.mesh for s in map(_sharding, params.values()) if s is not None), None)
+    seen = {id(p) for p in params.values()}
+
+    def own(leaf: Any, like: jax.Array | None) -> Any:
+        array = jnp.asarray(leaf)
+        if not jnp.issubdtype(array.dtype, jax.dtypes.extended):
+            array = jax.lax.convert_element_type(array, array.dtype)  # never weakly typed
+        if id(array) in seen:
+            array = jnp.copy(array)
+        seen.add(id(array))
+        if mesh is None or isinstance(array, jax.core.Tracer):
+            return array
+        sharding = None
+        if like is not None and like.shape == array.shape:
+            sharding = _sharding(like)
+        return jax.device_put(array, sharding or NamedSharding(mesh, PartitionSpec()))
+
+    return rebuild(
+        state,
+        [
+            jax.tree.map(lambda x, s=slot: own(x, params.get(s.parameter)), slot.value)
+            for slot in slots_of(state, paths)
+        ],
+    )
+
+
+def shardings_of(leaves: Sequence[Any]) -> Any:
+    """Return the sharding of each array on a mesh, None for the others."""
+    return [_sharding(x) for x in leaves]
+
+
+def _sharding(array: Any) -> NamedSharding | None:
+    if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
+        return None
+    sharding = array.sharding
+    return sharding if isinstance(sharding, NamedSharding) else None

@@ -1,0 +1,64 @@
+"""Signatures that people can read.
+
+The metaclass of brainstate's Node hides constructor signatures, and ``**common`` hides the base
+options: here both are shown again, to ``help``, ``inspect`` and editors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable
+from typing import Any, TypedDict
+
+__all__ = ['CommonOptions', 'common_defaults', 'constructor_signature', 'suggestion']
+
+
+class CommonOptions(TypedDict, total=False):
+    """Options that every optimizer has.
+
+    ``grad_clip_norm`` bounds the global norm of all gradients of all groups, ``grad_clip_value``
+    each entry; ``maximize`` climbs instead of descending.
+    """
+
+    grad_clip_norm: float | None
+    grad_clip_value: float | None
+    maximize: bool
+
+
+common_defaults: dict[str, Any] = {
+    'grad_clip_norm': None,
+    'grad_clip_value': None,
+    'maximize': False,
+}
+
+
+def constructor_signature(cls: type) -> inspect.Signature:
+    """Return the signature of ``cls(...)`` with ``**common`` written out."""
+    first, *given = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+    names = {p.name for p in given}
+    shown: list[inspect.Parameter] = []
+    for p in given:
+        if p.kind is p.VAR_KEYWORD and 'CommonOptions' in str(p.annotation):
+            shown += [
+                inspect.Parameter(
+                    name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=default,
+                    annotation=CommonOptions.__annotations__[name].__forward_arg__,
+                )
+                for name, default in common_defaults.items()
+                if name not in names
+            ]
+        else:
+            shown.append(p)
+    return inspect.Signature(shown)
+
+
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """Return ' Did you mean ...?' if there is something like it, else nothing."""
+    aliases = {'learning_rate': 'lr', 'beta1': 'betas', 'beta2': 'betas', 'l2': 'weight_decay'}
+    known = list(known)
+    near = [aliases[wrong]] if aliases.get(wrong) in known else []
+    near = near or difflib.get_close_matches(wrong, known, 1)
+    return f' Did you mean {near[0]!r}?' if near else ''

@@ -1,0 +1,87 @@
+"""Reading a chain's state: which of its leaves belongs to which parameter, under which name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.tree_util import DictKey, GetAttrKey
+
+from .state import Atoms, atoms, plain_key
+
+__all__ = ['Slot', 'is_masked', 'rebuild', 'slots_of', 'take_over', 'with_masked']
+
+
+class Slot(NamedTuple):
+    """A leaf of a chain's state.
+
+    ``parameter`` is the path of the parameter it belongs to, None if it belongs to all. With
+    ``per_leaf`` it is a vector with an entry for each parameter, in the order of their tree.
+    """
+
+    name: str
+    parameter: Atoms | None
+    per_leaf: bool
+    value: Any
+
+
+def is_masked(x: Any) -> bool:
+    """Whether ``x`` stands for an absent leaf, for the ``is_leaf`` of tree functions."""
+    return isinstance(x, optax.MaskedNode)
+
+
+def slots_of(state: Any, parameters: Sequence[Atoms]) -> list[Slot]:
+    """Return the leaves of a chain's state in order, each with its slot and parameter.
+
+    A leaf belongs to a parameter if its path ends in the parameter's: optax keeps state per
+    parameter in trees of the parameters' structure. The slot's name is what stands before,
+    without the positions in chains where it is clear without them.
+    """
+    flat, _ = jax.tree_util.tree_flatten_with_path(state, is_leaf=is_masked)
+    known = set(parameters)
+    found = []
+    for path, value in flat:
+        starts = (i for i, entry in enumerate(path) if isinstance(entry, DictKey))
+        cut = next((i for i in starts if atoms(path[i:]) in known), len(path))
+        found.append((path[:cut], atoms(path[cut:]) or None, value))
+    short = [_words(head, GetAttrKey | DictKey) or 'state' for head, _, _ in found]
+    full = [_words(head, object) for head, _, _ in found]
+    meanings: dict[tuple, set[str]] = {}
+    for s, f, (_, owner, _) in zip(short, full, found, strict=True):
+        meanings.setdefault((s, owner), set()).add(f)
+    names = short if all(len(m) == 1 for m in meanings.values()) else full
+    return [
+        Slot(name, owner, bool(head) and plain_key(head[-1]) == 'leaf_counts', value)
+        for name, (head, owner, value) in zip(names, found, strict=True)
+    ]
+
+
+def _words(head: tuple, kinds: Any) -> str:
+    return '.'.join(str(plain_key(entry)) for entry in head if isinstance(entry, kinds))
+
+
+def rebuild(state: Any, values: Sequence[Any]) -> Any:
+    """Return a tree like ``state`` with these leaves, as counted by `slots_of`."""
+    return jax.tree.unflatten(jax.tree.structure(state, is_leaf=is_masked), values)
+
+
+def with_masked(state: Any, parameters: Sequence[Atoms], absent: set[Atoms]) -> Any:
+    """Return the state with a MaskedNode in every slot of the absent parameters."""
+    slots = slots_of(state, parameters)
+    return rebuild(state, [optax.MaskedNode() if s.parameter in absent else s.value for s in slots])
+
+
+def take_over(new: Any, parameters: Sequence[Atoms], old: Any, known: Sequence[Atoms]) -> Any:
+    """Return the state ``new`` of ``parameters`` with all that ``old`` has of those ``known``."""
+    before = {(s.name, s.parameter): s.value for s in slots_of(old, known)}
+    order = {path: i for i, path in enumerate(parameters)}
+    moved = np.array([order[path] for path in known])
+
+    def merged(slot: Slot) -> Any:
+        value = before.get((slot.name, slot.parameter), slot.value)
+        return slot.value.at[moved].set(value) if slot.per_leaf else value
+
+    return rebuild(new, [merged(slot) for slot in slots_of(new, parameters)])

@@ -1,0 +1,371 @@
+"""Which State is which parameter, and under which name.
+
+A parameter is a :class:`brainstate.State`. Its identity is the object; its names are the paths
+under which it was registered. One State under two paths is one parameter with an alias; two
+States under one path are two parameters, and the second gets a path of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import Any, NamedTuple
+
+import brainstate
+import jax
+from brainstate import State
+from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+
+__all__ = ['OptimState', 'UniqueStateManager']
+
+Atoms = tuple[Hashable, ...]
+
+
+class OptimState(brainstate.LongTermState):
+    """A State that belongs to an optimizer or scheduler rather than to the model."""
+
+    __module__ = 'braintools_optim'
+
+
+class Unbuilt(NamedTuple):
+    """A tree not yet built from its leaves."""
+
+    leaves: list
+    treedef: Any
+
+
+class CoreState(OptimState):
+    """All that a step of an optimizer writes besides parameters: ``(chain states, step count)``.
+
+    It is one State, since each one costs time in every jitted call, and it may hold the chain
+    states as mere leaves until somebody looks at them: a step needs no more.
+    """
+
+    __module__ = 'braintools_optim'
+
+    @property
+    def _value(self) -> Any:  # what State reads and writes under its public ``value``
+        stored = vars(self)['_value']
+        if type(stored[0]) is Unbuilt:
+            leaves, treedef = stored[0]
+            stored = vars(self)['_value'] = (jax.tree.unflatten(treedef, leaves), stored[1])
+        return stored
+
+    @_value.setter
+    def _value(self, new: Any) -> None:
+        vars(self)['_value'] = new
+
+
+class NumbersState(OptimState):
+    """The hyper-parameters: a State that steps read and hardly anybody writes.
+
+    Jitted functions restore what they only read. Restoring the very object that is there needs
+    none of the checks, which would take a tenth of a small step.
+    """
+
+    __module__ = 'braintools_optim'
+
+    def restore_value(self, v: Any) -> None:
+        """Put a value back."""
+        if v is not vars(self)['_value']:
+            super().restore_value(v)
+
+
+class PartState(OptimState):
+    """A part of another State under a name of its own: reading and writing go to the whole."""
+
+    __module__ = 'braintools_optim'
+
+    def __init__(self, whole: State, path: tuple[int, ...]):
+        # Not a State in its own right: nobody but the whole is traced, saved or mapped.
+        vars(self).update(State.copy(whole).__dict__, _whole=whole, _path=path)
+
+    @property
+    def value(self) -> Any:
+        """The part's value."""
+        found = self._whole.value
+        for key in self._path:
+            found = found[key]
+        return found
+
+    @value.setter
+    def value(self, new: Any) -> None:
+        self._whole.value = _replaced(self._whole.value, self._path, new)
+
+    @property
+    def _value(self) -> Any:
+        return self.value
+
+
+def _replaced(tree: tuple, path: tuple[int, ...], new: Any) -> tuple:
+    first, *rest = path
+    inner = _replaced(tree[first], tuple(rest), new) if rest else new
+    return (*tree[:first], inner, *tree[first + 1 :])
+
+
+def is_state(x: Any) -> bool:
+    """Whether ``x`` is a State, for the ``is_leaf`` of tree functions."""
+    return isinstance(x, State)
+
+
+def plain_key(entry: Any) -> Hashable:
+    """Return what one entry of a JAX key path indexes with."""
+    match entry:
+        case DictKey(key) | FlattenedIndexKey(key):
+            return key
+        case SequenceKey(idx):
+            return idx
+        case GetAttrKey(name):
+            return name
+    return entry
+
+
+def atoms(path: tuple) -> Atoms:
+    """Return a path as elementary keys: ``{('a', 'b'): x}`` and ``{'a': {'b': x}}`` are alike."""
+    flat: list[Hashable] = []
+    for entry in path:
+        key = plain_key(entry)
+        flat.extend(key if isinstance(key, tuple) else (key,))
+    return tuple(flat)
+
+
+def path_name(path: tuple) -> str:
+    """Return a path as people write it: ``encoder.layers[0].weight``."""
+    text = ''
+    for entry in path:
+        key = plain_key(entry)
+        if isinstance(entry, SequenceKey | FlattenedIndexKey):
+            text += f'[{key}]'
+        else:
+            word = '.'.join(map(str, key)) if isinstance(key, tuple) else str(key)
+            text += f'.{word}' if text else word
+    return text
+
+
+class UniqueStateManager:
+    """The distinct States of one or more pytrees, each under a path and a name of its own.
+
+    Parameters
+    ----------
+    pytree : pytree of State, optional
+        The first tree to take in.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from brainstate import ParamState
+    >>> tied, other = ParamState(jnp.ones(2)), ParamState(jnp.zeros(3))
+    >>> manager = UniqueStateManager({'encoder': {'w': tied}, 'decoder': {'w': tied, 'b': other}})
+    >>> list(manager.to_dict())
+    ['decoder.b', 'decoder.w']
+    """
+
+    __module__ = 'braintools_optim'
+
+    def __init__(self, pytree: Any = None):
+        self.clear()
+        if pytree is not None:
+            self.make_unique(pytree)
+
+    def clear(self) -> None:
+        """Forget all States."""
+        self._paths: list[tuple] = []  # the key path in `to_pytree`, one for each State
+        self._states: list[State] = []
+        self._names: dict[str, int] = {}  # readable name -> position
+        self._leaves: set[tuple] = set()  # the plain keys of each path ...
+        self._branches: set[tuple] = set()  # ... and of everything above it
+        self._index: dict[int, int] = {}  # id of a State -> its position
+        self._reached: dict[Atoms, list[int]] = {}  # every registered path -> who was found there
+
+    def make_unique(self, pytree: Any) -> Any:
+        """Start anew with the States of ``pytree``; return the tree of the distinct ones."""
+        self.clear()
+        return self.merge_with(pytree).to_pytree()
+
+    def merge_with(self, other_pytree: Any) -> UniqueStateManager:
+        """Take in the States of another tree; those already known keep their names."""
+        leaves, _ = jax.tree_util.tree_flatten_with_path(other_pytree, is_leaf=is_state)
+        for path, leaf in leaves:
+            if not is_state(leaf):
+                raise TypeError(
+                    f'expected a pytree of brainstate.State, got {type(leaf).__name__} at '
+                    f'{path_name(path) or "its root"}; pass the States (for example '
+                    f'model.states(brainstate.ParamState)), not their values.'
+                )
+        for path, leaf in leaves:
+            position = self._index.get(id(leaf))
+            if position is None:
+                position = self._add(path or (DictKey('param'),), leaf)
+            reached = self._reached.setdefault(atoms(path), [])
+            if position not in reached:
+                reached.append(position)
+        return self
+
+    def _add(self, path: tuple, state: State) -> int:
+        position = len(self._states)
+        path = self._free_path(path)
+        name = path_name(path)
+        suffix = 1
+        while name in self._names:  # only spellings such as {'a.b': x, 'a': {'b': y}} get here
+            suffix += 1
+            name = f'{path_name(path)}_{suffix}'
+        self._index[id(state)] = position
+        self._states.append(state)
+        self._paths.append(path)
+        self._names[name] = position
+        keys = tuple(map(plain_key, path))
+        self._leaves.add(keys)
+        self._branches.update(keys[:depth] for depth in range(1, len(keys)))
+        return position
+
+    def _free_path(self, path: tuple) -> tuple:
+        """Return ``path``, or the nearest one that can stand in a dict beside those there are."""
+        root_keys = {type(keys[0]) for keys in self._leaves}
+        first = plain_key(path[0])
+        if root_keys and type(first) not in root_keys:
+            if tuple in root_keys and isinstance(first, str):
+                path = (DictKey(atoms(path)),)
+            elif str in root_keys and isinstance(first, tuple):
+                path = (*map(DictKey, first), *path[1:])
+            else:
+                raise TypeError(
+                    f'keys of one tree must be of one type: {path_name(path)!r} has a key of type '
+                    f'{type(first).__name__}, and the parameters registered so far have '
+                    f'{", ".join(sorted(t.__name__ for t in root_keys))}.'
+                )
+        number, free = 1, path
+        while (clash := self._clash(free)) is not None:
+            number += 1
+            free = (*path[:clash], _renumbered(path[clash], number), *path[clash + 1 :])
+        return free
+
+    def _clash(self, path: tuple) -> int | None:
+        """Return the position of the key that keeps ``path`` from being a new leaf, if any."""
+        keys = tuple(map(plain_key, path))
+        for depth in range(1, len(keys)):
+            if keys[:depth] in self._leaves:
+                return depth - 1
+        return len(keys) - 1 if keys in self._leaves or keys in self._branches else None
+
+    def to_pytree(self) -> Any:
+        """Return nested dicts with the States as leaves."""
+        return nest(self._paths, self._states)
+
+    def to_pytree_value(self) -> Any:
+        """Return nested dicts with the States' values as leaves."""
+        return nest(self._paths, [state.value for state in self._states])
+
+    def to_dict(self) -> dict[str, State]:
+        """Return the States by name."""
+        return dict(zip(self._names, self._states, strict=True))
+
+    def to_dict_value(self) -> dict[str, Any]:
+        """Return the States' values by name."""
+        return {name: state.value for name, state in self.to_dict().items()}
+
+    def get_flattened(self) -> list[tuple[tuple, State]]:
+        """Return the (path, State) pairs."""
+        return list(zip(self._paths, self._states, strict=True))
+
+    def get_state_by_path(self, target_path: Any) -> State | None:
+        """Return the State at a path (JAX key path, plain keys, or name), None if there is none."""
+        position = self._position(target_path)
+        return None if position is None else self._states[position]
+
+    def update_state(self, target_path: Any, new_state: State) -> bool:
+        """Put ``new_state`` in the place of the State at a path; return whether there was one."""
+        position = self._position(target_path)
+        if position is None:
+            return False
+        if self._index.get(id(new_state), position) != position:
+            raise ValueError(
+                f'the new State for {self._names[position]!r} is already registered as '
+                f'{self._names[self._index[id(new_state)]]!r}.'
+            )
+        del self._index[id(self._states[position])]
+        self._index[id(new_state)] = position
+        self._states[position] = new_state
+        return True
+
+    def position(self, state: State) -> int:
+        """Return the position of a State in the order of registration."""
+        return self._index[id(state)]
+
+    def copy(self) -> UniqueStateManager:
+        """Return a manager of the same States that can grow on its own."""
+        new = UniqueStateManager()
+        new.adopt(self)
+        return new
+
+    def adopt(self, other: UniqueStateManager) -> None:
+        """Become a copy of another manager."""
+        vars(self).update({name: value.copy() for name, value in vars(other).items()})
+        self._reached = {keys: owners.copy() for keys, owners in other._reached.items()}
+
+    def _position(self, target_path: Any) -> int | None:
+        if isinstance(target_path, str) and target_path in self._names:
+            return self._names[target_path]
+        wanted = atoms(target_path if isinstance(target_path, tuple) else (target_path,))
+        for position, path in enumerate(self._paths):
+            if atoms(path) == wanted:
+                return position
+        return None
+
+    @property
+    def flattened_states(self) -> list[tuple[tuple, State]]:
+        """The (path, State) pairs."""
+        return self.get_flattened()
+
+    @property
+    def unique_paths(self) -> list[tuple]:
+        """The key path of each State."""
+        return list(self._paths)
+
+    @property
+    def unique_states(self) -> list[State]:
+        """The distinct States, in order of registration."""
+        return list(self._states)
+
+    @property
+    def names(self) -> list[str]:
+        """The readable name of each State, in order of registration."""
+        return list(self._names)
+
+    @property
+    def num_unique_states(self) -> int:
+        """How many distinct States there are."""
+        return len(self._states)
+
+    def aliases(self) -> dict[Atoms, list[int]]:
+        """Return every registered path with the positions of the States found there."""
+        return self._reached
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __contains__(self, state: object) -> bool:
+        return id(state) in self._index
+
+    def __iter__(self) -> Iterator[State]:
+        return iter(self._states)
+
+
+def nest(paths: list[tuple], leaves: list) -> dict:
+    """Return nested dicts that hold each leaf under its path."""
+    root: dict = {}
+    for path, leaf in zip(paths, leaves, strict=True):
+        *parents, last = map(plain_key, path)
+        node = root
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = leaf
+    return root
+
+
+def _renumbered(entry: Any, number: int) -> DictKey:
+    """Return a key changed for the n-th parameter that wants it."""
+    key = plain_key(entry)
+    if isinstance(key, int):
+        return DictKey(key + number - 1)
+    if isinstance(key, tuple):
+        return DictKey((*key[:-1], f'{key[-1]}_{number}'))
+    return DictKey(f'{key}_{number}')

@@ -1,0 +1,324 @@
+"""One optimization step over all groups: compute everything, then write everything.
+
+``Stepper.compute`` is a pure function of values. Outside any trace it runs as one compiled
+program that reuses the buffers of the optimizer state; inside a trace it is inlined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from itertools import starmap
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from brainstate import State
+
+from .hyper import Hyper
+from .leaf import Leaf, flat_values, match_gradients
+from .observe import has_global_hooks, is_plain, traced
+from .slot import is_masked, with_masked
+from .state import Unbuilt, UniqueStateManager, nest
+
+if TYPE_CHECKING:
+    from .optimizer import OptaxOptimizer
+
+__all__ = ['GroupPlan', 'Stepper']
+
+_ONE = np.int32(1)
+_MAX_COUNT = np.iinfo(np.int32).max
+
+
+class GroupPlan(NamedTuple):
+    """How the leaves of a group's parameters form the tree that its chain sees."""
+
+    leaves: list[int]  # positions in the optimizer's list of leaves, in the tree's order
+    treedef: Any
+
+    @classmethod
+    def of(cls, manager: UniqueStateManager, leaves: Sequence[Leaf], members: list[int]) -> Any:
+        """Plan for the States at positions ``members``."""
+        numbered: dict[int, list[int]] = {}
+        for i, leaf in enumerate(leaves):
+            numbered.setdefault(leaf.state, []).append(i)
+        pairs = manager.get_flattened()
+        trees = [
+            jax.tree.unflatten(flat_values(pairs[m][1].value)[1], numbered[m]) for m in members
+        ]
+        order, treedef = jax.tree.flatten(nest([pairs[m][0] for m in members], trees))
+        return cls(order, treedef)
+
+    def tree(self, per_leaf: Sequence[Any]) -> Any:
+        """Return the group's tree, given something for each of the optimizer's leaves."""
+        return jax.tree.unflatten(self.treedef, [per_leaf[i] for i in self.leaves])
+
+
+class Stepper:
+    """The step of one optimizer, for its present parameters and groups."""
+
+    def __init__(self, optimizer: OptaxOptimizer):
+        self.optimizer = optimizer
+        self.manager = optimizer.param_states
+        self.leaves = optimizer._leaves
+        self.params: list[State] = self.manager.unique_states
+        self.groups = list(optimizer._groups)
+        self.plans = [GroupPlan.of(self.manager, self.leaves, g.members) for g in self.groups]
+        self.core = optimizer._core
+        self.numbers = optimizer._table.state
+        states = [*self.params, self.core, self.numbers]
+        self.hooked = [s.hooks.has_hooks for s in states]
+        self.plain = all(is_plain(type(s)) for s in self.params)
+        # Where States keep their values: writing there costs a tenth of setting an attribute.
+        self.param_vars = [vars(s) for s in self.params]
+        self.core_vars, self.number_vars = vars(self.core), vars(self.numbers)
+        self.kernels: dict[Any, Any] = {}
+        self.treedef = jax.tree.structure(())  # of the chain states the kernels are for
+        self.vector: tuple[Any, Any] = (None, None)  # the last one of the host, on the device
+
+    # ---- the three roads -----------------------------------------------------------------
+
+    def run(self, grads: Any, extra: dict[str, Any]) -> None:
+        """Take one step, by the fastest road on which nobody misses a read or write."""
+        if traced():
+            self._run_observed(self.compute, grads, extra)
+        elif (
+            self.plain
+            and not has_global_hooks()
+            and not any([hooked() for hooked in self.hooked])
+            and not (jax.config.jax_debug_nans or jax.config.jax_debug_infs)
+            and not jax.config.jax_disable_jit
+        ):
+            self._run_donating(grads, extra)
+        else:
+            self._run_observed(self._keep, grads, extra)
+
+    def _run_donating(self, grads: Any, extra: dict[str, Any]) -> None:
+        chains, count = self.core_vars['_value']
+        leaves, treedef = chains if type(chains) is Unbuilt else jax.tree.flatten(chains)
+        if treedef != self.treedef:
+            self.kernels, self.treedef = {}, treedef
+        arrays, static = _split(extra) if extra else (extra, ())
+        kernel = self.kernels.get(static)
+        if kernel is None:
+            kernel = jax.jit(partial(self._flat, treedef, static), donate_argnums=1)
+            # The first call returns through Python code, where an interrupt could lose the
+            # results after the donated buffers are gone: donate copies.
+            leaves = [jnp.copy(leaf) for leaf in leaves]
+        values = [param['_value'] for param in self.param_vars]
+        args = (values, leaves, self._device_vector(), grads, arrays)
+        count = next_count(count)
+        result: list = []
+        try:
+            # The results are in the list before Python can look for an interrupt.
+            result.extend(starmap(kernel, (args,)))
+            self._store(treedef, count, *result[0])
+        except BaseException:
+            if result:  # the old state was donated: the only whole state is the new one
+                self._store(treedef, count, *result[0])
+            raise
+        self.kernels[static] = kernel
+
+    def _device_vector(self) -> Any:
+        """Return the hyper-parameters; on the device once they have stayed the same for a step."""
+        vector = self.number_vars['_value']
+        if type(vector) is not np.ndarray:
+            return vector
+        seen, on_device = self.vector
+        if seen is not vector:
+            self.vector = (vector, None)
+            return vector
+        if on_device is None:
+            on_device = jnp.asarray(vector)
+            self.vector = (vector, on_device)
+        return on_device
+
+    def _flat(
+        self, treedef: Any, static: tuple, values: list, leaves: list, vector: Any, *rest: Any
+    ) -> tuple[list, list]:
+        grads, arrays = rest
+        chains = jax.tree.unflatten(treedef, leaves)
+        new, moved = self.compute(values, chains, vector, grads, {**arrays, **dict(static)})
+        return jax.tree.leaves(new), moved
+
+    def _store(self, treedef: Any, count: Any, leaves: list, values: list) -> None:
+        for param, value in zip(self.param_vars, values, strict=True):
+            if value is not None:
+                param['_value'] = value
+                param['_been_writen'] = True
+        self.core_vars['_value'] = (Unbuilt(leaves, treedef), count)
+        self.core_vars['_been_writen'] = True
+
+    def _keep(self, values: list, chains: tuple, vector: Any, grads: Any, extra: dict) -> Any:
+        """Compute in one program without donating: somebody may look at the old values."""
+        arrays, static = _split(extra)
+        return jax.jit(
+            lambda v, s, n, g, a: self.compute(v, s, n, g, {**a, **dict(static)})
+        )(values, chains, vector, grads, arrays)
+
+    def _run_observed(self, compute: Any, grads: Any, extra: dict[str, Any]) -> None:
+        values = [param.value for param in self.params]
+        chains, count = self.core.value
+        chains, moved = compute(values, chains, self.numbers.value, grads, extra)
+        changes = [(p, v) for p, v in zip(self.params, moved, strict=True) if v is not None]
+        write_all([*changes, (self.core, (chains, next_count(count)))])
+
+    # ---- the computation -----------------------------------------------------------------
+
+    def compute(
+        self, values: list, chains: tuple, vector: Any, grads: Any, extra: dict
+    ) -> tuple[tuple, list]:
+        """Return the new chain states, and the new parameters or None where they stay.
+
+        The states come first because JAX hands donated buffers to outputs in order.
+        """
+        optimizer = self.optimizer
+        old = [leaf for value in values for leaf in flat_values(value)[0]]
+        found = match_gradients(grads, self.manager, self.leaves)
+        found = [
+            None if g is None else leaf.gradient(g, value)
+            for leaf, g, value in zip(self.leaves, found, old, strict=True)
+        ]
+        numbers = optimizer._table.unpack(vector)
+        for group, plan in zip(self.groups, self.plans, strict=True):
+            if group.flags['maximize']:
+                for i in plan.leaves:
+                    found[i] = None if found[i] is None else -found[i]
+        found = self._clipped(found, numbers[0])
+        foreign = {id(x) for x in [*old, *jax.tree.leaves((grads, extra))]}
+
+        new = list(old)
+        new_states: list[Any] = []
+        for group, plan, state in zip(self.groups, self.plans, chains, strict=True):
+            if all(found[i] is None for i in plan.leaves):
+                new_states.append(state)  # a group without gradients rests
+                continue
+            own = {name: numbers[group.index][name] for name in optimizer._numbers}
+            h = Hyper(own, group.flags, group.unused)
+            updates, state = self._run_chain(group, plan, h, state, found, old, extra)
+            new_states.append(jax.tree.map(lambda x: jnp.copy(x) if id(x) in foreign else x, state))
+            for i, update in zip(plan.leaves, updates, strict=True):
+                if found[i] is not None:
+                    p = self.leaves[i].encode(old[i])
+                    new[i] = self.leaves[i].decode((p + update).astype(p.dtype), old[i])
+        return tuple(new_states), self._regrouped(values, new, found)
+
+    def _clipped(self, found: list, options: dict[str, Any]) -> list:
+        """Bound the gradients: their global norm over all groups, then each entry."""
+        if 'grad_clip_norm' in options:
+            squares = [_square_sum(g) for g in found if g is not None]
+            norm = jnp.sqrt(sum(squares, start=jnp.zeros(())))
+            bound = options['grad_clip_norm']
+            factor = jnp.where(norm > bound, bound / norm, 1.0)
+            found = [None if g is None else (g * factor).astype(g.dtype) for g in found]
+        if 'grad_clip_value' in options:
+            bound = options['grad_clip_value']
+            found = [None if g is None else _clip(g, bound) for g in found]
+        return found
+
+    def _run_chain(
+        self, group: Any, plan: GroupPlan, h: Hyper, state: Any, found: list, old: list, extra: dict
+    ) -> tuple[list, Any]:
+        """Return the updates of the plan's leaves, and the chain's new state."""
+        optimizer = self.optimizer
+        chain = optimizer._chain(group, h)
+        if extra and not isinstance(chain, optax.GradientTransformationExtraArgs):
+            raise TypeError(
+                f'{type(optimizer).__name__}.step got {", ".join(extra)}, but its chain takes no '
+                f'extra arguments.'
+            )
+        gone = optax.MaskedNode()
+        grads = plan.tree([gone if g is None else g for g in found])
+        params = plan.tree(
+            [
+                gone if g is None else leaf.encode(value)
+                for leaf, g, value in zip(self.leaves, found, old, strict=True)
+            ]
+        )
+        paths = [self.leaves[i].path for i in plan.leaves]
+        absent = {self.leaves[i].path for i in plan.leaves if found[i] is None}
+        seen = with_masked(state, paths, absent) if absent else state
+        object.__setattr__(optimizer, '_running', h)
+        try:
+            updates, new = chain.update(grads, seen, params, **extra)
+        finally:
+            object.__setattr__(optimizer, '_running', None)
+        if absent:
+            new = jax.tree.map(
+                lambda n, o: o if is_masked(n) else n, new, state, is_leaf=is_masked
+            )
+        return plan.treedef.flatten_up_to(updates), _alike(new, state, type(optimizer).__name__)
+
+    def _regrouped(self, values: list, new: list, found: list) -> list:
+        """Return the new leaves as State values; None for a State none of whose leaves moved."""
+        regrouped, start = [], 0
+        for value in values:
+            leaves, treedef = flat_values(value)
+            stop = start + len(leaves)
+            moved = any(g is not None for g in found[start:stop])
+            regrouped.append(treedef.unflatten(new[start:stop]) if moved else None)
+            start = stop
+        return regrouped
+
+
+def next_count(count: Any) -> Any:
+    """Return the count of one more step, which stops at the largest integer."""
+    if isinstance(count, jax.core.Tracer):
+        return optax.safe_increment(count)
+    if type(count) is not np.int32:
+        count = np.int32(count)
+    return count if count == _MAX_COUNT else count + _ONE
+
+
+def write_all(changes: list[tuple[State, Any]]) -> None:
+    """Write several States through their public property: all of them, or none."""
+    before = [(state, state._value, state._been_writen) for state, _ in changes]
+    try:
+        for state, value in changes:
+            state.value = value
+    except BaseException:
+        for state, value, written in before:
+            vars(state).update(_value=value, _been_writen=written)
+        raise
+
+
+def _split(extra: dict[str, Any]) -> tuple[dict[str, Any], tuple]:
+    """Part extra arguments into arrays, which are traced, and all else, which is static."""
+    arrays = {k: v for k, v in extra.items() if all(map(_is_array, jax.tree.leaves(v)))}
+    return arrays, tuple((k, v) for k, v in extra.items() if k not in arrays)
+
+
+def _is_array(x: Any) -> bool:
+    return isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
+
+
+def _square_sum(g: jax.Array) -> jax.Array:
+    wide = jnp.promote_types(g.dtype, jnp.float32)  # squares overflow float16, sums blur bfloat16
+    return jnp.sum(optax.tree.norm(g.astype(wide), squared=True))
+
+
+def _clip(g: jax.Array, bound: Any) -> jax.Array:
+    if jnp.iscomplexobj(g):
+        return jax.lax.complex(_clip(g.real, bound), _clip(g.imag, bound))
+    return jnp.clip(g, -bound, bound).astype(g.dtype)
+
+
+def _alike(new: Any, old: Any, owner: str) -> Any:
+    """Return a chain's new state with the dtypes of the old one; raise if its shape changed."""
+    leaves, treedef = jax.tree.flatten(new)
+    old_leaves, old_treedef = jax.tree.flatten(old)
+    shapes, old_shapes = [jnp.shape(x) for x in leaves], [jnp.shape(x) for x in old_leaves]
+    if treedef != old_treedef or shapes != old_shapes:
+        raise TypeError(
+            f'the chain of {owner} returned a state of another structure than it was given: '
+            f'{old_treedef} with shapes {old_shapes} became {treedef} with shapes {shapes}.'
+        )
+    return jax.tree.unflatten(
+        treedef,
+        [
+            n if n is o else jax.lax.convert_element_type(n, jnp.result_type(o))
+            for n, o in zip(leaves, old_leaves, strict=True)
+        ],
+    )

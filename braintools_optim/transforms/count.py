@@ -1,0 +1,45 @@
+"""How many updates each parameter has had.
+
+torch counts the steps of every parameter on its own: one whose gradient was absent, or that came
+later, is bias-corrected by its own count. Here all counts of a state are one integer vector in a
+field named ``leaf_counts``, with an entry for each leaf in the order of the parameter tree.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+__all__ = ['advanced', 'one_minus_power', 'spread', 'zero_counts']
+
+
+def _is_masked(x: Any) -> bool:
+    return isinstance(x, optax.MaskedNode)
+
+
+def zero_counts(params: optax.Params) -> jax.Array:
+    """Return a count of zero for every leaf; masked ones keep their place."""
+    return jnp.zeros(len(jax.tree.leaves(params, is_leaf=_is_masked)), jnp.int32)
+
+
+def advanced(counts: jax.Array, updates: optax.Updates) -> jax.Array:
+    """Add one for each leaf that is not masked in ``updates``; stop at the largest integer."""
+    leaves = jax.tree.leaves(updates, is_leaf=_is_masked)
+    one = np.array([not _is_masked(x) for x in leaves], np.int32)
+    top = np.iinfo(np.int32).max
+    return jnp.where(counts < top, counts + one, top)
+
+
+def spread(per_leaf: jax.Array, updates: optax.Updates) -> Any:
+    """Return a tree like ``updates`` with the entry of ``per_leaf`` for each of its leaves."""
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_masked)
+    return treedef.unflatten([x if _is_masked(x) else per_leaf[i] for i, x in enumerate(leaves)])
+
+
+def one_minus_power(decay: Any, count: jax.Array) -> jax.Array:
+    """Return ``1 - decay**count`` without the cancellation of decays close to one."""
+    return -jnp.expm1(count * jnp.log1p(decay - 1.0))
