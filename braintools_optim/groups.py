@@ -109,6 +109,11 @@ class ParamGroup(MutableMapping[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         self.set(key, value)
 
+    def update(self, *args: Any, **values: Any) -> None:
+        """Change several numbers: all, or none if one of them is refused."""
+        changes = dict(*args, **values)
+        self._optimizer._assign({(self.index, key): value for key, value in changes.items()})
+
     def __delitem__(self, key: str) -> None:
         raise TypeError(f'{key!r} is part of a parameter group and cannot be deleted.')
 

@@ -7,7 +7,7 @@ passes one argument, and a change is a write to that State: no trace ever sees a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,10 +15,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .observe import unobserved
+from .observe import traced, unobserved
 from .state import NumbersState
 
-__all__ = ['Hyper', 'HyperTable', 'Range', 'check_flag', 'check_number', 'is_live']
+__all__ = [
+    'RANGES',
+    'Hyper',
+    'HyperTable',
+    'Range',
+    'check_flag',
+    'check_number',
+    'is_live',
+    'is_traced',
+    'is_zero',
+]
 
 
 class Range(NamedTuple):
@@ -113,13 +123,13 @@ class Hyper:
     """The values one group hands to its chain: numbers may be tracers, flags never are."""
 
     def __init__(self, numbers: Mapping[str, Any], flags: Mapping[str, Any], unused: frozenset):
-        vars(self).update(flags)
+        self.__dict__.update(flags)
         # What was zero at construction is a plain 0.0: the chain may leave its part out.
-        vars(self).update({k: 0.0 if k in unused else v for k, v in numbers.items()})
+        self.__dict__.update({k: 0.0 if k in unused else v for k, v in numbers.items()})
         self._unused = unused
 
     def __getattr__(self, name: str) -> Any:
-        known = ', '.join(sorted(k for k in vars(self) if not k.startswith('_')))
+        known = ', '.join(sorted(k for k in self.__dict__ if not k.startswith('_')))
         raise AttributeError(f'this group has no hyper-parameter {name!r}; it has {known}.')
 
     def uses(self, name: str) -> bool:
@@ -153,7 +163,15 @@ class HyperTable:
 
     def copy(self) -> HyperTable:
         """Return a table of the same numbers in a State of its own."""
-        return HyperTable(NumbersState(self.state.value), dict(self.slots))
+        return HyperTable(NumbersState(self.state._value), dict(self.slots))
+
+    def snapshot(self) -> tuple[Any, dict]:
+        """Return all that :meth:`restore` needs to undo changes."""
+        return self.state.value, dict(self.slots)
+
+    def restore(self, snapshot: tuple[Any, dict]) -> None:
+        """Undo all changes since a snapshot was taken."""
+        self.state.value, self.slots = snapshot[0], dict(snapshot[1])
 
     def read(self, group: int, name: str) -> Any:
         """Return the current value: floats outside a trace, tracers inside."""
@@ -161,17 +179,17 @@ class HyperTable:
 
     def write(self, changes: Mapping[tuple[int, str], Any]) -> None:
         """Set several values with one write."""
-        cell = vars(self.state)
+        cell = self.state.__dict__
         vector = cell['_value']
-        if type(vector) is np.ndarray and not _traced(changes.values()) and unobserved():
+        if type(vector) is np.ndarray and not any(map(is_traced, changes.values())):
             vector = vector.copy()
             for key, value in changes.items():
                 vector[self.slots[key]] = value
             vector.flags.writeable = False
-            if not self.state.has_hooks():
+            if unobserved(self.state):  # a third of the cost of the public property
                 cell['_value'] = vector
-                return
-            self.state.value = vector
+            else:
+                self.state.value = vector
             return
         values = list(self._entries())
         for key, value in changes.items():
@@ -198,7 +216,7 @@ class HyperTable:
         return tuple(entries[slot]) if isinstance(slot, slice) else entries[slot]
 
     def _entries(self) -> list[Number]:
-        vector = self.state.value
+        vector = self.state.value if traced() else self.state.__dict__['_value']
         if isinstance(vector, jax.core.Tracer):
             return [vector[i] for i in range(vector.shape[0])]
         host = np.asarray(vector)
@@ -208,13 +226,21 @@ class HyperTable:
         return [float(str(x)) for x in host]
 
 
-def _traced(values: Iterable[Any]) -> bool:
-    flat = (x for v in values for x in (v if isinstance(v, tuple) else (v,)))
-    return any(isinstance(x, jax.core.Tracer) for x in flat)
+def is_traced(value: Any) -> bool:
+    """Whether a number, or one of a tuple, is a tracer."""
+    if type(value) is float:  # by far the most frequent
+        return False
+    entries = value if isinstance(value, tuple | list) else (value,)
+    return any(isinstance(x, jax.core.Tracer) for x in entries)
+
+
+def is_zero(value: Any) -> bool:
+    """Whether a number is known to be zero."""
+    return not is_traced(value) and value == 0.0
 
 
 def _vector(values: list[Number]) -> Any:
-    if _traced(values):
+    if is_traced(values):
         wide = jnp.result_type(float)
         return jnp.stack([jnp.asarray(v, wide) for v in values])
     vector = np.asarray(values, np.float64)

@@ -12,23 +12,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import saiunit
-from jax.tree_util import keystr
 from saiunit import Quantity
 
-from .state import Atoms, UniqueStateManager, atoms, path_name
+from .state import Keys, UniqueStateManager, path_name, plain_keys
 
-__all__ = ['Leaf', 'flat_values', 'leaves_of', 'match_gradients']
+__all__ = ['Leaf', 'flat_values', 'leaves_of']
 
 
 def is_unit_leaf(x: Any) -> bool:
     """Whether ``x`` is one leaf with its unit, for the ``is_leaf`` of tree functions."""
     return isinstance(x, Quantity)
-
-
-def _is_gradient_leaf(x: Any) -> bool:
-    return x is None or isinstance(x, Quantity)
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,9 @@ class Leaf:
 
     name: str
     state: int  # position of its State
-    path: Atoms  # its elementary keys in trees of parameters and gradients
+    path: Keys  # its keys in the trees that chains see, first those of its State
+    depth: int  # how many of them are its State's
+    shape: tuple[int, ...]
     unit: Any  # a saiunit unit, or None for a plain array
     real_view: bool  # complex numbers are shown to the chain as pairs of reals
 
@@ -50,8 +46,22 @@ class Leaf:
                 f'parameters can be optimized. Convert it, or leave it out of the registered tree.'
             )
 
+    def check_shape(self, value: Any) -> None:
+        """Raise if the value has another shape than when it was registered."""
+        if jnp.shape(_mantissa(value)) != self.shape:
+            raise ValueError(
+                f'parameter {self.name!r} was registered with the shape {self.shape} and now has '
+                f'{jnp.shape(_mantissa(value))}; its moments no longer fit.'
+            )
+
     def encode(self, value: Any) -> jax.Array:
         """Return the chain's array of a parameter."""
+        unit = value.unit if isinstance(value, Quantity) else None
+        if unit != self.unit:
+            raise ValueError(
+                f'parameter {self.name!r} was registered in {self.unit or "no unit"} and now holds '
+                f'a value in {unit or "no unit"}; assign it in {self.unit or "no unit"}.'
+            )
         array = jnp.asarray(_mantissa(value))
         array = jax.lax.convert_element_type(array, array.dtype)  # drops the weak type
         return _pairs(array) if self._as_pairs(array) else array
@@ -71,10 +81,6 @@ class Leaf:
         """Return the chain's array of a gradient; raise if it is not one of this parameter."""
         g = self._without_unit(g)
         like = _mantissa(value)
-        if not isinstance(g, jax.Array | np.ndarray | np.generic | float | complex | int):
-            raise TypeError(
-                f'the gradient of {self.name!r} must be an array, got {type(g).__name__}.'
-            )
         if jnp.shape(g) != jnp.shape(like):
             raise ValueError(
                 f'the gradient of {self.name!r} must have the shape of the parameter, '
@@ -102,7 +108,7 @@ class Leaf:
         brainstate's grad labels it with the parameter's unit, saiunit.autograd with its inverse.
         """
         if not isinstance(g, Quantity):
-            if self.unit is None:
+            if self.unit is None or self.unit == saiunit.UNITLESS:
                 return g
             came: Any = 'no unit'
         elif self.unit is None:
@@ -138,7 +144,9 @@ def leaves_of(manager: UniqueStateManager, real_view: bool) -> list[Leaf]:
             leaf = Leaf(
                 name=f'{manager.names[position]}{dot}{suffix}',
                 state=position,
-                path=(*atoms(path), *atoms(sub_path)),
+                path=(*plain_keys(path), *plain_keys(sub_path)),
+                depth=len(path),
+                shape=jnp.shape(_mantissa(value)),
                 unit=unit,
                 real_view=real_view,
             )
@@ -147,120 +155,9 @@ def leaves_of(manager: UniqueStateManager, real_view: bool) -> list[Leaf]:
     return found
 
 
-def match_gradients(grads: Any, manager: UniqueStateManager, leaves: list[Leaf]) -> list[Any]:
-    """Return one gradient, or None where there is none, for each leaf.
-
-    Gradients are found by the keys under which their parameters were registered; by the keys of
-    ``manager.to_pytree()``; or by name. What matches nothing raises when parameters go without,
-    since then it is most likely theirs under a wrong name.
-    """
-    given = _by_atoms(grads, manager)
-    unclaimed = set(given)
-    found: list[Any] = []
-    missing: list[str] = []
-    routes = _routes(manager)
-    for leaf in leaves:
-        own = atoms(manager.unique_paths[leaf.state])
-        tail = leaf.path[len(own) :]
-        hits = []
-        for route, rivals in routes[leaf.state]:
-            hit = _lookup(given, (*route, *tail), len(route))
-            if hit is None:
-                continue
-            if rivals and not all(_lookup(given, r, len(r), deep=True) for r in rivals):
-                raise ValueError(
-                    f'the gradient under {_show(route)} may belong to '
-                    f'{" or ".join(repr(manager.names[p]) for p in manager.aliases()[route])}: '
-                    f'several parameters were registered under these keys. Give gradients in the '
-                    f'form of opt.param_states.to_pytree().'
-                )
-            unclaimed.discard(hit)
-            if not any(hit == h for h in hits):
-                hits.append(hit)
-        present = [given[h] for h in hits if given[h] is not None]
-        if not hits:
-            missing.append(leaf.name)
-        found.append(_one_gradient(present))
-    stray = [k for k in unclaimed if given[k] is not None]
-    inside = [k for k in stray if any(k[: len(r)] == r for rs in routes for r, _ in rs)]
-    if inside or len(missing) == len(leaves) or (stray and missing):
-        raise KeyError(
-            f'gradients under {", ".join(map(_show, sorted(inside or stray, key=str))) or "no key"}'
-            f' match no parameter; without a gradient are {", ".join(missing) or "none"}. Expected '
-            f'the keys of the registered parameters: {", ".join(manager.names)}.'
-        )
-    return found
-
-
-def _by_atoms(grads: Any, manager: UniqueStateManager) -> dict[Atoms, Any]:
-    """Return the gradients by their elementary keys; a name counts as the keys it stands for."""
-    if grads is None:
-        raise TypeError('step needs gradients, got None.')
-    flat, _ = jax.tree_util.tree_flatten_with_path(grads, is_leaf=_is_gradient_leaf)
-    named = {name: atoms(path) for name, path in zip(manager.names, manager.unique_paths)}
-    given = {}
-    for path, g in flat:
-        keys = atoms(path)
-        if keys and isinstance(keys[0], str) and keys not in manager.aliases():
-            keys = (*named.get(keys[0], keys[:1]), *keys[1:])
-        given[keys] = g
-    return given
-
-
-def _routes(manager: UniqueStateManager) -> list[list[tuple[Atoms, list[Atoms]]]]:
-    """Return, for each State, the keys that lead to it and the keys that must then be given too.
-
-    Where two States were registered under the same keys, these keys mean the first one only if
-    the other is given under its own, distinct keys.
-    """
-    paths = [atoms(path) for path in manager.unique_paths]
-    routes: list[list[tuple[Atoms, list[Atoms]]]] = [[] for _ in paths]
-    for keys, owners in manager.aliases().items():
-        for owner in owners:
-            if len(owners) == 1 or paths[owner] == keys:
-                routes[owner].append((keys, [paths[o] for o in owners if o != owner]))
-    for owner, keys in enumerate(paths):
-        if all(keys != route for route, _ in routes[owner]):
-            routes[owner].append((keys, []))
-    return routes
-
-
-def _lookup(given: dict, keys: Atoms, least: int, deep: bool = False) -> Atoms | None:
-    """Return the key in ``given`` of this leaf, or of a None that stands for its whole State."""
-    if keys in given:
-        return keys
-    for depth in range(least, len(keys)):
-        if keys[:depth] in given and given[keys[:depth]] is None:
-            return keys[:depth]
-    if deep:  # any leaf of the State will do
-        return next((k for k in given if k[: len(keys)] == keys), None)
-    return None
-
-
-def _one_gradient(present: list) -> Any:
-    """Return the gradient of a leaf that is reached by several names.
-
-    brainstate's grad gives the whole gradient under each name of a tied State: equal values
-    count once. Values that differ are the shares of each use, and add up.
-    """
-    if not present:
-        return None
-    total = present[0]
-    for other in present[1:]:
-        if other is not total:
-            if jnp.shape(other) != jnp.shape(total):
-                return other  # its shape check names the parameter
-            total = saiunit.math.where((total == other).all(), total, total + other)
-    return total
-
-
 def _mantissa(value: Any) -> Any:
     return value.mantissa if isinstance(value, Quantity) else value
 
 
 def _pairs(array: jax.Array) -> jax.Array:
     return jnp.stack([array.real, array.imag], axis=-1)
-
-
-def _show(keys: Atoms) -> str:
-    return repr(keys[0]) if len(keys) == 1 else keystr(keys) if not keys else repr(keys)

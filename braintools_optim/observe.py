@@ -28,9 +28,9 @@ def has_global_hooks() -> bool:
     return GlobalHookRegistry.instance().has_hooks()
 
 
-def unobserved() -> bool:
-    """Whether neither a trace nor a global hook is active; a State may still have its own."""
-    return not traced() and not has_global_hooks()
+def unobserved(state: State) -> bool:
+    """Whether nobody would notice a plain value being written into a State."""
+    return not TRACE_CONTEXT.state_stack and not has_global_hooks() and not state.has_hooks()
 
 
 def is_plain(cls: type[State]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,15 +16,16 @@ from brainstate.graph import Node
 
 from .checkpoint import plain
 from .groups import ParamGroup
-from .hyper import Hyper, HyperTable, check_flag, check_number, is_live
+from .hyper import Hyper, check_flag, check_number, is_live, is_zero
 from .leaf import Leaf, flat_values, leaves_of
+from .live import LiveNumbers
 from .report import describe
 from .schedulers.base import LRScheduler
 from .schedulers.constant import ConstantLR
-from .sharding import own_buffers
-from .signature import constructor_signature, suggestion
+from .sharding import beside, own_buffers
+from .signature import constructor_signature
 from .slot import take_over
-from .state import CoreState, OptimState, PartState, UniqueStateManager, atoms, nest
+from .state import CoreState, OptimState, PartState, UniqueStateManager, nest
 from .step import GroupPlan, Stepper
 
 __all__ = ['OptaxOptimizer', 'Optimizer']
@@ -36,7 +38,17 @@ class Optimizer(Node):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.__signature__ = constructor_signature(cls)  # type: ignore[attr-defined]
+        cls.__signature__ = constructor_signature(cls)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Optimizer:
+        """Refuse parameters as the first argument, as torch takes them."""
+        if args and (isinstance(args[0], Mapping | State | list) or inspect.isgenerator(args[0])):
+            raise TypeError(
+                f'{cls.__name__} takes its parameters after construction, got '
+                f'{type(args[0]).__name__}: write '
+                f'{cls.__name__}(lr=...).register_trainable_weights(params).'
+            )
+        return super().__new__(cls)
 
     def register_trainable_weights(self, param_states: Any) -> Any:
         """Take in the parameters, a pytree of States; return the optimizer."""
@@ -47,7 +59,7 @@ class Optimizer(Node):
         raise NotImplementedError(f'{type(self).__name__} must define update.')
 
 
-class OptaxOptimizer(Optimizer):
+class OptaxOptimizer(LiveNumbers, Optimizer):
     """An optimizer whose algorithm is an optax chain.
 
     Every number given at construction (learning rate, decays, ...) is live: assign it on the
@@ -91,14 +103,13 @@ class OptaxOptimizer(Optimizer):
     ...
     ...     def transform(self, h):
     ...         return optax.chain(
-    ...             optax.trace(h.momentum), optax.scale_by_sign(), optax.scale_by_learning_rate(h.lr)
+    ...             optax.trace(h.momentum),
+    ...             optax.scale_by_sign(),
+    ...             optax.scale_by_learning_rate(h.lr),
     ...         )
     """
 
     __module__ = 'braintools_optim'
-
-    structural: tuple[str, ...] = ()
-    """Numbers whose zero at construction leaves a part of the state out (`Hyper.uses`)."""
 
     complex_as_real = True
     """Whether the chain sees complex parameters as pairs of reals, as torch treats them."""
@@ -129,51 +140,26 @@ class OptaxOptimizer(Optimizer):
                 f'{name} needs an optax.GradientTransformation for tx, got {type(tx).__name__}; '
                 f'parameters are given to register_trainable_weights.'
             )
-        if tx is not None and is_live(weight_decay) and not _is_zero(weight_decay):
+        if tx is not None and is_live(weight_decay) and not is_zero(weight_decay):
             raise ValueError(
                 f'{name} runs the given tx as it is, so weight_decay={weight_decay!r} would have '
                 f'no effect; put optax.add_decayed_weights into the chain.'
             )
         scheduler = lr if isinstance(lr, LRScheduler) else None
-        hyper = {
-            'lr': scheduler.base_lrs[0] if scheduler else check_number(name, 'lr', lr),
-            'weight_decay': weight_decay,
-            **hyper,
-            'maximize': maximize,
-        }
-        declared = self._declared()
-        for key in hyper:
-            if key not in declared and key not in ('lr', 'weight_decay', 'maximize'):
-                known = sorted(inspect_names(type(self)))
-                raise TypeError(
-                    f'{name} has no argument {key!r}; it has {", ".join(known)}.'
-                    f'{suggestion(key, known)}'
-                )
-        if 'weight_decay' not in declared:
-            del hyper['weight_decay']
-        live = {k: v for k, v in hyper.items() if is_live(v) or k in self._always_live()}
-        self._numbers = {k: check_number(name, k, v, _shape_of(v)) for k, v in live.items()}
-        self._flags = {k: v for k, v in hyper.items() if k not in live}
-        check_flag(name, 'maximize', maximize, False)
-        self._options = {
-            k: None if v is None else check_number(name, k, v)
-            for k, v in (('grad_clip_norm', grad_clip_norm), ('grad_clip_value', grad_clip_value))
-        }
-        for key in (*self._numbers, *self._flags):
-            vars(self).pop(key, None)  # a subclass may have set it before calling this
-
+        first_lr = scheduler.base_lrs[0] if scheduler else check_number(name, 'lr', lr)
+        self._declare(
+            {'lr': first_lr, 'weight_decay': weight_decay, **hyper, 'maximize': maximize},
+            {'grad_clip_norm': grad_clip_norm, 'grad_clip_value': grad_clip_value},
+        )
         self._tx = tx
-        self._running: Hyper | None = None
         self._schedulers: list[LRScheduler] = []
-        self._table = HyperTable()
-        self._groups: list[ParamGroup] = []
         self._leaves: list[Leaf] = []
         self._stepper: Stepper | None = None
         self.param_states = UniqueStateManager()
         self._core = CoreState(((), np.int32(0)))
         self.step_count = PartState(self._core, (1,))
-        self._new_group(self._numbers, self._flags, self._options)
         self._lr_scheduler = scheduler or ConstantLR(self._numbers['lr'], 1.0, 0)
+        self._new_group(self._numbers, self._flags, self._options)
         self._lr_scheduler.attach_optimizer(self)
 
     # ---- the algorithm -------------------------------------------------------------------
@@ -192,9 +178,6 @@ class OptaxOptimizer(Optimizer):
             optax.scale_by_learning_rate(h.lr),
         )
 
-    def validate(self, h: Hyper) -> None:
-        """Raise if values contradict each other; numbers in ``h`` may be tracers."""
-
     def default_tx(self) -> optax.GradientTransformation:
         """Return the chain that runs when no ``tx`` is given.
 
@@ -202,7 +185,7 @@ class OptaxOptimizer(Optimizer):
         its learning rate is live through ``self._lr_scheduler``, all else in it is fixed.
         :meth:`transform` keeps everything live.
         """
-        return self._live(lambda: self._running or self._hyper(self._groups[0]))
+        return self._live(lambda: self._running_hyper() or self._hyper(self._groups[0]))
 
     @property
     def tx(self) -> optax.GradientTransformation:
@@ -223,18 +206,18 @@ class OptaxOptimizer(Optimizer):
     def _chain(self, group: ParamGroup, h: Hyper) -> optax.GradientTransformation:
         return group.chain or self.transform(h)
 
-    def _fixed_chain(self, group: ParamGroup) -> optax.GradientTransformation | None:
-        """Return the chain that is built once for a group, if this is such an optimizer."""
+    def _fixed_chain(self, h: Hyper) -> optax.GradientTransformation | None:
+        """Return the chain that is built once for a group's values, if this is such a class."""
         if self._tx is not None:
             return self._tx
         owner = next(c for c in type(self).__mro__ if {'transform', 'default_tx'} & set(vars(c)))
         if owner is OptaxOptimizer or 'default_tx' not in vars(owner):
             return None
-        self._running = self._hyper(group)
+        self._run_as(h)
         try:
             chain = self.default_tx()
         finally:
-            self._running = None
+            self._run_as(None)
         if not isinstance(chain, optax.GradientTransformation):
             raise TypeError(
                 f'{type(self).__name__}.default_tx must return an optax.GradientTransformation, '
@@ -279,9 +262,9 @@ class OptaxOptimizer(Optimizer):
         for state, given in zip(fresh, fresh.names, strict=True):
             if state in self.param_states:
                 position = self.param_states.position(state)
-                group = next(g.index for g in self._groups if position in g.members)
+                holder = next(g.index for g in self._groups if position in g.members)
                 raise ValueError(
-                    f'parameter {given!r} is already in group {group}'
+                    f'parameter {given!r} is already in group {holder}'
                     f' as {self.param_states.names[position]!r}; a parameter is in one group.'
                 )
         if not len(fresh):
@@ -294,29 +277,25 @@ class OptaxOptimizer(Optimizer):
             k: check_flag(name, k, hyper.get(k, default), default)
             for k, default in self._flags.items()
         }
-        before = self._table.copy()
-        group = self._new_group(numbers, flags, {})
+        before, known = self._table.snapshot(), len(self._groups)
         try:
+            group = self._new_group(numbers, flags, {})
             self._enroll(manager, group, list(range(len(self.param_states), len(manager))))
         except BaseException:
-            self._groups.pop()
-            self._table = before
+            del self._groups[known:]
+            self._table.restore(before)
             raise
         for scheduler in self._all_schedulers():
             scheduler.group_added(group, numbers['lr'] if 'lr' in hyper else None)
 
     def _new_group(self, numbers: Mapping, flags: dict, options: Mapping) -> ParamGroup:
         group = ParamGroup(self, len(self._groups), flags)
-        group.unused = frozenset(k for k in self.structural if _is_zero(numbers[k]))
+        group.unused = frozenset(k for k in self.structural if is_zero(numbers[k]))
         self.validate(Hyper(numbers, flags, group.unused))
         given = {k: v for k, v in options.items() if v is not None}
         self._table.append(group.index, {**numbers, **given})
         self._groups.append(group)
-        try:
-            group.chain = self._fixed_chain(group)
-        except BaseException:
-            self._groups.pop()
-            raise
+        group.chain = self._fixed_chain(Hyper(numbers, flags, group.unused))
         return group
 
     def _enroll(self, manager: UniqueStateManager, group: ParamGroup, new: list[int]) -> None:
@@ -340,7 +319,7 @@ class OptaxOptimizer(Optimizer):
             state = take_over(state, paths, chains[group.index], before)
         chains = (*chains[: group.index], state, *chains[group.index + 1 :])
         # What follows cannot fail: all or nothing.
-        self._core.value = (chains, count)
+        self._core.value = (chains, beside(count, values))
         group.members = members
         self.param_states.adopt(manager)
         self._leaves = leaves
@@ -366,96 +345,6 @@ class OptaxOptimizer(Optimizer):
         """The parameter groups; empty until parameters are registered."""
         return list(self._groups) if len(self.param_states) else []
 
-    # ---- hyper-parameters ----------------------------------------------------------------
-
-    def __getattr__(self, name: str) -> Any:
-        known = vars(self)
-        if name in known.get('_numbers', ()):
-            running = known['_running']
-            return getattr(running, name) if running else self._table.read(0, name)
-        if name in known.get('_flags', ()):
-            return known['_flags'][name]
-        if name in known.get('_options', ()):
-            return None if known['_options'][name] is None else self._table.read(0, name)
-        raise AttributeError(f'{type(self).__name__} has no attribute {name!r}.')
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        known = vars(self)
-        if name in known.get('_flags', ()):
-            raise AttributeError(
-                f'{name} of {type(self).__name__} is fixed at construction; build a new optimizer.'
-            )
-        if name in known.get('_options', ()):
-            if known['_options'][name] is None:
-                raise AttributeError(
-                    f'{type(self).__name__} was built without {name}; construct it with a value '
-                    f'(any may follow, inf turns it off).'
-                )
-            self._table.write({(0, name): check_number(type(self).__name__, name, value)})
-        elif name in known.get('_numbers', ()) and name != 'lr':
-            self._assign({(g.index, name): value for g in self._groups})
-            if not _traced(value):
-                self._numbers[name] = self._table.read(0, name)
-        else:
-            object.__setattr__(self, name, value)
-
-    def _assign(self, changes: Mapping[tuple[int, str], Any]) -> None:
-        """Set live numbers, checked, all with one write."""
-        owner = type(self).__name__
-        checked: dict[tuple[int, str], Any] = {}
-        for (index, name), value in changes.items():
-            group = self._groups[index]
-            if name in self._flags or name == 'params':
-                raise AttributeError(f'{name!r} of a parameter group is fixed at construction.')
-            if name not in self._numbers:
-                raise KeyError(self._no_option(name))
-            if group.chain is not None and name != 'lr':
-                raise AttributeError(
-                    f'{name} is baked into the chain of this {owner}; override transform(h) '
-                    f'instead of default_tx() or tx= to keep it live.'
-                )
-            checked[index, name] = check_number(owner, name, value, self._numbers[name])
-            if name in group.unused and not _is_zero(checked[index, name]):
-                raise ValueError(
-                    f'group {index} of {owner} was built with {name}=0 and keeps no state for it; '
-                    f'construct it with {name} > 0 (any value may follow).'
-                )
-        contradictable = type(self).validate is not OptaxOptimizer.validate
-        for index in {index for index, _ in checked} if contradictable else ():
-            group = self._groups[index]
-            numbers = {n: checked.get((index, n), group.number(n)) for n in self._numbers}
-            self.validate(Hyper(numbers, group.flags, group.unused))
-        self._table.write(checked)
-
-    def _hyper(self, group: ParamGroup) -> Hyper:
-        numbers = {name: group.number(name) for name in self._numbers}
-        return Hyper(numbers, group.flags, group.unused)
-
-    def _no_option(self, name: str) -> str:
-        known = sorted((*self._numbers, *self._flags))
-        return (
-            f'{type(self).__name__} has no per-group option {name!r}; it has '
-            f'{", ".join(known)}.{suggestion(name, known)}'
-        )
-
-    def _declared(self) -> set[str]:
-        """Return the hyper-parameters that the constructors of this class and its bases name."""
-        names: set[str] = set()
-        for cls in type(self).__mro__:
-            if cls is OptaxOptimizer:
-                break
-            if '__init__' in vars(cls):
-                names |= inspect_names(cls)
-        if type(self).transform is OptaxOptimizer.transform:
-            names |= {'lr', 'weight_decay'}
-        return names
-
-    def _always_live(self) -> tuple[str, ...]:
-        """Numbers for which a flag-like value (None, 'x') is a mistake and must be reported."""
-        from .hyper import RANGES
-
-        return tuple(RANGES)
-
     # ---- learning rate -------------------------------------------------------------------
 
     @property
@@ -466,8 +355,8 @@ class OptaxOptimizer(Optimizer):
     @lr.setter
     def lr(self, value: Any) -> None:
         raise AttributeError(
-            f'opt.lr is the scheduler; to change the learning rate assign opt.current_lr = {value!r}'
-            f" or opt.param_groups[i]['lr'] = {value!r}."
+            f'opt.lr is the scheduler; to change the learning rate assign '
+            f"opt.current_lr = {value!r} or opt.param_groups[i]['lr'] = {value!r}."
         )
 
     @property
@@ -496,6 +385,11 @@ class OptaxOptimizer(Optimizer):
 
     def add_scheduler(self, scheduler: LRScheduler) -> None:
         """Let one more scheduler drive this optimizer."""
+        if not isinstance(scheduler, LRScheduler):
+            raise TypeError(
+                f'add_scheduler needs an LRScheduler, got {scheduler!r} of type '
+                f'{type(scheduler).__name__}.'
+            )
         scheduler.attach_optimizer(self)
         self._schedulers.append(scheduler)
 
@@ -547,7 +441,7 @@ class OptaxOptimizer(Optimizer):
         return plain.export(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over a snapshot; if it does not fit, raise with every difference, changing nothing."""
+        """Take over a snapshot, or raise with every difference, having changed nothing."""
         plain.restore(self, state_dict)
 
     def __deepcopy__(self, memo: dict) -> OptaxOptimizer:
@@ -566,8 +460,8 @@ class OptaxOptimizer(Optimizer):
             '_running': None,
             '_tx': self._tx,
         }
-        for name, value in vars(self).items():
-            vars(new)[name] = own[name] if name in own else copy.deepcopy(value, memo)
+        for name, value in self.__dict__.items():
+            new.__dict__[name] = own[name] if name in own else copy.deepcopy(value, memo)
         return new
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -578,20 +472,3 @@ class OptaxOptimizer(Optimizer):
 
     def __repr__(self) -> str:
         return describe(self)
-
-
-def inspect_names(cls: type) -> set[str]:
-    """Return the names of the constructor's arguments."""
-    return set(cls.__signature__.parameters)  # type: ignore[attr-defined]
-
-
-def _shape_of(value: Any) -> Any:
-    return (0.0,) * len(value) if isinstance(value, tuple | list) else 0.0
-
-
-def _traced(value: Any) -> bool:
-    return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(value))
-
-
-def _is_zero(value: Any) -> bool:
-    return not _traced(value) and value == 0.0

@@ -37,8 +37,10 @@ def describe(optimizer: OptaxOptimizer) -> str:
                 str(len(group.members)),
                 f'{sum(int(np.prod(np.shape(x))) for x in leaves):,}',
                 _bytes(chains[group.index]),
-                *(_number(group.flags.get(k, None) if k in group.flags else group.number(k))
-                  for k in columns),
+                *(
+                    _number(group.flags.get(k, None) if k in group.flags else group.number(k))
+                    for k in columns
+                ),
             ]
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from .slot import rebuild, slots_of
-from .state import Atoms
+from .state import Keys
 
-__all__ = ['own_buffers']
+__all__ = ['beside', 'own_buffers']
 
 
-def own_buffers(state: Any, params: Mapping[Atoms, jax.Array]) -> Any:
+def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
     """Return a fresh chain state in buffers of its own, each placed like its parameter.
 
     A step donates its state, so no leaf may be somebody else's array, or stand there twice. What
@@ -48,9 +48,12 @@ def own_buffers(state: Any, params: Mapping[Atoms, jax.Array]) -> Any:
     )
 
 
-def shardings_of(leaves: Sequence[Any]) -> Any:
-    """Return the sharding of each array on a mesh, None for the others."""
-    return [_sharding(x) for x in leaves]
+def beside(value: Any, arrays: Sequence[jax.Array]) -> Any:
+    """Return a value replicated over the mesh on which arrays are sharded, if they are."""
+    mesh = next((s.mesh for s in map(_sharding, arrays) if s is not None), None)
+    if mesh is None or isinstance(value, jax.core.Tracer):
+        return value
+    return jax.device_put(value, NamedSharding(mesh, PartitionSpec()))
 
 
 def _sharding(array: Any) -> NamedSharding | None:

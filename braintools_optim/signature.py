@@ -11,7 +11,14 @@ import inspect
 from collections.abc import Iterable
 from typing import Any, TypedDict
 
-__all__ = ['CommonOptions', 'common_defaults', 'constructor_signature', 'suggestion']
+__all__ = [
+    'CommonOptions',
+    'argument_defaults',
+    'argument_names',
+    'common_defaults',
+    'constructor_signature',
+    'suggestion',
+]
 
 
 class CommonOptions(TypedDict, total=False):
@@ -53,6 +60,17 @@ def constructor_signature(cls: type) -> inspect.Signature:
         else:
             shown.append(p)
     return inspect.Signature(shown)
+
+
+def argument_names(cls: type) -> set[str]:
+    """Return the names of the arguments that the constructor of ``cls`` shows."""
+    return set(constructor_signature(cls).parameters)
+
+
+def argument_defaults(cls: type) -> dict[str, Any]:
+    """Return the defaults of the arguments that the constructor of ``cls`` shows."""
+    parameters = constructor_signature(cls).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:

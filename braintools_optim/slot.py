@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.tree_util import DictKey, GetAttrKey
 
-from .state import Atoms, atoms, plain_key
+from .state import Keys, plain_key, plain_keys
 
 __all__ = ['Slot', 'is_masked', 'rebuild', 'slots_of', 'take_over', 'with_masked']
 
@@ -23,7 +23,7 @@ class Slot(NamedTuple):
     """
 
     name: str
-    parameter: Atoms | None
+    parameter: Keys | None
     per_leaf: bool
     value: Any
 
@@ -33,7 +33,7 @@ def is_masked(x: Any) -> bool:
     return isinstance(x, optax.MaskedNode)
 
 
-def slots_of(state: Any, parameters: Sequence[Atoms]) -> list[Slot]:
+def slots_of(state: Any, parameters: Sequence[Keys]) -> list[Slot]:
     """Return the leaves of a chain's state in order, each with its slot and parameter.
 
     A leaf belongs to a parameter if its path ends in the parameter's: optax keeps state per
@@ -45,8 +45,8 @@ def slots_of(state: Any, parameters: Sequence[Atoms]) -> list[Slot]:
     found = []
     for path, value in flat:
         starts = (i for i, entry in enumerate(path) if isinstance(entry, DictKey))
-        cut = next((i for i in starts if atoms(path[i:]) in known), len(path))
-        found.append((path[:cut], atoms(path[cut:]) or None, value))
+        cut = next((i for i in starts if plain_keys(path[i:]) in known), len(path))
+        found.append((path[:cut], plain_keys(path[cut:]) or None, value))
     short = [_words(head, GetAttrKey | DictKey) or 'state' for head, _, _ in found]
     full = [_words(head, object) for head, _, _ in found]
     meanings: dict[tuple, set[str]] = {}
@@ -68,13 +68,13 @@ def rebuild(state: Any, values: Sequence[Any]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(state, is_leaf=is_masked), values)
 
 
-def with_masked(state: Any, parameters: Sequence[Atoms], absent: set[Atoms]) -> Any:
+def with_masked(state: Any, parameters: Sequence[Keys], absent: set[Keys]) -> Any:
     """Return the state with a MaskedNode in every slot of the absent parameters."""
     slots = slots_of(state, parameters)
     return rebuild(state, [optax.MaskedNode() if s.parameter in absent else s.value for s in slots])
 
 
-def take_over(new: Any, parameters: Sequence[Atoms], old: Any, known: Sequence[Atoms]) -> Any:
+def take_over(new: Any, parameters: Sequence[Keys], old: Any, known: Sequence[Keys]) -> Any:
     """Return the state ``new`` of ``parameters`` with all that ``old`` has of those ``known``."""
     before = {(s.name, s.parameter): s.value for s in slots_of(old, known)}
     order = {path: i for i, path in enumerate(parameters)}

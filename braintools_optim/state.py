@@ -8,16 +8,20 @@ States under one path are two parameters, and the second gets a path of its own.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import brainstate
 import jax
+import jax.numpy as jnp
+import numpy as np
 from brainstate import State
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
+from .observe import traced
+
 __all__ = ['OptimState', 'UniqueStateManager']
 
-Atoms = tuple[Hashable, ...]
+Keys = tuple[Hashable, ...]
 
 
 class OptimState(brainstate.LongTermState):
@@ -26,47 +30,82 @@ class OptimState(brainstate.LongTermState):
     __module__ = 'braintools_optim'
 
 
-class Unbuilt(NamedTuple):
-    """A tree not yet built from its leaves."""
-
-    leaves: list
-    treedef: Any
-
-
 class CoreState(OptimState):
     """All that a step of an optimizer writes besides parameters: ``(chain states, step count)``.
 
-    It is one State, since each one costs time in every jitted call, and it may hold the chain
-    states as mere leaves until somebody looks at them: a step needs no more.
+    It is one State, since each one costs time in every jitted call. A compiled step leaves the
+    chain states as mere leaves, which is all that the next one needs; their trees are built when
+    somebody looks.
     """
 
     __module__ = 'braintools_optim'
 
-    @property
-    def _value(self) -> Any:  # what State reads and writes under its public ``value``
-        stored = vars(self)['_value']
-        if type(stored[0]) is Unbuilt:
-            leaves, treedef = stored[0]
-            stored = vars(self)['_value'] = (jax.tree.unflatten(treedef, leaves), stored[1])
-        return stored
+    def leave(self, leaves: list, treedef: Any, count: Any) -> None:
+        """Put a new value whose chain states are given as leaves."""
+        cell = self.__dict__
+        cell['_unbuilt'] = leaves, treedef, count
+        cell['_been_writen'] = True
+        cell.pop('_value', None)
 
-    @_value.setter
-    def _value(self, new: Any) -> None:
-        vars(self)['_value'] = new
+    def take(self) -> tuple[list, Any, Any]:
+        """Return the leaves and tree of the chain states, and the count."""
+        cell = self.__dict__
+        if '_value' not in cell:
+            return cell['_unbuilt']
+        chains, count = cell['_value']
+        return *jax.tree.flatten(chains), count
+
+    def __getattr__(self, name: str) -> Any:
+        if name != '_value' or '_unbuilt' not in self.__dict__:
+            raise AttributeError(f'{type(self).__name__} has no attribute {name!r}.')
+        leaves, treedef, count = self.__dict__['_unbuilt']
+        self.__dict__['_value'] = value = jax.tree.unflatten(treedef, leaves), count
+        del self.__dict__['_unbuilt']  # last, so that an interrupt loses nothing
+        return value
+
+    def to_state_ref(self) -> Any:
+        """Return the State as brainstate's graph functions carry it."""
+        assert self._value is not None  # looks, so that the value is where State expects it
+        return super().to_state_ref()
 
 
 class NumbersState(OptimState):
-    """The hyper-parameters: a State that steps read and hardly anybody writes.
+    """The hyper-parameters: a vector that every step reads and hardly anybody writes.
 
-    Jitted functions restore what they only read. Restoring the very object that is there needs
-    none of the checks, which would take a tenth of a small step.
+    The host's numpy vector is kept for exact reading back, and given out from the device. Jitted
+    functions restore what they only read; restoring the very object that is there needs none of
+    the checks, which would take a tenth of a small step.
     """
 
     __module__ = 'braintools_optim'
 
+    def given_out(self) -> Any:
+        """Return the vector; from the device once it has stayed the same for a step."""
+        cell = self.__dict__
+        vector = cell['_value']
+        if type(vector) is not np.ndarray:
+            return vector
+        seen, on_device = cell.get('_device', (None, None))
+        if seen is not vector:
+            cell['_device'] = vector, None
+            return vector
+        if on_device is None:
+            if traced():
+                return vector
+            on_device = jnp.asarray(vector)
+            cell['_device'] = vector, on_device
+        return on_device
+
+    def _read_value(self) -> Any:
+        super()._read_value()  # raises if a dead trace has left the value invalid
+        return self.given_out()
+
     def restore_value(self, v: Any) -> None:
         """Put a value back."""
-        if v is not vars(self)['_value']:
+        host, on_device = self.__dict__.get('_device', (None, None))
+        if v is on_device and v is not None:
+            v = host  # which it was given out for
+        if v is not self.__dict__['_value']:
             super().restore_value(v)
 
 
@@ -77,7 +116,7 @@ class PartState(OptimState):
 
     def __init__(self, whole: State, path: tuple[int, ...]):
         # Not a State in its own right: nobody but the whole is traced, saved or mapped.
-        vars(self).update(State.copy(whole).__dict__, _whole=whole, _path=path)
+        self.__dict__.update(State.copy(whole).__dict__, _whole=whole, _path=path)
 
     @property
     def value(self) -> Any:
@@ -119,13 +158,14 @@ def plain_key(entry: Any) -> Hashable:
     return entry
 
 
-def atoms(path: tuple) -> Atoms:
-    """Return a path as elementary keys: ``{('a', 'b'): x}`` and ``{'a': {'b': x}}`` are alike."""
-    flat: list[Hashable] = []
-    for entry in path:
-        key = plain_key(entry)
-        flat.extend(key if isinstance(key, tuple) else (key,))
-    return tuple(flat)
+def plain_keys(path: tuple) -> Keys:
+    """Return what the entries of a JAX key path index with."""
+    return tuple(map(plain_key, path))
+
+
+def elementary(keys: Keys) -> Keys:
+    """Return keys with tuples taken apart: ``('a', 'b')`` in one key or two are alike."""
+    return tuple(k for key in keys for k in (key if isinstance(key, tuple) else (key,)))
 
 
 def path_name(path: tuple) -> str:
@@ -174,7 +214,7 @@ class UniqueStateManager:
         self._leaves: set[tuple] = set()  # the plain keys of each path ...
         self._branches: set[tuple] = set()  # ... and of everything above it
         self._index: dict[int, int] = {}  # id of a State -> its position
-        self._reached: dict[Atoms, list[int]] = {}  # every registered path -> who was found there
+        self._reached: dict[Keys, list[int]] = {}  # every registered path -> who was found there
 
     def make_unique(self, pytree: Any) -> Any:
         """Start anew with the States of ``pytree``; return the tree of the distinct ones."""
@@ -195,10 +235,21 @@ class UniqueStateManager:
             position = self._index.get(id(leaf))
             if position is None:
                 position = self._add(path or (DictKey('param'),), leaf)
-            reached = self._reached.setdefault(atoms(path), [])
+            reached = self._reached.setdefault(plain_keys(path), [])
             if position not in reached:
                 reached.append(position)
+        self._check_order()
         return self
+
+    def _check_order(self) -> None:
+        """Raise if JAX could not sort the keys of `to_pytree`."""
+        try:
+            jax.tree.structure(self.to_pytree(), is_leaf=is_state)
+        except ValueError as error:
+            raise TypeError(
+                f'the keys of {", ".join(self.names)} cannot be sorted among each other, as JAX '
+                f'sorts the keys of a dict; use keys of one type at each level.'
+            ) from error
 
     def _add(self, path: tuple, state: State) -> int:
         position = len(self._states)
@@ -212,7 +263,7 @@ class UniqueStateManager:
         self._states.append(state)
         self._paths.append(path)
         self._names[name] = position
-        keys = tuple(map(plain_key, path))
+        keys = plain_keys(path)
         self._leaves.add(keys)
         self._branches.update(keys[:depth] for depth in range(1, len(keys)))
         return position
@@ -223,7 +274,7 @@ class UniqueStateManager:
         first = plain_key(path[0])
         if root_keys and type(first) not in root_keys:
             if tuple in root_keys and isinstance(first, str):
-                path = (DictKey(atoms(path)),)
+                path = (DictKey(elementary(plain_keys(path))),)
             elif str in root_keys and isinstance(first, tuple):
                 path = (*map(DictKey, first), *path[1:])
             else:
@@ -240,7 +291,7 @@ class UniqueStateManager:
 
     def _clash(self, path: tuple) -> int | None:
         """Return the position of the key that keeps ``path`` from being a new leaf, if any."""
-        keys = tuple(map(plain_key, path))
+        keys = plain_keys(path)
         for depth in range(1, len(keys)):
             if keys[:depth] in self._leaves:
                 return depth - 1
@@ -278,8 +329,8 @@ class UniqueStateManager:
             return False
         if self._index.get(id(new_state), position) != position:
             raise ValueError(
-                f'the new State for {self._names[position]!r} is already registered as '
-                f'{self._names[self._index[id(new_state)]]!r}.'
+                f'the new State for {self.names[position]!r} is already registered as '
+                f'{self.names[self._index[id(new_state)]]!r}.'
             )
         del self._index[id(self._states[position])]
         self._index[id(new_state)] = position
@@ -298,16 +349,17 @@ class UniqueStateManager:
 
     def adopt(self, other: UniqueStateManager) -> None:
         """Become a copy of another manager."""
-        vars(self).update({name: value.copy() for name, value in vars(other).items()})
+        self.__dict__.update({name: value.copy() for name, value in other.__dict__.items()})
         self._reached = {keys: owners.copy() for keys, owners in other._reached.items()}
 
     def _position(self, target_path: Any) -> int | None:
         if isinstance(target_path, str) and target_path in self._names:
             return self._names[target_path]
-        wanted = atoms(target_path if isinstance(target_path, tuple) else (target_path,))
-        for position, path in enumerate(self._paths):
-            if atoms(path) == wanted:
-                return position
+        wanted = plain_keys(target_path if isinstance(target_path, tuple) else (target_path,))
+        for same in (lambda k: k, elementary):
+            for position, path in enumerate(self._paths):
+                if same(plain_keys(path)) == same(wanted):
+                    return position
         return None
 
     @property
@@ -335,7 +387,7 @@ class UniqueStateManager:
         """How many distinct States there are."""
         return len(self._states)
 
-    def aliases(self) -> dict[Atoms, list[int]]:
+    def aliases(self) -> dict[Keys, list[int]]:
         """Return every registered path with the positions of the States found there."""
         return self._reached
 

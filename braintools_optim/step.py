@@ -17,17 +17,20 @@ import numpy as np
 import optax
 from brainstate import State
 
+from .gradient import match_gradients, refuse_non_arrays
 from .hyper import Hyper
-from .leaf import Leaf, flat_values, match_gradients
+from .leaf import Leaf, flat_values
 from .observe import has_global_hooks, is_plain, traced
 from .slot import is_masked, with_masked
-from .state import Unbuilt, UniqueStateManager, nest
+from .state import UniqueStateManager, nest
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
 
 __all__ = ['GroupPlan', 'Stepper']
 
+# Settings under which JAX runs a computation again on its arguments: they must not be donated.
+_REPLAYING = ('jax_debug_nans', 'jax_debug_infs', 'jax_disable_jit')
 _ONE = np.int32(1)
 _MAX_COUNT = np.iinfo(np.int32).max
 
@@ -72,11 +75,11 @@ class Stepper:
         self.hooked = [s.hooks.has_hooks for s in states]
         self.plain = all(is_plain(type(s)) for s in self.params)
         # Where States keep their values: writing there costs a tenth of setting an attribute.
-        self.param_vars = [vars(s) for s in self.params]
-        self.core_vars, self.number_vars = vars(self.core), vars(self.numbers)
-        self.kernels: dict[Any, Any] = {}
-        self.treedef = jax.tree.structure(())  # of the chain states the kernels are for
-        self.vector: tuple[Any, Any] = (None, None)  # the last one of the host, on the device
+        self.param_vars = [s.__dict__ for s in self.params]
+        self.programs: dict[Any, Any] = {}  # compiled, donating the chain states, by arguments
+        self.program: Any = None  # the present one ...
+        self.program_key: Any = None  # ... and what it was made for, in short
+        self.keeping: dict[Any, Any] = {}  # jitted, donating nothing, by extra arguments
 
     # ---- the three roads -----------------------------------------------------------------
 
@@ -88,59 +91,57 @@ class Stepper:
             self.plain
             and not has_global_hooks()
             and not any([hooked() for hooked in self.hooked])
-            and not (jax.config.jax_debug_nans or jax.config.jax_debug_infs)
-            and not jax.config.jax_disable_jit
+            and not any([getattr(jax.config, name) for name in _REPLAYING])
         ):
             self._run_donating(grads, extra)
         else:
             self._run_observed(self._keep, grads, extra)
 
     def _run_donating(self, grads: Any, extra: dict[str, Any]) -> None:
-        chains, count = self.core_vars['_value']
-        leaves, treedef = chains if type(chains) is Unbuilt else jax.tree.flatten(chains)
-        if treedef != self.treedef:
-            self.kernels, self.treedef = {}, treedef
+        leaves, treedef, count = self.core.take()
         arrays, static = _split(extra) if extra else (extra, ())
-        kernel = self.kernels.get(static)
-        if kernel is None:
-            kernel = jax.jit(partial(self._flat, treedef, static), donate_argnums=1)
-            # The first call returns through Python code, where an interrupt could lose the
-            # results after the donated buffers are gone: donate copies.
-            leaves = [jnp.copy(leaf) for leaf in leaves]
         values = [param['_value'] for param in self.param_vars]
-        args = (values, leaves, self._device_vector(), grads, arrays)
+        args = (values, leaves, self.numbers.given_out(), grads, arrays)
         count = next_count(count)
         result: list = []
         try:
-            # The results are in the list before Python can look for an interrupt.
-            result.extend(starmap(kernel, (args,)))
+            key = static, treedef
+            if key != self.program_key:
+                args = self._switch_program(key, args)
+            try:
+                # The results are in the list before Python can look for an interrupt.
+                result.extend(starmap(self.program, (args,)))
+            except (TypeError, ValueError):  # raised before anything has run
+                args = self._switch_program(key, args)
+                result.extend(starmap(self.program, (args,)))
             self._store(treedef, count, *result[0])
         except BaseException:
             if result:  # the old state was donated: the only whole state is the new one
                 self._store(treedef, count, *result[0])
             raise
-        self.kernels[static] = kernel
 
-    def _device_vector(self) -> Any:
-        """Return the hyper-parameters; on the device once they have stayed the same for a step."""
-        vector = self.number_vars['_value']
-        if type(vector) is not np.ndarray:
-            return vector
-        seen, on_device = self.vector
-        if seen is not vector:
-            self.vector = (vector, None)
-            return vector
-        if on_device is None:
-            on_device = jnp.asarray(vector)
-            self.vector = (vector, on_device)
-        return on_device
+    def _switch_program(self, key: tuple[tuple, Any], args: tuple) -> tuple:
+        """Make the program for these arguments the present one; return what to call it with."""
+        refuse_non_arrays(args[3])
+        static, treedef = key
+        signature = (key, *_signature(args))
+        program = self.programs.get(signature)
+        if program is None:
+            jitted = jax.jit(partial(self._flat, treedef, static), donate_argnums=1)
+            program = self.programs[signature] = jitted.lower(*args).compile()
+            # The first call returns through Python code, where an interrupt could lose the
+            # results after the donated buffers are gone: donate copies.
+            values, leaves, *others = args
+            args = (values, [jnp.copy(leaf) for leaf in leaves], *others)
+        self.program, self.program_key = program, key
+        return args
 
     def _flat(
         self, treedef: Any, static: tuple, values: list, leaves: list, vector: Any, *rest: Any
     ) -> tuple[list, list]:
         grads, arrays = rest
         chains = jax.tree.unflatten(treedef, leaves)
-        new, moved = self.compute(values, chains, vector, grads, {**arrays, **dict(static)})
+        new, moved = self._eager(values, chains, vector, grads, {**arrays, **dict(static)})
         return jax.tree.leaves(new), moved
 
     def _store(self, treedef: Any, count: Any, leaves: list, values: list) -> None:
@@ -148,15 +149,17 @@ class Stepper:
             if value is not None:
                 param['_value'] = value
                 param['_been_writen'] = True
-        self.core_vars['_value'] = (Unbuilt(leaves, treedef), count)
-        self.core_vars['_been_writen'] = True
+        self.core.leave(leaves, treedef, count)
 
     def _keep(self, values: list, chains: tuple, vector: Any, grads: Any, extra: dict) -> Any:
         """Compute in one program without donating: somebody may look at the old values."""
+        refuse_non_arrays(grads)
         arrays, static = _split(extra)
-        return jax.jit(
-            lambda v, s, n, g, a: self.compute(v, s, n, g, {**a, **dict(static)})
-        )(values, chains, vector, grads, arrays)
+        if static not in self.keeping:
+            self.keeping[static] = jax.jit(
+                lambda v, c, n, g, a: self._eager(v, c, n, g, {**a, **dict(static)})
+            )
+        return self.keeping[static](values, chains, vector, grads, arrays)
 
     def _run_observed(self, compute: Any, grads: Any, extra: dict[str, Any]) -> None:
         values = [param.value for param in self.params]
@@ -164,6 +167,12 @@ class Stepper:
         chains, moved = compute(values, chains, self.numbers.value, grads, extra)
         changes = [(p, v) for p, v in zip(self.params, moved, strict=True) if v is not None]
         write_all([*changes, (self.core, (chains, next_count(count)))])
+
+    def _eager(self, values: list, *args: Any) -> tuple[tuple, list]:
+        """Compute where nothing maps over States, so that they have the shapes they came with."""
+        for leaf, value in zip(self.leaves, _flattened(values), strict=True):
+            leaf.check_shape(value)
+        return self.compute(values, *args)
 
     # ---- the computation -----------------------------------------------------------------
 
@@ -175,12 +184,8 @@ class Stepper:
         The states come first because JAX hands donated buffers to outputs in order.
         """
         optimizer = self.optimizer
-        old = [leaf for value in values for leaf in flat_values(value)[0]]
-        found = match_gradients(grads, self.manager, self.leaves)
-        found = [
-            None if g is None else leaf.gradient(g, value)
-            for leaf, g, value in zip(self.leaves, found, old, strict=True)
-        ]
+        old = _flattened(values)
+        found = match_gradients(grads, old, self.manager, self.leaves)
         numbers = optimizer._table.unpack(vector)
         for group, plan in zip(self.groups, self.plans, strict=True):
             if group.flags['maximize']:
@@ -240,15 +245,13 @@ class Stepper:
         paths = [self.leaves[i].path for i in plan.leaves]
         absent = {self.leaves[i].path for i in plan.leaves if found[i] is None}
         seen = with_masked(state, paths, absent) if absent else state
-        object.__setattr__(optimizer, '_running', h)
+        optimizer._run_as(h)
         try:
             updates, new = chain.update(grads, seen, params, **extra)
         finally:
-            object.__setattr__(optimizer, '_running', None)
+            optimizer._run_as(None)
         if absent:
-            new = jax.tree.map(
-                lambda n, o: o if is_masked(n) else n, new, state, is_leaf=is_masked
-            )
+            new = jax.tree.map(lambda n, o: o if is_masked(n) else n, new, state, is_leaf=is_masked)
         return plan.treedef.flatten_up_to(updates), _alike(new, state, type(optimizer).__name__)
 
     def _regrouped(self, values: list, new: list, found: list) -> list:
@@ -280,8 +283,19 @@ def write_all(changes: list[tuple[State, Any]]) -> None:
             state.value = value
     except BaseException:
         for state, value, written in before:
-            vars(state).update(_value=value, _been_writen=written)
+            state.__dict__.update(_value=value, _been_writen=written)
         raise
+
+
+def _signature(args: tuple) -> tuple:
+    """Return all of arguments that a compiled program depends on."""
+    leaves, treedef = jax.tree.flatten(args)
+    placed = tuple(x.sharding if getattr(x, 'committed', False) else None for x in leaves)
+    return treedef, tuple(map(jax.typeof, leaves)), placed
+
+
+def _flattened(values: list) -> list:
+    return [leaf for value in values for leaf in flat_values(value)[0]]
 
 
 def _split(extra: dict[str, Any]) -> tuple[dict[str, Any], tuple]:
@@ -308,9 +322,10 @@ def _clip(g: jax.Array, bound: Any) -> jax.Array:
 def _alike(new: Any, old: Any, owner: str) -> Any:
     """Return a chain's new state with the dtypes of the old one; raise if its shape changed."""
     leaves, treedef = jax.tree.flatten(new)
-    old_leaves, old_treedef = jax.tree.flatten(old)
+    old_leaves = jax.tree.leaves(old)
+    old_treedef: Any = jax.tree.structure(old)
     shapes, old_shapes = [jnp.shape(x) for x in leaves], [jnp.shape(x) for x in old_leaves]
-    if treedef != old_treedef or shapes != old_shapes:
+    if old_treedef != treedef or shapes != old_shapes:
         raise TypeError(
             f'the chain of {owner} returned a state of another structure than it was given: '
             f'{old_treedef} with shapes {old_shapes} became {treedef} with shapes {shapes}.'

@@ -16,93 +16,143 @@ from pathlib import Path
 import numpy as np
 import torch
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / 'golden'
 STEPS = 30
 
 # The key of a problem's arrays: its leaves, and the dtypes it is recorded in.
 PROBLEMS = {
-    "problem": ({"w": (4, 3), "b": (3,), "t": (2, 3, 2), "s": ()}, ("float64", "float32")),
-    "problem_z": ({"z": (3, 2)}, ("complex128", "complex64")),
+    'problem': ({'w': (4, 3), 'b': (3,), 't': (2, 3, 2), 's': ()}, ('float64', 'float32')),
+    'problem_z': ({'z': (3, 2)}, ('complex128', 'complex64')),
 }
 
 
-def case(name, optimizer, *, problem="problem", changes=(), groups=(), absent=None, **kwargs):
+def case(name, optimizer, *, problem='problem', changes=(), groups=(), absent=None, **kwargs):
     """Describe one trajectory.
 
     ``changes`` are ``(step, options)`` set on every group before that step (from 0), ``groups``
     are parameter groups that name their leaves, ``absent`` maps a leaf to the steps at which its
     gradient is None; ``kwargs`` go to the optimizer.
     """
-    script = {"changes": changes, "groups": groups, "absent": absent}
+    script = {'changes': changes, 'groups': groups, 'absent': absent}
     given = {key: value for key, value in script.items() if value}
-    return {"name": name, "optimizer": optimizer, "kwargs": kwargs, "problem": problem} | given
+    return {'name': name, 'optimizer': optimizer, 'kwargs': kwargs, 'problem': problem} | given
 
 
 # A leaf that starts late, one with gaps (two steps running among them), one that stops.
-ABSENT = {"b": [0, 1, 12], "w": [3, 7, 8, 20], "s": [27, 28, 29]}
+ABSENT = {'b': [0, 1, 12], 'w': [3, 7, 8, 20], 's': [27, 28, 29]}
 ADAM_CHANGES = [
-    (6, {"lr": 3e-2}),
-    (12, {"betas": (0.7, 0.9)}),
-    (18, {"weight_decay": 0.2}),
-    (24, {"lr": 2e-3, "betas": (0.95, 0.99), "weight_decay": 0.0}),
+    (6, {'lr': 3e-2}),
+    (12, {'betas': (0.7, 0.9)}),
+    (18, {'weight_decay': 0.2}),
+    (24, {'lr': 2e-3, 'betas': (0.95, 0.99), 'weight_decay': 0.0}),
 ]
 
 CORE = [
-    case("sgd", "SGD", lr=0.05),
-    case("sgd_momentum", "SGD", lr=0.05, momentum=0.9),
-    case("sgd_dampening", "SGD", lr=0.05, momentum=0.9, dampening=0.5),
-    case("sgd_nesterov", "SGD", lr=0.05, momentum=0.9, nesterov=True),
-    case("sgd_weight_decay", "SGD", lr=0.05, weight_decay=0.1),
-    case("sgd_maximize", "SGD", lr=0.05, maximize=True),
-    case("sgd_all_nesterov", "SGD", lr=0.05, momentum=0.9, weight_decay=0.1, nesterov=True,
-         maximize=True),
-    case("sgd_all_dampening", "SGD", lr=0.05, momentum=0.9, dampening=0.5, weight_decay=0.1,
-         maximize=True),
-    case("sgd_changes", "SGD", lr=0.05, momentum=0.9, changes=[
-        (6, {"lr": 0.01}),
-        (12, {"momentum": 0.5, "dampening": 0.3}),
-        (18, {"weight_decay": 0.2}),
-        (24, {"lr": 0.1, "momentum": 0.95, "dampening": 0.0, "weight_decay": 0.0}),
-    ]),
-    case("sgd_groups", "SGD", lr=0.05, momentum=0.9, groups=[
-        {"params": ["w", "t"], "weight_decay": 0.1},
-        {"params": ["b", "s"], "lr": 0.01, "momentum": 0.5},
-    ]),
-    case("sgd_absent", "SGD", lr=0.05, momentum=0.9, dampening=0.5, absent=ABSENT),
-    case("sgd_complex", "SGD", problem="problem_z", lr=0.05, momentum=0.9),
-
-    case("adam", "Adam", lr=1e-2),
-    case("adam_betas", "Adam", lr=1e-2, betas=(0.8, 0.95)),
-    case("adam_eps", "Adam", lr=1e-2, eps=1e-3),
-    case("adam_weight_decay", "Adam", lr=1e-2, weight_decay=0.1),
-    case("adam_amsgrad", "Adam", lr=1e-2, amsgrad=True),
-    case("adam_maximize", "Adam", lr=1e-2, maximize=True),
-    case("adam_decoupled", "Adam", lr=1e-2, weight_decay=0.1, decoupled_weight_decay=True),
-    case("adam_all", "Adam", lr=1e-2, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1, amsgrad=True,
-         maximize=True),
-    case("adam_changes", "Adam", lr=1e-2, changes=ADAM_CHANGES),
-    case("adam_groups", "Adam", lr=1e-2, groups=[
-        {"params": ["w", "t"], "weight_decay": 0.1, "betas": (0.8, 0.95)},
-        {"params": ["b", "s"], "lr": 3e-2, "eps": 1e-3},
-    ]),
-    case("adam_absent", "Adam", lr=1e-2, amsgrad=True, absent=ABSENT),
-    case("adam_complex", "Adam", problem="problem_z", lr=1e-2),
-
-    case("adamw", "AdamW", lr=1e-2),
-    case("adamw_weight_decay", "AdamW", lr=1e-2, weight_decay=0.3),
-    case("adamw_amsgrad", "AdamW", lr=1e-2, amsgrad=True),
-    case("adamw_maximize", "AdamW", lr=1e-2, maximize=True),
-    case("adamw_all", "AdamW", lr=1e-2, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.3,
-         amsgrad=True, maximize=True),
-    case("adamw_changes", "AdamW", lr=1e-2, changes=ADAM_CHANGES),
-    case("adamw_groups", "AdamW", lr=1e-2, groups=[
-        {"params": ["w", "t"], "weight_decay": 0.3, "betas": (0.8, 0.95)},
-        {"params": ["b", "s"], "lr": 3e-2, "eps": 1e-3, "weight_decay": 0.0},
-    ]),
-    case("adamw_absent", "AdamW", lr=1e-2, weight_decay=0.3, absent=ABSENT),
+    case('sgd', 'SGD', lr=0.05),
+    case('sgd_momentum', 'SGD', lr=0.05, momentum=0.9),
+    case('sgd_dampening', 'SGD', lr=0.05, momentum=0.9, dampening=0.5),
+    case('sgd_nesterov', 'SGD', lr=0.05, momentum=0.9, nesterov=True),
+    case('sgd_weight_decay', 'SGD', lr=0.05, weight_decay=0.1),
+    case('sgd_maximize', 'SGD', lr=0.05, maximize=True),
+    case(
+        'sgd_all_nesterov',
+        'SGD',
+        lr=0.05,
+        momentum=0.9,
+        weight_decay=0.1,
+        nesterov=True,
+        maximize=True,
+    ),
+    case(
+        'sgd_all_dampening',
+        'SGD',
+        lr=0.05,
+        momentum=0.9,
+        dampening=0.5,
+        weight_decay=0.1,
+        maximize=True,
+    ),
+    case(
+        'sgd_changes',
+        'SGD',
+        lr=0.05,
+        momentum=0.9,
+        changes=[
+            (6, {'lr': 0.01}),
+            (12, {'momentum': 0.5, 'dampening': 0.3}),
+            (18, {'weight_decay': 0.2}),
+            (24, {'lr': 0.1, 'momentum': 0.95, 'dampening': 0.0, 'weight_decay': 0.0}),
+        ],
+    ),
+    case(
+        'sgd_groups',
+        'SGD',
+        lr=0.05,
+        momentum=0.9,
+        groups=[
+            {'params': ['w', 't'], 'weight_decay': 0.1},
+            {'params': ['b', 's'], 'lr': 0.01, 'momentum': 0.5},
+        ],
+    ),
+    case('sgd_absent', 'SGD', lr=0.05, momentum=0.9, dampening=0.5, absent=ABSENT),
+    case('sgd_complex', 'SGD', problem='problem_z', lr=0.05, momentum=0.9),
+    case('adam', 'Adam', lr=1e-2),
+    case('adam_betas', 'Adam', lr=1e-2, betas=(0.8, 0.95)),
+    case('adam_eps', 'Adam', lr=1e-2, eps=1e-3),
+    case('adam_weight_decay', 'Adam', lr=1e-2, weight_decay=0.1),
+    case('adam_amsgrad', 'Adam', lr=1e-2, amsgrad=True),
+    case('adam_maximize', 'Adam', lr=1e-2, maximize=True),
+    case('adam_decoupled', 'Adam', lr=1e-2, weight_decay=0.1, decoupled_weight_decay=True),
+    case(
+        'adam_all',
+        'Adam',
+        lr=1e-2,
+        betas=(0.8, 0.95),
+        eps=1e-3,
+        weight_decay=0.1,
+        amsgrad=True,
+        maximize=True,
+    ),
+    case('adam_changes', 'Adam', lr=1e-2, changes=ADAM_CHANGES),
+    case(
+        'adam_groups',
+        'Adam',
+        lr=1e-2,
+        groups=[
+            {'params': ['w', 't'], 'weight_decay': 0.1, 'betas': (0.8, 0.95)},
+            {'params': ['b', 's'], 'lr': 3e-2, 'eps': 1e-3},
+        ],
+    ),
+    case('adam_absent', 'Adam', lr=1e-2, amsgrad=True, absent=ABSENT),
+    case('adam_complex', 'Adam', problem='problem_z', lr=1e-2),
+    case('adamw', 'AdamW', lr=1e-2),
+    case('adamw_weight_decay', 'AdamW', lr=1e-2, weight_decay=0.3),
+    case('adamw_amsgrad', 'AdamW', lr=1e-2, amsgrad=True),
+    case('adamw_maximize', 'AdamW', lr=1e-2, maximize=True),
+    case(
+        'adamw_all',
+        'AdamW',
+        lr=1e-2,
+        betas=(0.8, 0.95),
+        eps=1e-3,
+        weight_decay=0.3,
+        amsgrad=True,
+        maximize=True,
+    ),
+    case('adamw_changes', 'AdamW', lr=1e-2, changes=ADAM_CHANGES),
+    case(
+        'adamw_groups',
+        'AdamW',
+        lr=1e-2,
+        groups=[
+            {'params': ['w', 't'], 'weight_decay': 0.3, 'betas': (0.8, 0.95)},
+            {'params': ['b', 's'], 'lr': 3e-2, 'eps': 1e-3, 'weight_decay': 0.0},
+        ],
+    ),
+    case('adamw_absent', 'AdamW', lr=1e-2, weight_decay=0.3, absent=ABSENT),
 ]
 
-SUITES = {"core": CORE}
+SUITES = {'core': CORE}
 
 
 def make_problem(name):
@@ -112,7 +162,7 @@ def make_problem(name):
 
     def normal(shape):
         x = rng.normal(size=shape)
-        return x + 1j * rng.normal(size=shape) if dtypes[0] == "complex128" else x
+        return x + 1j * rng.normal(size=shape) if dtypes[0] == 'complex128' else x
 
     # Two decades of scale, rising and falling, so that amsgrad's maximum matters.
     scale = 10.0 ** np.sin(2 * np.pi * np.arange(STEPS) / 13)
@@ -130,33 +180,33 @@ def make_problem(name):
 
 def make_optimizer(case, leaves):
     """Build the case's optimizer over `leaves`, on torch's plain for-loop implementation."""
-    cls = getattr(torch.optim, case["optimizer"])
+    cls = getattr(torch.optim, case['optimizer'])
     accepted = inspect.signature(cls).parameters
-    plain = {key: False for key in ("foreach", "fused") if key in accepted}
+    plain = {key: False for key in ('foreach', 'fused') if key in accepted}
     groups = [
-        group | {"params": [leaves[leaf] for leaf in group["params"]]}
-        for group in case.get("groups", ())
+        group | {'params': [leaves[leaf] for leaf in group['params']]}
+        for group in case.get('groups', ())
     ]
-    return cls(groups or list(leaves.values()), **case["kwargs"], **plain)
+    return cls(groups or list(leaves.values()), **case['kwargs'], **plain)
 
 
 def record(case, params, grads, dtype):
     """Return {leaf: its value after each step} in `dtype`."""
     # torch keeps some optimizers' scalar state in its default dtype.
-    torch.set_default_dtype(torch.float64 if dtype in ("float64", "complex128") else torch.float32)
+    torch.set_default_dtype(torch.float64 if dtype in ('float64', 'complex128') else torch.float32)
     torch_dtype = getattr(torch, dtype)
     leaves = {
         leaf: torch.nn.Parameter(torch.tensor(value, dtype=torch_dtype))
         for leaf, value in params.items()
     }
     optimizer = make_optimizer(case, leaves)
-    changes, absent = dict(case.get("changes", ())), case.get("absent", {})
+    changes, absent = dict(case.get('changes', ())), case.get('absent', {})
     trajectory = {leaf: [] for leaf in leaves}
     for step in range(STEPS):
         for group in optimizer.param_groups:
             unknown = changes.get(step, {}).keys() - group.keys()
             if unknown:
-                raise KeyError(f"{case['name']}: {case['optimizer']} has no options {unknown}")
+                raise KeyError(f'{case["name"]}: {case["optimizer"]} has no options {unknown}')
             group.update(changes.get(step, {}))
         for leaf, param in leaves.items():
             missing = step in absent.get(leaf, ())
@@ -170,66 +220,66 @@ def record(case, params, grads, dtype):
 def record_suite(suite):
     """Write one suite's npz."""
     cases = SUITES[suite]
-    versions = {"torch": torch.__version__, "numpy": np.__version__}
-    arrays = {"cases": np.array(json.dumps(cases)), "versions": np.array(json.dumps(versions))}
-    for problem in {case["problem"]: None for case in cases}:  # a dict keeps the order
+    versions = {'torch': torch.__version__, 'numpy': np.__version__}
+    arrays = {'cases': np.array(json.dumps(cases)), 'versions': np.array(json.dumps(versions))}
+    for problem in {case['problem']: None for case in cases}:  # a dict keeps the order
         params, grads = make_problem(problem)
-        arrays |= {f"{problem}/params/{leaf}": value for leaf, value in params.items()}
-        arrays |= {f"{problem}/grads/{leaf}": value for leaf, value in grads.items()}
+        arrays |= {f'{problem}/params/{leaf}': value for leaf, value in params.items()}
+        arrays |= {f'{problem}/grads/{leaf}': value for leaf, value in grads.items()}
         for case in cases:
-            if case["problem"] != problem:
+            if case['problem'] != problem:
                 continue
             for dtype in PROBLEMS[problem][1]:
                 for leaf, values in record(case, params, grads, dtype).items():
-                    key = f"{case['name']}/{dtype}/{leaf}"
+                    key = f'{case["name"]}/{dtype}/{leaf}'
                     if key in arrays or not np.isfinite(values).all():
-                        raise ValueError(f"{key} is recorded twice or is not finite")
+                        raise ValueError(f'{key} is recorded twice or is not finite')
                     arrays[key] = values
     GOLDEN.mkdir(exist_ok=True)
-    np.savez_compressed(GOLDEN / f"torch_{suite}.npz", **arrays)
+    np.savez_compressed(GOLDEN / f'torch_{suite}.npz', **arrays)
 
 
 def write_index():
     """Write INDEX.md from the files recorded so far."""
     lines = [
-        "# Trajectories recorded from torch.optim",
-        "",
-        "Written by `tests/record_torch.py`, whose docstring explains the keys; do not edit.",
+        '# Trajectories recorded from torch.optim',
+        '',
+        'Written by `tests/record_torch.py`, whose docstring explains the keys; do not edit.',
     ]
     for suite in SUITES:
-        path = GOLDEN / f"torch_{suite}.npz"
+        path = GOLDEN / f'torch_{suite}.npz'
         if not path.exists():
             continue
         with np.load(path, allow_pickle=False) as data:
-            cases, versions = (json.loads(data[key].item()) for key in ("cases", "versions"))
+            cases, versions = (json.loads(data[key].item()) for key in ('cases', 'versions'))
         lines += [
-            "",
-            f"## {path.name}",
-            "",
-            f"{len(cases)} cases of {STEPS} steps, recorded with torch {versions['torch']}, numpy "
-            f"{versions['numpy']} by `python tests/record_torch.py {suite}`.",
-            "",
-            "| case | optimizer | kwargs | problem, script |",
-            "|---|---|---|---|",
+            '',
+            f'## {path.name}',
+            '',
+            f'{len(cases)} cases of {STEPS} steps, recorded with torch {versions["torch"]}, numpy '
+            f'{versions["numpy"]} by `python tests/record_torch.py {suite}`.',
+            '',
+            '| case | optimizer | kwargs | problem, script |',
+            '|---|---|---|---|',
         ]
         for case in cases:
-            name, optimizer, kwargs = (case.pop(key) for key in ("name", "optimizer", "kwargs"))
-            script = "; ".join(
-                value if key == "problem" else f"{key} `{json.dumps(value)}`"
+            name, optimizer, kwargs = (case.pop(key) for key in ('name', 'optimizer', 'kwargs'))
+            script = '; '.join(
+                value if key == 'problem' else f'{key} `{json.dumps(value)}`'
                 for key, value in case.items()
             )
-            lines.append(f"| {name} | {optimizer} | `{json.dumps(kwargs)}` | {script} |")
-    (GOLDEN / "INDEX.md").write_text("\n".join(lines) + "\n")
+            lines.append(f'| {name} | {optimizer} | `{json.dumps(kwargs)}` | {script} |')
+    (GOLDEN / 'INDEX.md').write_text('\n'.join(lines) + '\n')
 
 
 def main(suites):
     unknown = set(suites) - SUITES.keys()
     if unknown:
-        sys.exit(f"unknown suites {sorted(unknown)}; there are {sorted(SUITES)}")
+        sys.exit(f'unknown suites {sorted(unknown)}; there are {sorted(SUITES)}')
     for suite in suites or SUITES:
         record_suite(suite)
     write_index()
 
 
-if __name__ == "__main__":
+if __name__ == '__main__':
     main(sys.argv[1:])

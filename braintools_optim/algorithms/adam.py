@@ -78,8 +78,9 @@ class Adam(OptaxOptimizer):
 
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay before (L2) or after (decoupled) Adam's direction."""
+        b1, b2 = h.betas
         decay = optax.add_decayed_weights(h.weight_decay)
-        direction = scale_by_adam(*h.betas, h.eps, h.amsgrad)
+        direction = scale_by_adam(b1, b2, h.eps, h.amsgrad)
         order = (direction, decay) if h.decoupled_weight_decay else (decay, direction)
         return optax.chain(*order, optax.scale_by_learning_rate(h.lr))
 
@@ -122,8 +123,9 @@ class AdamW(OptaxOptimizer):
 
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Adam's direction, then decay, then the step."""
+        b1, b2 = h.betas
         return optax.chain(
-            scale_by_adam(*h.betas, h.eps, h.amsgrad),
+            scale_by_adam(b1, b2, h.eps, h.amsgrad),
             optax.add_decayed_weights(h.weight_decay),
             optax.scale_by_learning_rate(h.lr),
         )

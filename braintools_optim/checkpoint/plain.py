@@ -11,7 +11,7 @@ import numpy as np
 
 from ..hyper import check_number
 from ..slot import Slot, is_masked, rebuild, slots_of
-from ..state import Atoms
+from ..state import Keys
 from ..step import GroupPlan
 from .errors import IncompatibleCheckpoint
 
@@ -52,7 +52,7 @@ def _export_group(optimizer: OptaxOptimizer, group: ParamGroup) -> dict[str, Any
     }
 
 
-def _slots(optimizer: OptaxOptimizer, group: ParamGroup) -> tuple[list[Slot], dict[Atoms, str]]:
+def _slots(optimizer: OptaxOptimizer, group: ParamGroup) -> tuple[list[Slot], dict[Keys, str]]:
     """Return the slots of a group's state, and its parameters' names by path, in tree order."""
     plan = GroupPlan.of(optimizer.param_states, optimizer._leaves, group.members)
     leaves = [optimizer._leaves[i] for i in plan.leaves]
@@ -72,7 +72,7 @@ def _export_slots(optimizer: OptaxOptimizer, group: ParamGroup) -> dict[str, dic
     return exported
 
 
-def _name(slot: Slot, names: dict[Atoms, str]) -> str:
+def _name(slot: Slot, names: dict[Keys, str]) -> str:
     return ALL if slot.parameter is None else names[slot.parameter]
 
 
@@ -82,39 +82,57 @@ def restore(optimizer: OptaxOptimizer, saved: Mapping[str, Any]) -> None:
         raise IncompatibleCheckpoint(
             ['the optimizer has no parameters yet; call register_trainable_weights before loading']
         )
-    if not isinstance(saved, Mapping):
-        raise IncompatibleCheckpoint([f'expected a dict, got {type(saved).__name__}'])
     wrong: list[str] = []
+    saved = _as_dict(saved, 'the checkpoint', wrong)
     expected = ('optimizer', 'step_count', 'param_groups', 'opt_state', 'schedulers', 'options')
     wrong += [f'{key!r} is missing' for key in expected if key not in saved]
-    if wrong:
-        raise IncompatibleCheckpoint(wrong)
     name = type(optimizer).__name__
-    if saved['optimizer'] != name:
+    if saved.get('optimizer', name) != name:
         wrong.append(f'it was saved by {saved["optimizer"]}, this is {name}')
-    count = saved['step_count']
-    if not isinstance(count, int | np.integer) or not 0 <= count < 2**31:
+    count = saved.get('step_count', 0)
+    if not _is_count(count):
         wrong.append(f'step_count must be in [0, 2**31), got {count!r}')
-    groups, states = saved['param_groups'], saved['opt_state']
-    live = [str(g.index) for g in optimizer.param_groups]
+    groups = _as_dict(saved.get('param_groups', {}), 'param_groups', wrong)
+    states = _as_dict(saved.get('opt_state', {}), 'opt_state', wrong)
+    live = {str(g.index) for g in optimizer.param_groups}
     for what, part in (('param_groups', groups), ('opt_state', states)):
-        if sorted(part) != sorted(live):
-            wrong.append(f'{what} has groups {sorted(part)}, this optimizer has {sorted(live)}')
+        if what in saved and set(part) != live:
+            theirs = sorted(map(str, part))
+            wrong.append(f'{what} has groups {theirs}, this optimizer has {sorted(live)}')
     numbers: dict[tuple[int, str], Any] = {}
     new_states: list[Any] = []
-    if not wrong:
-        for group in optimizer.param_groups:
-            key = str(group.index)
-            numbers |= _checked_group(optimizer, group, groups[key], wrong)
-            new_states.append(_checked_slots(optimizer, group, states[key], wrong))
-        numbers |= _checked_options(optimizer, saved['options'], wrong)
-        _check_schedulers(optimizer, saved['schedulers'], wrong)
+    for group in optimizer.param_groups:
+        key, where = str(group.index), f'group {group.index}'
+        if key in groups:
+            values = _as_dict(groups[key], where, wrong)
+            numbers |= _checked_group(optimizer, group, values, wrong)
+        if key in states:
+            slots = _as_dict(states[key], f'the state of {where}', wrong)
+            slots = {s: _as_dict(v, f'{where}: {s}', wrong) for s, v in slots.items()}
+            new_states.append(_checked_slots(optimizer, group, slots, wrong))
+    options = _as_dict(saved.get('options', {}), 'options', wrong)
+    numbers |= _checked_options(optimizer, options, wrong)
+    schedulers = saved.get('schedulers', [])
+    _check_schedulers(optimizer, schedulers, wrong)
     if wrong:
         raise IncompatibleCheckpoint(wrong)
-    optimizer._core.value = (tuple(new_states), np.int32(count))
-    for scheduler, state in zip(optimizer._all_schedulers(), saved['schedulers'], strict=True):
+    place = optimizer._core.value[1]
+    optimizer._core.value = (tuple(new_states), _placed(np.asarray(count, np.int32), place))
+    for scheduler, state in zip(optimizer._all_schedulers(), schedulers, strict=True):
         scheduler.load_state_dict(state)
     optimizer._table.write(numbers)
+
+
+def _as_dict(value: Any, what: str, wrong: list[str]) -> Mapping[str, Any]:
+    if isinstance(value, Mapping):
+        return value
+    wrong.append(f'{what} must be a dict, got {type(value).__name__}')
+    return {}
+
+
+def _is_count(value: Any) -> bool:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return whole and 0 <= value < 2**31
 
 
 def _checked_group(
@@ -124,7 +142,7 @@ def _checked_group(
     where = f'group {group.index}'
     if sorted(saved.get('params', ())) != sorted(mine['params']):
         wrong.append(
-            f'{where} has parameters {sorted(saved.get("params", ()))}, this optimizer\'s has '
+            f"{where} has parameters {sorted(saved.get('params', ()))}, this optimizer's has "
             f'{sorted(mine["params"])}'
         )
     for key in sorted(set(saved) ^ set(mine)):
@@ -163,10 +181,17 @@ def _checked_options(
 
 
 def _check_schedulers(optimizer: OptaxOptimizer, saved: Any, wrong: list[str]) -> None:
+    mine = optimizer._all_schedulers()
+    if not isinstance(saved, list | tuple) or not all(isinstance(s, Mapping) for s in saved):
+        wrong.append(f'schedulers must be a list of dicts, got {saved!r:.60}')
+        return
     names = [s.get('scheduler') for s in saved]
-    mine = [type(s).__name__ for s in optimizer._all_schedulers()]
-    if names != mine:
-        wrong.append(f'the schedulers were {names}, here they are {mine}')
+    if names != [type(s).__name__ for s in mine]:
+        here = [type(s).__name__ for s in mine]
+        wrong.append(f'the schedulers were {names}, here they are {here}')
+        return
+    for scheduler, state in zip(mine, saved, strict=True):
+        wrong += scheduler.differences(state)
 
 
 def _checked_slots(
@@ -187,7 +212,7 @@ def _checked_slots(
     for slot in slots:
         if slot.per_leaf:
             counts = [take(slot.name, name) for name in names.values()]
-            fit = all(isinstance(c, int | np.integer) and 0 <= c < 2**31 for c in counts)
+            fit = all(map(_is_count, counts))
             if not fit:
                 wrong.append(f'{where}: {slot.name} must be counts in [0, 2**31), got {counts}')
             values.append(_placed(np.asarray(counts, np.int32), slot.value) if fit else None)
@@ -213,7 +238,7 @@ def _checked_slots(
     return rebuild(optimizer._core.value[0][group.index], values)
 
 
-def _placed(value: np.ndarray, like: jax.Array) -> jax.Array:
-    if isinstance(like.sharding, jax.sharding.NamedSharding):
+def _placed(value: np.ndarray, like: Any) -> jax.Array:
+    if isinstance(getattr(like, 'sharding', None), jax.sharding.NamedSharding):
         return jax.device_put(value, like.sharding)
     return jnp.array(value)

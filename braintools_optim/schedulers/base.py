@@ -132,7 +132,7 @@ class LRScheduler:
         lrs = list(lrs) if isinstance(lrs, list | tuple) else [lrs]
         if self.optimizer is not None:
             groups = self.optimizer._groups
-            self.optimizer._assign({(g.index, 'lr'): lr for g, lr in zip(groups, lrs)})
+            self.optimizer._assign({(i, 'lr'): lr for i, lr in enumerate(lrs[: len(groups)])})
             # What the optimizer holds may be rounded: compare with that next time.
             lrs[: len(groups)] = self.optimizer.get_last_lr()
         self._written.value = lrs
@@ -150,7 +150,7 @@ class LRScheduler:
         """Return the learning rate; given a count, minus it, for ``optax.scale_by_schedule``."""
         if count is None:
             return self.current_lrs.value[0]
-        running = self.optimizer._running if self.optimizer is not None else None
+        running = self.optimizer._running_hyper() if self.optimizer is not None else None
         return -(running.lr if running is not None else self.current_lrs.value[0])
 
     def state_dict(self) -> dict[str, Any]:
@@ -163,6 +163,24 @@ class LRScheduler:
             'written': list(map(_plain, self._written.value)),
             'current_lrs': list(map(_plain, self.current_lrs.value)),
         }
+
+    def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
+        """Return what keeps a snapshot from being loaded."""
+        owner, wrong = type(self).__name__, []
+        epoch = state_dict.get('last_epoch')
+        if isinstance(epoch, bool) or not isinstance(epoch, int | float):
+            wrong.append(f'{owner}: last_epoch must be a number, got {epoch!r}')
+        for key in ('base_lrs', 'bases', 'written', 'current_lrs'):
+            rates = state_dict.get(key)
+            if not isinstance(rates, list | tuple) or len(rates) != len(self.base_lrs):
+                wrong.append(f'{owner}: {key} must be {len(self.base_lrs)} numbers, got {rates!r}')
+                continue
+            for rate in rates:
+                try:
+                    check_number(owner, 'lr', rate)
+                except (TypeError, ValueError) as error:
+                    wrong.append(f'{key}: {error}')
+        return wrong
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a snapshot."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
+from ..schedules import constant
 from .base import LRScheduler
 
 __all__ = ['ConstantLR']
@@ -39,16 +37,9 @@ class ConstantLR(LRScheduler):
         total_iters: int = 5,
         last_epoch: int = 0,
     ):
-        if not 0.0 <= factor <= 1.0:
-            raise ValueError(f'ConstantLR needs factor in [0, 1], got {factor!r}.')
-        if total_iters < 0:
-            raise ValueError(f'ConstantLR needs total_iters >= 0, got {total_iters!r}.')
         super().__init__(base_lr, last_epoch)
-        self.factor = factor
-        self.total_iters = total_iters
+        self._hyper = constant.check('ConstantLR', factor=factor, total_iters=total_iters)
 
     def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
         """Return ``(0, factor or 1)``."""
-        if isinstance(epoch, jax.core.Tracer):
-            return 0.0, jnp.where(epoch < self.total_iters, self.factor, 1.0)
-        return 0.0, self.factor if epoch < self.total_iters else 1.0
+        return constant.pair(epoch, **self._hyper)

@@ -37,7 +37,8 @@ def advanced(counts: jax.Array, updates: optax.Updates) -> jax.Array:
 def spread(per_leaf: jax.Array, updates: optax.Updates) -> Any:
     """Return a tree like ``updates`` with the entry of ``per_leaf`` for each of its leaves."""
     leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_masked)
-    return treedef.unflatten([x if _is_masked(x) else per_leaf[i] for i, x in enumerate(leaves)])
+    entries = [x if _is_masked(x) else per_leaf[i] for i, x in enumerate(leaves)]
+    return jax.tree.unflatten(treedef, entries)
 
 
 def one_minus_power(decay: Any, count: jax.Array) -> jax.Array:

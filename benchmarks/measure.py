@@ -1,0 +1,134 @@
+"""Side-by-side measurement: A B A B on fresh instances, process CPU and wall time."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from typing import Any
+
+Step = Callable[[], Any]
+
+
+@dataclass
+class Ratio:
+    """How the work of A compares to that of B."""
+
+    name: str
+    cpu: float
+    wall: float
+    cpu_quartiles: tuple[float, float]
+    a_cpu_us: float
+    b_cpu_us: float
+    samples: int
+    target: float | None = None
+    at_least: bool = False
+    note: str = field(default='')
+
+    @property
+    def reached(self) -> str:
+        if self.target is None:
+            return ''
+        return (
+            'yes'
+            if (self.cpu >= self.target if self.at_least else self.cpu <= self.target)
+            else 'NO'
+        )
+
+
+def compare(
+    name: str,
+    make_a: Callable[[], Step],
+    make_b: Callable[[], Step],
+    *,
+    calls: int,
+    target: float | None = None,
+    at_least: bool = False,
+    instances: int = 4,
+    repeats: int = 9,
+    note: str = '',
+) -> Ratio:
+    """Time A and B in turn, on instances made in alternating order.
+
+    Two identical programs differ by up to a tenth with the order of their allocations: so each
+    sample is a ratio of neighbours in time, and every few samples both are made anew.
+    """
+    cpu, wall, a_times, b_times = [], [], [], []
+    for instance in range(instances):
+        if instance % 2:
+            b, a = make_b(), make_a()
+        else:
+            a, b = make_a(), make_b()
+        for step in (a, b):
+            for _ in range(3):
+                step()
+        for _ in range(repeats):
+            (a_cpu, a_wall), (b_cpu, b_wall) = timed(a, calls), timed(b, calls)
+            cpu.append(a_cpu / b_cpu)
+            wall.append(a_wall / b_wall)
+            a_times.append(a_cpu)
+            b_times.append(b_cpu)
+    low, _, high = statistics.quantiles(cpu, n=4)
+    return Ratio(
+        name,
+        statistics.median(cpu),
+        statistics.median(wall),
+        (low, high),
+        statistics.median(a_times) * 1e6,
+        statistics.median(b_times) * 1e6,
+        len(cpu),
+        target,
+        at_least,
+        note,
+    )
+
+
+def timed(step: Step, calls: int) -> tuple[float, float]:
+    """Return CPU and wall seconds of one call, the mean of ``calls``, all finished."""
+    import jax
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(calls):
+        out = step()
+    jax.block_until_ready(out)
+    return (time.process_time() - cpu) / calls, (time.perf_counter() - wall) / calls
+
+
+def environment() -> dict[str, Any]:
+    """Return versions and the machine's load."""
+    packages = ('jax', 'jaxlib', 'optax', 'brainstate', 'numpy', 'braintools')
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = 'not installed'
+    return {**versions, 'cores': os.cpu_count(), 'load': [round(x, 2) for x in os.getloadavg()]}
+
+
+def table(rows: list[Ratio]) -> str:
+    """Return the rows as a markdown table."""
+    lines = [
+        '| what | CPU ratio | quartiles | wall ratio | A us | B us | target | reached |',
+        '|---|---|---|---|---|---|---|---|',
+    ]
+    for r in rows:
+        sign = '>=' if r.at_least else '<='
+        target = '' if r.target is None else f'{sign} {r.target:g}'
+        low, high = r.cpu_quartiles
+        lines.append(
+            f'| {r.name} | {r.cpu:.3f} | {low:.3f} - {high:.3f} | {r.wall:.3f} | {r.a_cpu_us:.0f} '
+            f'| {r.b_cpu_us:.0f} | {target} | {r.reached} |'
+        )
+    return '\n'.join(lines)
+
+
+def as_json(rows: list[Ratio]) -> dict[str, Any]:
+    """Return everything measured, for a file."""
+    return {
+        'environment': environment(),
+        'rows': [asdict(r) | {'reached': r.reached} for r in rows],
+    }

@@ -1,0 +1,336 @@
+"""What a step costs beside hand-written optax and braintools.optim, in one process.
+
+    python -m benchmarks.step [--only P1,P2] [--json FILE]
+
+P1 eager step, P2 inside brainstate.transform.jit, P3 a learning rate that changes every step, P4
+five groups, P5 25 million parameters against the memory's bandwidth, P7 clipping, P10 the import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import resource
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import braintools_optim as bo
+
+from .measure import Ratio, Step, as_json, compare, environment, table, timed
+
+CALLS = {10: 100, 200: 8}
+
+
+def model(leaves: int) -> dict:
+    """Return the values of ``leaves // 2`` linear layers, as brainstate's Linear holds them."""
+    layer = {'weight': jnp.ones((4, 4)), 'bias': jnp.ones(4)}
+    return {(f'layer{i:03d}', 'weight'): jax.tree.map(jnp.array, layer) for i in range(leaves // 2)}
+
+
+def gradients(params: dict) -> dict:
+    return jax.tree.map(lambda p: 0.1 * p, params)
+
+
+def states(params: dict) -> dict:
+    return {key: brainstate.ParamState(value) for key, value in params.items()}
+
+
+def ours(leaves: int, groups: int = 1, change: bool = False, **options: Any) -> Step:
+    """Return an eager step of our AdamW."""
+    params = model(leaves)
+    grads, parts = gradients(params), states(params)
+    keys = list(parts)
+    size = len(keys) // groups
+    opt = bo.AdamW(1e-3, **options).register_trainable_weights({k: parts[k] for k in keys[:size]})
+    for i in range(1, groups):
+        members = keys[i * size : (i + 1) * size if i < groups - 1 else None]
+        opt.add_param_group({k: parts[k] for k in members}, lr=1e-4 * i)
+
+    def step() -> Any:
+        if change:
+            opt.current_lr = 1e-3
+        opt.step(grads)
+        return parts[keys[-1]].value
+
+    return step
+
+
+def hand(leaves: int) -> Step:
+    """Return optax.adamw as one writes it by hand: jitted, its state donated."""
+    params = model(leaves)
+    grads, tx = gradients(params), optax.adamw(1e-3, weight_decay=0.01)
+    carry = [params, tx.init(params)]
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def apply(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    def step() -> Any:
+        carry[:] = apply(carry[0], carry[1], grads)
+        return carry[0]
+
+    return step
+
+
+def braintools(leaves: int) -> Step:
+    """Return an eager step of braintools.optim's AdamW."""
+    from braintools import optim
+
+    params = model(leaves)
+    grads, parts = gradients(params), states(params)
+    opt = optim.AdamW(1e-3)
+    opt.register_trainable_weights(parts)
+
+    def step() -> Any:
+        opt.step(grads)
+        return opt.opt_state.value
+
+    return step
+
+
+def ours_jitted(leaves: int, change: bool = False, counter: list | None = None) -> Step:
+    """Return a jitted function that does a step of our AdamW."""
+    params = model(leaves)
+    grads, parts = brainstate.State(gradients(params)), states(params)
+    opt = bo.AdamW(1e-3).register_trainable_weights(parts)
+
+    @brainstate.transform.jit
+    def train() -> None:
+        if counter is not None:
+            counter.append(1)
+        opt.step(grads.value)
+
+    last = list(parts.values())[-1]
+
+    def step() -> Any:
+        if change:
+            opt.current_lr = 1e-3
+        train()
+        return last.value
+
+    return step
+
+
+def hand_jitted(leaves: int) -> Step:
+    """Return the same with hand-written optax, its state in one State."""
+    params = model(leaves)
+    grads, parts = brainstate.State(gradients(params)), states(params)
+    tx = optax.adamw(1e-3, weight_decay=0.01)
+    state = brainstate.State(tx.init(params))
+
+    @brainstate.transform.jit
+    def train() -> None:
+        values = {key: part.value for key, part in parts.items()}
+        updates, state.value = tx.update(grads.value, state.value, values)
+        for key, value in optax.apply_updates(values, updates).items():
+            parts[key].value = value
+
+    last = list(parts.values())[-1]
+
+    def step() -> Any:
+        train()
+        return last.value
+
+    return step
+
+
+def p1() -> list[Ratio]:
+    rows = []
+    for leaves, calls in CALLS.items():
+        rows.append(
+            compare(
+                f'P1 eager AdamW, {leaves} leaves / hand-written jitted optax',
+                lambda n=leaves: ours(n),
+                lambda n=leaves: hand(n),
+                calls=calls,
+                target=1.0,
+            )
+        )
+        rows.append(
+            compare(
+                f'P1 braintools.optim, {leaves} leaves / ours',
+                lambda n=leaves: braintools(n),
+                lambda n=leaves: ours(n),
+                calls=max(calls // 20, 1),
+                target=20.0,
+                at_least=True,
+                instances=2,
+                repeats=15,
+            )
+        )
+    return rows
+
+
+def p2() -> list[Ratio]:
+    return [
+        compare(
+            f'P2 in brainstate jit, {leaves} leaves / hand-written optax there',
+            lambda n=leaves: ours_jitted(n),
+            lambda n=leaves: hand_jitted(n),
+            calls=max(calls // 2, 4),
+            target=1.05,
+        )
+        for leaves, calls in CALLS.items()
+    ]
+
+
+def p3() -> list[Ratio]:
+    rows = []
+    for leaves, calls in CALLS.items():
+        rows.append(
+            compare(
+                f'P3 lr changed every eager step, {leaves} leaves / unchanged',
+                lambda n=leaves: ours(n, change=True),
+                lambda n=leaves: ours(n),
+                calls=calls,
+                target=1.05,
+            )
+        )
+        traces: list = []
+        row = compare(
+            f'P3 lr changed every jitted step, {leaves} leaves / unchanged',
+            lambda n=leaves, t=traces: ours_jitted(n, change=True, counter=t),
+            lambda n=leaves: ours_jitted(n),
+            calls=max(calls // 2, 4),
+            target=1.05,
+        )
+        row.note = f'{len(traces)} traces of 4 programs'
+        row.name += f' ({row.note})'
+        rows.append(row)
+    return rows
+
+
+def p4() -> list[Ratio]:
+    return [
+        compare(
+            f'P4 five groups, {leaves} leaves / one',
+            lambda n=leaves: ours(n, groups=5),
+            lambda n=leaves: ours(n),
+            calls=calls,
+            target=1.1,
+        )
+        for leaves, calls in CALLS.items()
+    ]
+
+
+def p5(millions: int = 25) -> list[Ratio]:
+    """Compare a step's memory traffic, 28 bytes a parameter, with a stream triad's."""
+    side = 1000
+    size = millions * 1_000_000
+    params = {f'w{i}': jnp.ones((side, side)) for i in range(size // side**2)}
+    grads, parts = gradients(params), states(params)
+    opt = bo.AdamW(1e-3).register_trainable_weights(parts)
+
+    def step() -> Any:
+        opt.step(grads)
+        return [p.value for p in parts.values()]
+
+    write = jax.jit(lambda a, b, c: b + 3.0 * c, donate_argnums=0, keep_unused=True)
+    a, b, c = jnp.zeros(size), jnp.ones(size), jnp.ones(size)
+    memory = [a]
+
+    def triad() -> Any:
+        memory[0] = write(memory[0], b, c)
+        return memory[0]
+
+    for run in (step, triad):
+        jax.block_until_ready(run())
+    shares, walls = [], []
+    for _ in range(31):
+        _, stream = timed(triad, 2)
+        _, wall = timed(step, 2)
+        shares.append((28 * size / wall) / (12 * size / stream))
+        walls.append(wall)
+    low, _, high = statistics.quantiles(shares, n=4)
+    return [
+        Ratio(
+            f'P5 {millions}M parameters: share of the stream triad (wall)',
+            statistics.median(shares),
+            statistics.median(shares),
+            (low, high),
+            statistics.median(walls) * 1e6,
+            float('nan'),
+            len(shares),
+            0.7,
+            at_least=True,
+        )
+    ]
+
+
+def p7() -> list[Ratio]:
+    return [
+        compare(
+            f'P7 global-norm clipping, {leaves} leaves / none',
+            lambda n=leaves: ours(n, grad_clip_norm=1.0),
+            lambda n=leaves: ours(n),
+            calls=calls,
+            target=1.3,
+        )
+        for leaves, calls in CALLS.items()
+    ]
+
+
+def p10(samples: int = 15) -> list[Ratio]:
+    """Compare what importing costs in new processes."""
+
+    def cost(code: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, '-c', code], check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    ours_, base = 'import braintools_optim', 'import brainstate, optax'
+    for code in (ours_, base):
+        cost(code)
+    pairs = np.array([(cost(ours_), cost(base)) for _ in range(samples)])
+    ratios = pairs[:, 0] / pairs[:, 1]
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    a, b = np.median(pairs, axis=0) * 1e6
+    return [
+        Ratio(
+            'P10 import braintools_optim / brainstate and optax',
+            float(middle),
+            float('nan'),
+            (float(low), float(high)),
+            float(a),
+            float(b),
+            samples,
+            1.15,
+        )
+    ]
+
+
+WORK = {'P1': p1, 'P2': p2, 'P3': p3, 'P4': p4, 'P5': p5, 'P7': p7, 'P10': p10}
+
+
+def main() -> None:
+    """Measure what was asked for and print a table."""
+    parser = argparse.ArgumentParser(prog='python -m benchmarks.step')
+    parser.add_argument('--only', help='comma-separated part of ' + ','.join(WORK))
+    parser.add_argument('--json', help='file to write the numbers to')
+    arguments = parser.parse_args()
+    chosen = arguments.only.split(',') if arguments.only else list(WORK)
+    print(' '.join(f'{k}={v}' for k, v in environment().items()), flush=True)
+    rows = []
+    for name in chosen:
+        new = WORK[name]()
+        print('\n'.join(table(new).splitlines()[2:]), flush=True)
+        rows += new
+    print('\n' + table(rows))
+    if arguments.json:
+        with open(arguments.json, 'w') as file:
+            json.dump(as_json(rows), file, indent=1)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,162 @@
+"""Which gradient belongs to which parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from saiunit import Quantity
+
+from .leaf import Leaf
+from .state import Keys, UniqueStateManager, elementary, path_name, plain_keys
+
+__all__ = ['match_gradients', 'refuse_non_arrays']
+
+
+def refuse_non_arrays(grads: Any) -> None:
+    """Raise if a gradient is not an array."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(grads)
+    for path, g in flat:
+        if not isinstance(g, jax.Array | np.ndarray | np.generic | float | complex | int):
+            raise TypeError(
+                f'the gradient of {path_name(path)!r} must be an array, got {type(g).__name__}.'
+            )
+
+
+Finder = Callable[[Keys], list[tuple[int, Keys]]]
+"""Finds, for the keys of a gradient, the States it may belong to and its place in their values."""
+
+
+def match_gradients(
+    grads: Any, values: Sequence[Any], manager: UniqueStateManager, leaves: list[Leaf]
+) -> list[jax.Array | None]:
+    """Return what the chain sees as the gradient of each leaf, or None where there is none.
+
+    A tree of gradients is read by the keys of ``manager.to_pytree()`` or by the keys under which
+    the parameters were registered; by names; or with nested keys for tuples and the other way
+    round: by the first reading that explains the most of it. Gradients that belong to nobody
+    raise if a parameter goes without: most likely they are its own under a wrong key.
+    """
+    if grads is None:
+        raise TypeError('step needs gradients, got None.')
+    refuse_non_arrays(grads)
+    flat, _ = jax.tree_util.tree_flatten_with_path(grads, is_leaf=_is_gradient_leaf)
+    given = [(plain_keys(path), g) for path, g in flat]
+    found = _best_reading([keys for keys, _ in given], manager)
+
+    at: dict[tuple[int, Keys], int] = {
+        (x.state, x.path[x.depth :]): i for i, x in enumerate(leaves)
+    }
+    shares: list[list[Any]] = [[] for _ in leaves]
+    claimed: set[int] = set()
+    strays: list[Keys] = []
+    foreign: list[Keys] = []  # inside a known parameter, where it has no such leaf
+    for (keys, g), place in zip(given, found, strict=True):
+        if place is not None and place in at:
+            claimed.add(at[place])
+            if g is not None:
+                shares[at[place]].append(g)
+        elif place is not None and g is None:  # None for a whole State
+            state, tail = place
+            claimed |= {i for i, x in enumerate(leaves) if x.state == state and not tail}
+        elif g is not None:
+            (strays if place is None else foreign).append(keys)
+    missing = [leaf.name for i, leaf in enumerate(leaves) if i not in claimed]
+    if foreign or not claimed or (strays and missing):
+        culprits = ', '.join(map(_show, foreign or strays)) or 'no keys'
+        raise KeyError(
+            f'gradients under {culprits} match no parameter; without a gradient are '
+            f'{", ".join(missing) or "none"}. Expected the keys of the registered parameters: '
+            f'{", ".join(manager.names)}.'
+        )
+    return [
+        _combined([leaf.gradient(g, value) for g in share])
+        for leaf, share, value in zip(leaves, shares, values, strict=True)
+    ]
+
+
+def _best_reading(keys: list[Keys], manager: UniqueStateManager) -> list[tuple[int, Keys] | None]:
+    """Return, for each gradient, its State and its place in the State's value."""
+    own = [plain_keys(path) for path in manager.unique_paths]
+    by_own = _finder({path: [i] for i, path in enumerate(own)})
+    by_registered = _finder(manager.aliases())
+    exact = [_read(keys, by_own), _read(keys, by_registered)]
+    best = max(exact, key=_explained)
+    if all(_explained(r) == _explained(best) for r in exact):
+        _refuse_ambiguity(keys, exact[0], exact[1], manager)
+    named = _finder({(name,): [i] for i, name in enumerate(manager.names)})
+    loose = _finder(_grouped(manager.aliases()))
+    for finder in (named, lambda k: loose(elementary(k))):
+        other = _read(keys, finder)
+        if _explained(other) > _explained(best):
+            best = other
+    for k, places in zip(keys, best, strict=True):
+        if len(places) > 1:
+            raise _ambiguous(k, [i for i, _ in places], manager)
+    return [places[0] if places else None for places in best]
+
+
+def _finder(owners: dict[Keys, list[int]]) -> Finder:
+    def find(keys: Keys) -> list[tuple[int, Keys]]:
+        for depth in range(len(keys), -1, -1):
+            if keys[:depth] in owners:
+                return [(i, keys[depth:]) for i in owners[keys[:depth]]]
+        return []
+
+    return find
+
+
+def _grouped(owners: dict[Keys, list[int]]) -> dict[Keys, list[int]]:
+    loose: dict[Keys, list[int]] = {}
+    for keys, found in owners.items():
+        entry = loose.setdefault(elementary(keys), [])
+        entry += [i for i in found if i not in entry]
+    return loose
+
+
+def _read(keys: list[Keys], finder: Finder) -> list[list[tuple[int, Keys]]]:
+    return [finder(k) for k in keys]
+
+
+def _explained(reading: list[list[tuple[int, Keys]]]) -> int:
+    return sum(map(bool, reading))
+
+
+def _refuse_ambiguity(keys: list[Keys], one: list, other: list, manager: Any) -> None:
+    """Raise where the keys of `to_pytree` and those of registration mean different parameters."""
+    for k, a, b in zip(keys, one, other, strict=True):
+        if a and b and a != b:
+            raise _ambiguous(k, sorted({i for i, _ in (*a, *b)}), manager)
+
+
+def _ambiguous(keys: Keys, owners: list[int], manager: UniqueStateManager) -> ValueError:
+    names = ' or '.join(repr(manager.names[i]) for i in owners)
+    return ValueError(
+        f'the gradient under {_show(keys)} may belong to {names}: several parameters were '
+        f'registered under these keys. Give gradients in the form of opt.param_states.to_pytree().'
+    )
+
+
+def _combined(shares: list[jax.Array]) -> jax.Array | None:
+    """Return the gradient of a leaf that is reached by several names.
+
+    brainstate's grad gives the whole gradient under each name of a tied State: equal values
+    count once. Values that differ are the shares of each use, and add up.
+    """
+    if not shares:
+        return None
+    total = shares[0]
+    for other in shares[1:]:
+        total = jnp.where((total == other).all(), total, total + other)
+    return total
+
+
+def _is_gradient_leaf(x: Any) -> bool:
+    return x is None or isinstance(x, Quantity)
+
+
+def _show(keys: Keys) -> str:
+    return repr(keys[0]) if len(keys) == 1 else repr(keys)

@@ -1,0 +1,166 @@
+"""Hyper-parameters as attributes: declared once, read and assigned like plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from brainstate.util import StateJaxTracer
+
+from .groups import ParamGroup
+from .hyper import (
+    RANGES,
+    Hyper,
+    HyperTable,
+    check_flag,
+    check_number,
+    is_live,
+    is_traced,
+    is_zero,
+)
+from .signature import argument_defaults, argument_names, suggestion
+
+__all__ = ['LiveNumbers']
+
+
+class LiveNumbers:
+    """What makes the hyper-parameters of an optimizer live, for each of its groups."""
+
+    structural: tuple[str, ...] = ()
+    """Numbers whose zero at construction leaves a part of the state out (`Hyper.uses`)."""
+
+    _numbers: dict[str, Any]  # names and defaults of the live numbers that each group has
+    _flags: dict[str, Any]  # names and defaults of the fixed options that each group has
+    _options: dict[str, Any]  # numbers of the whole optimizer; None where switched off
+    _table: HyperTable
+    _groups: list[ParamGroup]
+    # The values of the group whose chain is being built or run, and the trace in which it is.
+    _running: tuple[Hyper, StateJaxTracer] | None
+
+    def validate(self, h: Hyper) -> None:
+        """Raise if values contradict each other; numbers in ``h`` may be tracers."""
+
+    def _declare(self, hyper: dict[str, Any], options: dict[str, Any]) -> None:
+        """Sort constructor arguments into live numbers and flags, checked."""
+        name = type(self).__name__
+        declared = self._declared()
+        for key in hyper:
+            if key not in declared and key not in ('lr', 'weight_decay', 'maximize'):
+                known = sorted(argument_names(type(self)))
+                raise TypeError(
+                    f'{name} has no argument {key!r}; it has {", ".join(known)}.'
+                    f'{suggestion(key, known)}'
+                )
+        if 'weight_decay' not in declared:
+            del hyper['weight_decay']
+        self._numbers, self._flags = {}, {}
+        for key, value in hyper.items():
+            like = declared.get(key, value)
+            if isinstance(like, tuple | list):
+                like = (0.0,) * len(like)
+            # A number that was given as None or 'x' is a mistake to report, not a flag.
+            if isinstance(like, bool) or not (key in RANGES or is_live(value)):
+                self._flags[key] = check_flag(name, key, value, like)
+            else:
+                self._numbers[key] = check_number(name, key, value, like)
+        self._options = {
+            k: None if v is None else check_number(name, k, v) for k, v in options.items()
+        }
+        for key in (*self._numbers, *self._flags, *self._options):
+            self.__dict__.pop(key, None)  # a subclass may have set it before
+        self._table = HyperTable()
+        self._groups = []
+        self._running = None
+
+    def _declared(self) -> dict[str, Any]:
+        """Return the arguments that the constructors of this class and its bases name."""
+        from .optimizer import OptaxOptimizer
+
+        named: dict[str, Any] = {'lr': 0.0, 'maximize': False}
+        if type(self).transform is OptaxOptimizer.transform:  # type: ignore[attr-defined]
+            named['weight_decay'] = 0.0
+        bases = type(self).__mro__
+        for cls in reversed(bases[: bases.index(OptaxOptimizer)]):
+            if '__init__' in cls.__dict__:
+                named |= argument_defaults(cls)
+        return named
+
+    def __getattr__(self, name: str) -> Any:
+        known = self.__dict__
+        if name in known.get('_numbers', ()):
+            running = self._running_hyper()
+            return getattr(running, name) if running else self._table.read(0, name)
+        if name in known.get('_flags', ()):
+            return known['_flags'][name]
+        if name in known.get('_options', ()):
+            return None if known['_options'][name] is None else self._table.read(0, name)
+        raise AttributeError(f'{type(self).__name__} has no attribute {name!r}.')
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = self.__dict__
+        if name in known.get('_flags', ()):
+            raise AttributeError(
+                f'{name} of {type(self).__name__} is fixed at construction; build a new optimizer.'
+            )
+        if name in known.get('_options', ()):
+            if known['_options'][name] is None:
+                raise AttributeError(
+                    f'{type(self).__name__} was built without {name}; construct it with a value '
+                    f'(any may follow, inf turns it off).'
+                )
+            self._table.write({(0, name): check_number(type(self).__name__, name, value)})
+        elif name in known.get('_numbers', ()) and name != 'lr':
+            self._assign({(g.index, name): value for g in self._groups})
+            if not is_traced(value):
+                self._numbers[name] = self._table.read(0, name)
+        else:
+            object.__setattr__(self, name, value)
+
+    def _running_hyper(self) -> Hyper | None:
+        """Return the values of the group whose chain is being built or run, if one is."""
+        running = self.__dict__['_running']
+        # An interrupt may leave them behind: they mean nothing outside of their trace.
+        return running[0] if running is not None and running[1].is_valid() else None
+
+    def _run_as(self, h: Hyper | None) -> None:
+        """Say whose chain is being built or run: None for nobody's."""
+        self.__dict__['_running'] = None if h is None else (h, StateJaxTracer())
+
+    def _assign(self, changes: Mapping[tuple[int, str], Any]) -> None:
+        """Set live numbers, checked, all with one write."""
+        owner = type(self).__name__
+        checked: dict[tuple[int, str], Any] = {}
+        for (index, name), value in changes.items():
+            group = self._groups[index]
+            if name in self._flags or name == 'params':
+                raise AttributeError(f'{name!r} of a parameter group is fixed at construction.')
+            if name not in self._numbers:
+                raise KeyError(self._no_option(name))
+            if group.chain is not None and name != 'lr':
+                raise AttributeError(
+                    f'{name} is baked into the chain of this {owner}; override transform(h) '
+                    f'instead of default_tx() or tx= to keep it live.'
+                )
+            checked[index, name] = check_number(owner, name, value, self._numbers[name])
+            if name in group.unused and not is_zero(checked[index, name]):
+                raise ValueError(
+                    f'group {index} of {owner} was built with {name}=0 and keeps no state for it; '
+                    f'construct it with {name} > 0 (any value may follow).'
+                )
+        contradictable = type(self).validate is not LiveNumbers.validate
+        for index in {index for index, _ in checked} if contradictable else ():
+            group = self._groups[index]
+            numbers = {n: checked.get((index, n), group.number(n)) for n in self._numbers}
+            self.validate(Hyper(numbers, group.flags, group.unused))
+        self._table.write(checked)
+
+    def _hyper(self, group: ParamGroup) -> Hyper:
+        numbers = {name: group.number(name) for name in self._numbers}
+        return Hyper(numbers, group.flags, group.unused)
+
+    def _no_option(self, name: str) -> str:
+        known = sorted((*self._numbers, *self._flags))
+        return (
+            f'{type(self).__name__} has no per-group option {name!r}; it has '
+            f'{", ".join(known)}.{suggestion(name, known)}'
+        )

@@ -1,0 +1,23 @@
+"""What all tests share."""
+
+import brainstate  # noqa: F401  # first: its import turns x64 off, later it would undo the fixture
+import jax
+import pytest
+
+
+@pytest.fixture
+def x64():
+    """Let arrays be float64 during one test."""
+    before = jax.config.jax_enable_x64
+    jax.config.update('jax_enable_x64', True)
+    yield
+    jax.config.update('jax_enable_x64', before)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def compile_each_program_once(tmp_path_factory):
+    """Let tests that compile the same program share it: XLA takes most of the suite's time."""
+    jax.config.update('jax_compilation_cache_dir', str(tmp_path_factory.mktemp('programs')))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+    yield
+    jax.config.update('jax_compilation_cache_dir', None)

@@ -1,0 +1,614 @@
+"""Bad input raises at once: what, got, allowed. And nothing has changed."""
+
+import copy
+import warnings
+from contextlib import contextmanager
+from inspect import signature
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import saiunit as u
+from brainstate import ParamState
+
+import braintools_optim as bo
+
+NAN, INF = float('nan'), float('inf')
+TYPED = (TypeError, ValueError, KeyError, AttributeError)
+
+
+def param(*shape, dtype=jnp.float32):
+    return ParamState(jnp.ones(shape, dtype))
+
+
+def digest(opt):
+    """Return everything that a refused call must leave alone, as comparable bytes."""
+    arrays = jax.tree.leaves((opt.param_states.to_pytree_value(), opt._core.value))
+    arrays.append(np.asarray(opt._table.state.value, np.float32))
+    return (
+        [(np.asarray(x).tobytes(), np.shape(x), str(x.dtype)) for x in arrays],
+        opt.param_states.names,
+        [{k: repr(v) for k, v in g.items() if k != 'params'} for g in opt.param_groups],
+        [list(g['params']) for g in opt.param_groups],
+        (opt.grad_clip_norm, opt.grad_clip_value),
+        (opt.get_last_lr(), opt.lr.base_lrs, opt.lr.get_lr(), opt.lr.last_epoch.value),
+        len(opt.schedulers),
+    )
+
+
+BUILT = {
+    'SGD': lambda: bo.SGD(0.1, momentum=0.9, dampening=0.1),
+    'plain SGD': lambda: bo.SGD(0.1),
+    'nesterov': lambda: bo.SGD(0.1, momentum=0.9, nesterov=True),
+    'Momentum': lambda: bo.Momentum(0.1),
+    'MomentumNesterov': lambda: bo.MomentumNesterov(0.1),
+    'Adam': lambda: bo.Adam(0.1),
+    'AdamW': lambda: bo.AdamW(0.1),
+    'OptaxOptimizer': lambda: bo.OptaxOptimizer(lr=0.1),
+    'clipped': lambda: bo.Adam(0.1, grad_clip_norm=1.0, grad_clip_value=1.0),
+    'scale': lambda: bo.OptaxOptimizer(tx=optax.scale(-0.1)),
+}
+GRADS = {'x': jnp.ones(2), 'y': jnp.ones((3, 2)), 'z': jnp.ones(4)}
+_idle: dict = {}  # built optimizers; a row that changed its own does not give it back
+
+
+@contextmanager
+def unchanged(kind='Adam'):
+    """Give a trained optimizer with two groups; check that it is the same afterwards."""
+    opt = _idle.pop(kind, None)
+    if opt is None:
+        opt = BUILT[kind]().register_trainable_weights({'x': param(2), 'y': param(3, 2)})
+        opt.add_param_group({'z': param(4)}, lr=0.5)
+        opt.step(GRADS)
+    before = digest(opt)
+    yield opt
+    assert digest(opt) == before
+    _idle[kind] = opt
+
+
+@contextmanager
+def refused(error, *words):
+    with pytest.raises(error) as caught:
+        yield
+    message = str(caught.value)
+    assert type(caught.value).__name__ != 'XlaRuntimeError'
+    assert [w for w in words if w not in message] == [], message
+    assert len(message) < 1000, message
+
+
+# ---- hyper-parameters: every way in which a value comes ----------------------------------------
+
+NUMBERS = [NAN, None, 'x', -1, INF, True, 1j]
+PAIRS = [(1.5, 0.9), (-1, 0.9), (0.9, 1.0), (NAN, 0.9), ('x', 0.9), None, 'xy']
+BAD = {
+    'lr': [*NUMBERS, [0.1, 0.2], jnp.ones(2), {}, 0.1 * u.mV],
+    'betas': [*PAIRS, (), (0.9,), (0.9, 0.9, 0.9), 0.9],
+    'eps': NUMBERS,
+    'weight_decay': NUMBERS,
+    'momentum': [*NUMBERS, -0.5],
+    'dampening': [NAN, None, 'x', INF],
+    'amsgrad': [None, 'yes', 1, 0.9],
+    'decoupled_weight_decay': [None, 'yes', 1, 0.9],
+    'nesterov': [None, 'yes', 1, 0.9],
+    'maximize': [None, 'yes', 1, 0.9],
+    'grad_clip_norm': [0, -1, NAN, 'x', True],
+    'grad_clip_value': [0, -1, NAN, 'x', True],
+}
+FLAGS = {'amsgrad', 'decoupled_weight_decay', 'nesterov', 'maximize'}
+CLASSES = ['SGD', 'Momentum', 'MomentumNesterov', 'Adam', 'AdamW', 'OptaxOptimizer']
+VALUES = [
+    pytest.param(name, option, value, id=f'{name}-{option}={value}')
+    for name in CLASSES
+    for option, values in BAD.items()
+    if option in signature(getattr(bo, name)).parameters
+    for value in values
+]
+
+
+def came(value):
+    """Return the part of an error that says what came."""
+    if isinstance(value, tuple):
+        odd = [x for x in value if isinstance(x, str) or not 0 <= x < 1]
+        return came(odd[0]) if odd and len(value) == 2 else '0.9' if value else '()'
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f'{value:g}'
+    return 'Quantity' if isinstance(value, u.Quantity) else repr(value)
+
+
+@pytest.mark.parametrize(('name', 'option', 'value'), VALUES)
+def test_at_construction(name, option, value):
+    more = {'momentum': 0.9} if option == 'nesterov' else {}
+    with refused((TypeError, ValueError), name, option, came(value)):
+        getattr(bo, name)(**{option: value}, **more)
+
+
+@pytest.mark.parametrize(('name', 'option', 'value'), VALUES)
+def test_at_assignment_to_the_optimizer(name, option, value):
+    if option.startswith('grad_clip'):
+        kind, error = 'clipped', (TypeError, ValueError)
+        name = 'Adam'
+    else:
+        kind, error = name, AttributeError if option in FLAGS else (TypeError, ValueError)
+    words = ['fixed at construction'] if option in FLAGS else [came(value)]
+    with unchanged(kind) as opt, refused(error, name, option, *words):
+        setattr(opt, 'current_lr' if option == 'lr' else option, value)
+
+
+GROUP_VALUES = [row for row in VALUES if not row.values[1].startswith('grad_clip')]
+
+
+@pytest.mark.parametrize(('name', 'option', 'value'), GROUP_VALUES)
+def test_at_assignment_to_a_group(name, option, value):
+    error = AttributeError if option in FLAGS else (TypeError, ValueError)
+    words = ['fixed at construction'] if option in FLAGS else [name, came(value)]
+    with unchanged(name) as opt, refused(error, option, *words):
+        opt.param_groups[1][option] = value
+
+
+@pytest.mark.parametrize(('name', 'option', 'value'), GROUP_VALUES)
+def test_at_add_param_group(name, option, value):
+    with unchanged(name) as opt, refused((TypeError, ValueError), name, option, came(value)):
+        opt.add_param_group({'new': param(2)}, **{option: value})
+
+
+# ---- construction ------------------------------------------------------------------------------
+
+PARAMS = {f'w{i}': param(2) for i in range(100)}
+MODEL = brainstate.nn.Linear(2, 2)
+TO_REGISTER = (TypeError, ['register_trainable_weights'])
+CONSTRUCTION = {
+    'nesterov without momentum': (
+        *(lambda: bo.SGD(0.1, nesterov=True), ValueError),
+        ['SGD', 'nesterov', 'momentum', '> 0', 'got 0'],
+    ),
+    'nesterov with dampening': (
+        *(lambda: bo.SGD(0.1, momentum=0.9, nesterov=True, dampening=0.1), ValueError),
+        ['SGD', 'nesterov', 'dampening', '0.1'],
+    ),
+    'learning_rate': (
+        *(lambda: bo.Adam(learning_rate=0.1), TypeError),
+        ['Adam', "'learning_rate'", 'betas', "Did you mean 'lr'"],
+    ),
+    'learning_rate of the base': (
+        *(lambda: bo.OptaxOptimizer(learning_rate=0.1), TypeError),
+        ['OptaxOptimizer', "'learning_rate'", "Did you mean 'lr'"],
+    ),
+    'unknown': (lambda: bo.SGD(foo=1), TypeError, ['SGD', "'foo'", 'dampening', 'grad_clip_norm']),
+    'of another class': (lambda: bo.SGD(betas=(0.9, 0.9)), TypeError, ['SGD', "'betas'"]),
+    'misspelt': (lambda: bo.AdamW(weight_decy=0.1), TypeError, ["Did you mean 'weight_decay'"]),
+    'too many': (lambda: bo.Adam(0.1, (0.9, 0.9), 1e-8, 0.0, False, True), TypeError, ['6']),
+    # torch's habit: the parameters first
+    'parameters, lr': (lambda: bo.Adam(PARAMS, 0.1), *TO_REGISTER),
+    'parameters': (lambda: bo.Adam(PARAMS), *TO_REGISTER),
+    'parameters, lr=': (lambda: bo.Adam(PARAMS, lr=0.1), *TO_REGISTER),
+    'SGD of parameters': (lambda: bo.SGD(PARAMS, lr=0.1, momentum=0.9), *TO_REGISTER),
+    'list of parameters': (lambda: bo.SGD(list(PARAMS.values()), 0.1), *TO_REGISTER),
+    'a parameter': (lambda: bo.AdamW(param(2)), *TO_REGISTER),
+    'states of a module': (lambda: bo.Adam(MODEL.states(), 0.1), *TO_REGISTER),
+    'params= as in torch': (lambda: bo.Adam(params=PARAMS), TypeError, ['Adam', "'params'"]),
+    'parameters for tx': (lambda: bo.OptaxOptimizer(PARAMS), *TO_REGISTER),
+    'tx with weight_decay': (
+        *(lambda: bo.OptaxOptimizer(tx=optax.sgd(0.1), weight_decay=0.1), ValueError),
+        ['OptaxOptimizer', 'weight_decay', '0.1', 'add_decayed_weights'],
+    ),
+    'tx of another kind': (
+        *(lambda: bo.OptaxOptimizer(tx='sgd'), TypeError),
+        ['OptaxOptimizer', 'tx', 'GradientTransformation', 'str'],
+    ),
+    'tx not called': (
+        *(lambda: bo.OptaxOptimizer(tx=optax.sgd), TypeError),
+        ['OptaxOptimizer', 'tx', 'GradientTransformation', 'function'],
+    ),
+    'scheduler class': (lambda: bo.Adam(lr=bo.ConstantLR), TypeError, ['Adam', 'lr', 'ConstantLR']),
+    'optax schedule': (
+        *(lambda: bo.Adam(lr=optax.cosine_decay_schedule(0.1, 9)), TypeError),
+        ['Adam', 'lr', 'function'],
+    ),
+    'scheduler lr': (lambda: bo.ConstantLR(-1), ValueError, ['ConstantLR', 'lr', '-1']),
+    'no scheduler lr': (lambda: bo.ConstantLR([]), ValueError, ['ConstantLR', 'base_lr', 'empty']),
+    'scheduler factor': (
+        *(lambda: bo.ConstantLR(0.1, -2.0), ValueError),
+        ['ConstantLR', 'factor', '-2'],
+    ),
+    'scheduler factor x': (
+        *(lambda: bo.ConstantLR(0.1, 'x'), TypeError),
+        ['ConstantLR', 'factor', "'x'"],
+    ),
+    'scheduler iters': (
+        *(lambda: bo.ConstantLR(0.1, 0.5, -1), ValueError),
+        ['ConstantLR', 'total_iters', '-1'],
+    ),
+    'base class of schedulers': (
+        *(lambda: bo.Adam(lr=bo.LRScheduler(0.1)), NotImplementedError),
+        ['LRScheduler', 'affine'],
+    ),
+}
+
+
+@pytest.mark.parametrize('row', CONSTRUCTION)
+def test_construction(row):
+    make, error, words = CONSTRUCTION[row]
+    with refused(error, *words):
+        make()
+
+
+def test_old_betas_warn_where_they_are_used():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        opt = bo.Adam(0.1, beta1=0.5)
+    assert opt.betas == (0.5, 0.999)
+    assert [(w.category, w.filename) for w in caught] == [(DeprecationWarning, __file__)]
+    with pytest.warns(DeprecationWarning), refused(ValueError, 'Adam', 'betas', '1.5'):
+        bo.Adam(0.1, beta2=1.5)
+
+
+# ---- calls on a trained optimizer --------------------------------------------------------------
+
+
+def assign(name, value):
+    return lambda opt: setattr(opt, name, value)
+
+
+def group(key, value):
+    return lambda opt: opt.param_groups[0].__setitem__(key, value)
+
+
+def add(params=None, **options):
+    return lambda opt: opt.add_param_group(params or {'new': param(2)}, **options)
+
+
+def state(opt, name):
+    return opt.param_states.get_state_by_path(name)
+
+
+CALLS = {
+    # the learning rate is a scheduler here
+    'lr': ('Adam', assign('lr', 0.1), AttributeError, ['scheduler', 'current_lr = 0.1']),
+    'flag': ('Adam', assign('amsgrad', True), AttributeError, ['amsgrad', 'Adam', 'construction']),
+    'group flag': ('SGD', group('nesterov', True), AttributeError, ['nesterov', 'construction']),
+    'momentum of none': (
+        *('plain SGD', assign('momentum', 0.9), ValueError),
+        ['SGD', 'momentum', 'momentum=0', 'group 0', '> 0'],
+    ),
+    'group momentum of none': (
+        *('plain SGD', group('momentum', 0.9), ValueError),
+        ['SGD', 'momentum=0', 'group 0', '> 0'],
+    ),
+    'dampening with nesterov': (
+        *('nesterov', assign('dampening', 0.5), ValueError),
+        ['SGD', 'nesterov', 'dampening', '0.5'],
+    ),
+    'new group: nesterov without momentum': (
+        *('plain SGD', add(nesterov=True), ValueError),
+        ['SGD', 'nesterov', 'momentum', 'got 0'],
+    ),
+    'new group: nesterov with dampening': (
+        *('nesterov', add(dampening=0.5), ValueError),
+        ['SGD', 'nesterov', 'dampening', '0.5'],
+    ),
+    'clipping added later': (
+        *('Adam', assign('grad_clip_norm', 1.0), AttributeError),
+        ['Adam', 'grad_clip_norm', 'without', 'construct'],
+    ),
+    'value clipping added later': (
+        *('Adam', assign('grad_clip_value', 1.0), AttributeError),
+        ['Adam', 'grad_clip_value', 'without', 'construct'],
+    ),
+    'clipping removed': (
+        *('clipped', assign('grad_clip_norm', None), (TypeError, ValueError)),
+        ['grad_clip_norm', 'None', '(0, inf]'],
+    ),
+    'clipping of a group': ('clipped', add(grad_clip_norm=2.0), TypeError, ["'grad_clip_norm'"]),
+    # group options
+    'unknown group option': (
+        *('Adam', add(foo=1), TypeError),
+        ['Adam', "per-group option 'foo'", 'betas', 'weight_decay'],
+    ),
+    'group learning_rate': (
+        *('Adam', add(learning_rate=0.1), TypeError),
+        ["'learning_rate'", "Did you mean 'lr'"],
+    ),
+    'set unknown group option': (
+        *('Adam', group('foo', 1), KeyError),
+        ['Adam', "per-group option 'foo'", 'betas', 'weight_decay'],
+    ),
+    'get unknown group option': (
+        *('Adam', lambda opt: opt.param_groups[0]['momentum'], KeyError),
+        ["'momentum'", 'betas', 'weight_decay'],
+    ),
+    'delete group option': (
+        *('Adam', lambda opt: opt.param_groups[0].__delitem__('lr'), TypeError),
+        ["'lr'", 'deleted'],
+    ),
+    'set group params': ('Adam', group('params', {}), AttributeError, ['params', 'fixed']),
+    'update of a group, half bad': (
+        *('Adam', lambda opt: opt.param_groups[0].update(lr=0.7, betas=(2.0, 0.9)), ValueError),
+        ['betas', '2'],
+    ),
+    'update of a group, half unknown': (
+        *('Adam', lambda opt: opt.param_groups[0].update(lr=0.7, foo=3), KeyError),
+        ["'foo'"],
+    ),
+    'group lr.value': (
+        *('Adam', lambda opt: setattr(opt.param_groups[1]['lr'], 'value', -1), ValueError),
+        ['lr', '-1'],
+    ),
+    'group lr is a scheduler': (
+        *('Adam', add(lr=bo.ConstantLR(0.1)), TypeError),
+        ['Adam', 'lr', 'ConstantLR'],
+    ),
+    'unknown attribute': ('Adam', lambda opt: opt.momentum, AttributeError, ['Adam', "'momentum'"]),
+    # parameters
+    'group that overlaps': (
+        *('Adam', lambda opt: opt.add_param_group({'mine': state(opt, 'x')}), ValueError),
+        ["'mine'", 'group 0', "'x'", 'one group'],
+    ),
+    'group that overlaps another': (
+        'Adam',
+        lambda opt: opt.add_param_group({'new': param(2), 'mine': state(opt, 'z')}, lr=0.7),
+        ValueError,
+        ["'mine'", 'group 1', "'z'"],
+    ),
+    'empty group': ('Adam', lambda opt: opt.add_param_group({}), ValueError, ['without param']),
+    'None group': ('Adam', lambda opt: opt.add_param_group(None), TYPED, ['Adam', 'param']),
+    'array group': (
+        *('Adam', lambda opt: opt.add_param_group({'new': jnp.ones(2)}), TypeError),
+        ['State', 'Array', 'new', 'states'],
+    ),
+    'torch group': (
+        *('Adam', lambda opt: opt.add_param_group({'params': [param(2)], 'lr': 0.1}), TypeError),
+        ['State', 'float', 'lr'],
+    ),
+    'integer group': (
+        *('Adam', lambda opt: opt.add_param_group({'new': param(2, dtype=int)}), TypeError),
+        ["'new'", 'int32', 'floating'],
+    ),
+    'half integer group': (
+        'Adam',
+        lambda opt: opt.add_param_group({'a': param(2), 'b': param(2, dtype=int)}, lr=0.7),
+        TypeError,
+        ["'b'", 'int32', 'floating'],
+    ),
+    'integer registration': (
+        *('Adam', lambda opt: opt.register_trainable_weights({'new': param(2, dtype=int)})),
+        *(TypeError, ["'new'", 'int32', 'floating']),
+    ),
+    'array registration': (
+        *('Adam', lambda opt: opt.register_trainable_weights({'a': param(2), 'b': 1.0})),
+        *(TypeError, ['State', 'float', 'b']),
+    ),
+    'module registration': (
+        *('Adam', lambda opt: opt.register_trainable_weights(MODEL), TypeError),
+        ['State', 'Linear', 'states'],
+    ),
+    # schedulers
+    'scheduler of another': (
+        *('Adam', lambda opt: bo.Adam(lr=opt.lr), ValueError),
+        ['ConstantLR', 'already', 'own'],
+    ),
+    'second scheduler of another': (
+        *('Adam', lambda opt: opt.add_scheduler(bo.SGD(0.1).lr), ValueError),
+        ['ConstantLR', 'already', 'own'],
+    ),
+    'scheduler is a number': (
+        *('Adam', lambda opt: opt.add_scheduler(0.1), TypeError),
+        ['LRScheduler', 'float'],
+    ),
+    'scheduler is a class': (
+        *('Adam', lambda opt: opt.add_scheduler(bo.ConstantLR), TypeError),
+        ['LRScheduler', 'type'],
+    ),
+    'attached to nothing': (
+        *('Adam', lambda opt: bo.ConstantLR(0.1).attach_optimizer('x'), TypeError),
+        ['ConstantLR', 'OptaxOptimizer', 'str'],
+    ),
+    'lr_apply': ('Adam', lambda opt: opt.lr_apply(lambda lr: -lr), ValueError, ['lr', '-0.1']),
+    'lr_apply of the scheduler': (
+        *('Adam', lambda opt: opt.lr.apply(lambda lr: -lr), ValueError),
+        ['lr', '-0.1'],
+    ),
+    # checkpoints
+    'load a number': ('Adam', lambda opt: opt.load_state_dict(3), ValueError, ['dict', 'int']),
+    'load nothing': ('Adam', lambda opt: opt.load_state_dict({}), ValueError, ['param_groups']),
+    'load half': (
+        'Adam',
+        lambda opt: opt.load_state_dict({**opt.state_dict(), 'step_count': 'x', 'opt_state': {}}),
+        ValueError,
+        ['step_count', 'opt_state'],
+    ),
+}
+
+
+@pytest.mark.parametrize('row', CALLS)
+def test_calls(row):
+    kind, call, error, words = CALLS[row]
+    with unchanged(kind) as opt, refused(error, *words):
+        call(opt)
+
+
+@pytest.mark.parametrize('empty', [{}, [], None, {'a': {}}])
+def test_registering_nothing(empty):
+    opt = bo.Adam(0.1)
+    with refused(TYPED, 'Adam', 'param'):
+        opt.register_trainable_weights(empty)
+    assert opt.param_groups == [] and len(opt.param_states) == 0
+
+
+def test_before_registration():
+    opt = bo.Adam(0.1)
+    for call in (
+        lambda: opt.step({'x': jnp.ones(2)}),
+        lambda: opt.update({'x': jnp.ones(2)}),
+        lambda: opt.add_param_group({'x': param(2)}),
+        lambda: opt.load_state_dict(opt.state_dict()),
+    ):
+        with refused(ValueError, 'no parameters', 'register_trainable_weights'):
+            call()
+    assert opt.param_groups == []
+
+
+# ---- what a refused group leaves behind --------------------------------------------------------
+
+
+class Picky(bo.OptaxOptimizer):
+    def __init__(self, lr=0.1, kind='sgd'):
+        super().__init__(lr=lr, kind=kind)
+
+    def transform(self, h):
+        if h.kind == 'none':
+            raise ValueError('no such kind')
+        return optax.scale_by_learning_rate(h.lr)
+
+
+class Changeable(bo.OptaxOptimizer):
+    """A chain that is built once for each group, as braintools has it."""
+
+    good = True
+
+    def default_tx(self):
+        return optax.scale(-0.1) if self.good else 'nothing'
+
+
+def refuse_integer(opt):
+    with pytest.raises(TypeError):
+        opt.add_param_group({'i': param(2, dtype=int)}, lr=0.3)
+
+
+def refuse_kind(opt):
+    with pytest.raises(ValueError, match='no such kind'):
+        opt.add_param_group({'x': param(2)}, kind='none')
+
+
+def refuse_chain(opt):
+    opt.good = False
+    with pytest.raises(TypeError, match='default_tx'):
+        opt.add_param_group({'x': param(2)})
+    opt.good = True
+
+
+@pytest.mark.parametrize('jit', [False, True])
+@pytest.mark.parametrize(
+    ('make', 'fail'),
+    [(bo.SGD, refuse_integer), (Picky, refuse_kind), (Changeable, refuse_chain)],
+    ids=['integer', 'transform', 'default_tx'],
+)
+def test_life_goes_on_after_a_refused_group(make, fail, jit):
+    """Live numbers stay live: in the next step, in functions jitted before, in a later group."""
+    w, later = param(2), param(2)
+    opt = make(lr=0.1).register_trainable_weights({'w': w})
+    step = brainstate.transform.jit(opt.step) if jit else opt.step
+    step({'w': jnp.ones(2)})
+    np.testing.assert_allclose(w.value, 0.9, 1e-6)
+    size = np.size(opt._table.state.value)
+    fail(opt)
+    assert np.size(opt._table.state.value) == size
+    assert len(opt.param_groups) == len(opt.get_last_lr()) == 1
+    opt.current_lr = 0.0
+    step({'w': jnp.ones(2)})
+    live = make is not Changeable
+    np.testing.assert_allclose(w.value, 0.9 if live else 0.8, 1e-6)
+    opt.add_param_group({'later': later})
+    assert np.size(opt._table.state.value) == 2 * size
+    if live:
+        opt.param_groups[1]['lr'] = 0.5
+    opt.step({'later': jnp.ones(2)})
+    np.testing.assert_allclose(later.value, 0.5 if live else 0.9, 1e-6)
+
+
+# ---- gradients ---------------------------------------------------------------------------------
+
+STEPS = {
+    'None': (None, TypeError, ['gradient', 'None']),
+    'empty': ({}, KeyError, ['x', 'y', 'z']),
+    'list': ([jnp.ones(2), jnp.ones((3, 2)), jnp.ones(4)], KeyError, ['x, y, z']),
+    'bare array': (jnp.ones(2), KeyError, ['x, y, z']),
+    'all misnamed': ({'a': jnp.ones(2), 'b': jnp.ones(2)}, KeyError, ["'a'", "'b'", 'x, y, z']),
+    'one misnamed': (
+        {'x': jnp.ones(2), 'y': jnp.ones((3, 2)), 'Z': jnp.ones(4)},
+        *(KeyError, ["'Z'", 'without a gradient', 'z', 'x, y, z']),
+    ),
+    'too deep': ({**GRADS, 'z': {'w': jnp.ones(4)}}, KeyError, ['z', 'w', 'x, y, z']),
+    'shape': ({**GRADS, 'x': jnp.ones((3, 2))}, ValueError, ["'x'", '(2,)', '(3, 2)']),
+    'shape in the second group': (
+        *({**GRADS, 'z': jnp.ones((4, 1))}, ValueError),
+        ["'z'", '(4,)', '(4, 1)'],
+    ),
+    'scalar': ({'x': 1.0}, ValueError, ["'x'", '(2,)', '()']),
+    'complex': ({**GRADS, 'x': jnp.ones(2) + 1j}, TypeError, ["'x'", 'complex64', 'float32']),
+    'float0': (
+        *({**GRADS, 'x': np.zeros(2, jax.dtypes.float0)}, TypeError),
+        ["'x'", 'float0', 'float32'],
+    ),
+    'unit': ({**GRADS, 'x': jnp.ones(2) * u.mV}, ValueError, ["'x'", 'no unit', 'mV']),
+    'text': ({**GRADS, 'x': 'abc'}, TypeError, ["gradient of 'x'", 'array', 'str']),
+    'object': ({**GRADS, 'x': object()}, TypeError, ["gradient of 'x'", 'array', 'object']),
+    'State': ({**GRADS, 'x': param(2)}, TypeError, ["gradient of 'x'", 'array', 'ParamState']),
+}
+
+
+@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+@pytest.mark.parametrize('row', STEPS)
+def test_steps(row, jit):
+    grads, error, words = STEPS[row]
+    with unchanged() as opt, refused(error, *words):
+        if jit:
+            brainstate.transform.jit(lambda: opt.step(grads))()
+        else:
+            opt.step(grads)
+
+
+def test_missing_argument():
+    with unchanged() as opt, refused(TypeError, 'grads'):
+        opt.step()
+    with unchanged() as opt, refused(TypeError, 'step'):
+        opt.step(GRADS, 1.0)
+
+
+@pytest.mark.parametrize('jit', [False, True], ids=['eager', 'jit'])
+def test_extra_arguments_that_nobody_takes(jit):
+    with unchanged('scale') as opt, refused(TypeError, 'OptaxOptimizer', 'value', 'no extra'):
+        if jit:
+            brainstate.transform.jit(lambda: opt.step(GRADS, value=1.0))()
+        else:
+            opt.step(GRADS, value=1.0)
+
+
+def test_gradients_that_are_all_absent_change_no_parameter():
+    opt = bo.Adam(0.1).register_trainable_weights({'x': param(2)})
+    opt.add_param_group({'z': param(4)})
+    opt.step({'x': jnp.ones(2), 'z': jnp.ones(4)})
+    before = [
+        np.asarray(x)
+        for x in jax.tree.leaves((opt.param_states.to_pytree_value(), opt._core.value[0]))
+    ]
+    opt.step({'x': None, 'z': None})
+    after = jax.tree.leaves((opt.param_states.to_pytree_value(), opt._core.value[0]))
+    for x, y in zip(before, after, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_parameter_whose_shape_changed():
+    x = param(2)
+    opt = bo.Adam(0.1).register_trainable_weights({'x': x})
+    opt.step({'x': jnp.ones(2)})
+    x.value = jnp.ones(5)
+    before = copy.copy(jax.tree.leaves(opt._core.value))
+    with refused(TYPED, "'x'", '(2,)', '(5,)'):
+        opt.step({'x': jnp.ones(5)})
+    np.testing.assert_array_equal(x.value, np.ones(5))
+    for a, b in zip(before, jax.tree.leaves(opt._core.value), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_counters_stop_at_the_largest_integer():
+    opt = bo.Adam(0.1).register_trainable_weights({'x': param(2)})
+    opt.step_count.value = np.int32(2**31 - 2)
+    for _ in range(3):
+        opt.step({'x': jnp.ones(2)})
+    assert int(opt.step_count.value) == 2**31 - 1
+    step = brainstate.transform.jit(lambda: opt.step({'x': jnp.ones(2)}))
+    step()
+    assert int(opt.step_count.value) == 2**31 - 1

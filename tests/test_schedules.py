@@ -1,0 +1,568 @@
+"""schedules.py against recorded torch sequences, optax, braintools' numbers, and its promises."""
+
+import inspect
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from braintools_optim import schedules
+
+GOLDEN = np.load(Path(__file__).parent / 'golden' / 'torch_schedulers.npz')
+CASES = {row['name']: row for row in json.loads(str(GOLDEN['cases']))}
+
+FAMILY: dict[str, Any] = {
+    'ConstantLR': schedules.constant,
+    'CosineAnnealingLR': schedules.cosine,
+    'CosineAnnealingWarmRestarts': schedules.cosine_restarts,
+    'CyclicLR': schedules.cyclic,
+    'ExponentialLR': schedules.exponential,
+    'LambdaLR': schedules.lambda_,
+    'LinearLR': schedules.linear,
+    'MultiStepLR': schedules.multistep,
+    'OneCycleLR': schedules.one_cycle,
+    'PolynomialLR': schedules.polynomial,
+    'SWALR': schedules.swa,
+    'StepLR': schedules.step,
+}
+
+# As in record_torch_schedulers.py, for Python and traced steps.
+FUNCTIONS = {
+    'pow0.95': lambda t: 0.95 ** (t * 1.0),
+    'third': lambda t: 1.0 / (1 + t // 3),
+    'wave': lambda t: 1.0 + 0.1 * (jnp if isinstance(t, jax.Array) else np).sin(t * 1.0),
+}
+
+# Hyper-parameters with which every family does something within 40 steps.
+HYPER: dict[str, dict[str, Any]] = {
+    'constant': {'factor': 0.4, 'total_iters': 7},
+    'cosine': {'T_max': 13, 'eta_min': 0.01},
+    'cosine_restarts': {'T_0': 4, 'T_mult': 2, 'eta_min': 0.01},
+    'cyclic': {'max_lr': 0.3, 'step_size_up': 5, 'step_size_down': 8},
+    'exponential': {'gamma': 0.93},
+    'exponential_decay': {'decay_steps': 6, 'decay_rate': 0.7, 'transition_begin': 4},
+    'inverse_sqrt': {'warmup_steps': 6, 'warmup_start_lr': 0.01},
+    'inverse_time': {'decay_rate': 0.5, 'decay_steps': 3},
+    'lambda_': {'fn': lambda t: 1.0 / (1.0 + t)},
+    'linear': {'start_factor': 0.1, 'end_factor': 0.8, 'total_iters': 11},
+    'multistep': {'milestones': (5, 9, 9, 20), 'gamma': 0.5},
+    'one_cycle': {'max_lr': 0.7, 'total_steps': 33, 'pct_start': 0.37},
+    'polynomial': {'total_iters': 17, 'power': 0.5},
+    'rex': {'total_iters': 19, 'eta_min': 0.02},
+    'step': {'step_size': 6, 'gamma': 0.3},
+    'swa': {'swa_lr': 0.03, 'anneal_epochs': 12},
+    'warmup': {'warmup_epochs': 9, 'warmup_start_lr': 0.02},
+    'warmup_cosine': {'warmup_steps': 5, 'total_steps': 25, 'eta_min': 0.01},
+    'wsd': {'warmup_steps': 5, 'stable_steps': 9, 'decay_steps': 8, 'eta_min': 0.01},
+}
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    *HYPER.items(),
+    ('cyclic', {**HYPER['cyclic'], 'mode': 'triangular2'}),
+    ('cyclic', {**HYPER['cyclic'], 'mode': 'exp_range', 'gamma': 0.97}),
+    ('cyclic', {**HYPER['cyclic'], 'scale_fn': lambda x: 1.0 / x, 'scale_mode': 'cycle'}),
+    ('exponential_decay', {**HYPER['exponential_decay'], 'staircase': True}),
+    ('exponential_decay', {**HYPER['exponential_decay'], 'end_value': 0.03}),
+    ('inverse_sqrt', {'warmup_steps': 0, 'timescale': 3}),
+    ('inverse_time', {**HYPER['inverse_time'], 'staircase': True}),
+    ('one_cycle', {**HYPER['one_cycle'], 'three_phase': True, 'anneal_strategy': 'linear'}),
+    ('swa', {**HYPER['swa'], 'anneal_strategy': 'linear'}),
+    ('wsd', {**HYPER['wsd'], 'decay': '1-sqrt'}),
+    ('wsd', {**HYPER['wsd'], 'decay': 'cosine'}),
+]
+IDS = [f'{name}-{i}' for i, (name, _) in enumerate(VARIANTS)]
+
+
+def make(name, hyper, base=0.1):
+    return getattr(schedules, name)(base, **hyper)
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def traced(*functions):
+    """One compiled call of all functions over an array of steps, as (steps, functions)."""
+    return jax.jit(jax.vmap(lambda t: jnp.stack([f(t) * 1.0 for f in functions])))
+
+
+# --- torch
+
+
+def group_hyper(scheduler, kwargs, base, g):
+    """The base and the family's hyper-parameters for group g of a recorded row."""
+    h = {k: v[g] if isinstance(v, list) and k != 'milestones' else v for k, v in kwargs.items()}
+    for k in ('cycle_momentum', 'base_momentum', 'max_momentum'):
+        h.pop(k, None)
+    base = h.pop('base_lr', base)
+    if scheduler == 'LambdaLR':
+        h = {'fn': FUNCTIONS[h['lr_lambda']]}
+    if scheduler == 'OneCycleLR':
+        base = h['max_lr'] / h.pop('div_factor', 25.0)
+        if 'epochs' in h:
+            h['total_steps'] = h.pop('epochs') * h.pop('steps_per_epoch')
+    return base, h
+
+
+def group_schedule(row, g):
+    base = row['optimizer_kwargs']['lr'][g]
+    if row['scheduler'] != 'SequentialLR':
+        base, h = group_hyper(row['scheduler'], row['kwargs'], base, g)
+        return FAMILY[row['scheduler']](base, **h)
+    children = [FAMILY[c['scheduler']](base, **c['kwargs']) for c in row['children']]
+    return schedules.sequential(children, row['kwargs']['milestones'])
+
+
+def recorded_steps(row):
+    steps = [0, *row['step_to']] if 'step_to' in row else list(range(row['steps'] + 1))
+    return steps, jnp.asarray(steps, jnp.float64 if 'step_to' in row else jnp.int32)
+
+
+def assert_torch(got, want):
+    # torch's linear OneCycleLR ends in a difference of large numbers: allow it one rounding.
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=2.3e-16 * np.max(want))
+
+
+CLOSED = [
+    name for name, row in CASES.items()
+    if row['scheduler'] in (*FAMILY, 'SequentialLR')
+    and 'changes' not in row and None not in row.get('step_to', ())
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('name', CLOSED)
+def test_torch_sequence(name, x64):
+    row = CASES[name]
+    f = [group_schedule(row, g) for g in (0, 1)]
+    steps, array = recorded_steps(row)
+    python = [[f[0](t), f[1](t)] for t in steps]
+    assert {type(x) for pair in python for x in pair} == {float}
+    assert_torch(python, GOLDEN[f'{name}/lr'])
+    compiled = traced(*f)(array)
+    assert compiled.dtype == jnp.float64
+    assert_torch(compiled, GOLDEN[f'{name}/lr'])
+
+
+@pytest.mark.parametrize('name', [n for n in CASES if f'{n}/momentum' in GOLDEN])
+def test_torch_momentum(name, x64):
+    row, curves = CASES[name], []
+    low, high = (0.8, 0.9) if row['scheduler'] == 'CyclicLR' else (0.85, 0.95)
+    for g in (0, 1):
+        _, h = group_hyper(row['scheduler'], row['kwargs'], 0.1, g)
+        ends = [row['kwargs'].get(*x) for x in (('base_momentum', low), ('max_momentum', high))]
+        h['max_lr'], base = [x[g] if isinstance(x, list) else x for x in ends]
+        if row['scheduler'] == 'OneCycleLR':
+            h['final_div_factor'] = 1.0
+        curves.append(FAMILY[row['scheduler']](base, **h))
+    steps, array = recorded_steps(row)
+    assert_torch([[f(t) for f in curves] for t in steps], GOLDEN[f'{name}/momentum'])
+    assert_torch(traced(*curves)(array), GOLDEN[f'{name}/momentum'])
+
+
+def follow(pair, base, changes, steps):
+    """torch's recursion from the pair: a change by hand is carried on."""
+    a, b = pair(0)
+    values = [a + b * base]
+    for t in range(steps):
+        lr = values[-1]
+        for change in changes:
+            lr *= change['factor'] if change['epoch'] == t else 1.0
+        (a, b), (a1, b1) = pair(t), pair(t + 1)
+        values.append(a1 + b1 / b * (lr - a) if b else a1 + b1 * base + lr - a)
+    return values
+
+
+@pytest.mark.parametrize('name', [
+    name for name, row in CASES.items()
+    if 'changes' in row and row['scheduler'] in FAMILY
+    and row['scheduler'] not in ('LambdaLR', 'CosineAnnealingWarmRestarts')
+    and name != 'SWALR/changed_cos'
+])  # fmt: skip
+def test_torch_recursion_from_pairs(name):
+    row = CASES[name]
+    for g in (0, 1):
+        family = FAMILY[row['scheduler']]
+        base, h = group_hyper(row['scheduler'], row['kwargs'], row['optimizer_kwargs']['lr'][g], g)
+        changes = [c for c in row['changes'] if c['group'] == g]
+        got = follow(lambda t, f=family, h=h: f.pair(t, **h), base, changes, row['steps'])
+        assert_torch(got, GOLDEN[f'{name}/lr'][:, g])
+
+
+# --- optax and braintools
+
+
+@pytest.mark.parametrize('f, g', [
+    (schedules.exponential_decay(0.1, 7, 0.6, 5), optax.exponential_decay(0.1, 7, 0.6, 5)),
+    (schedules.exponential_decay(0.1, 7, 0.6, 5, True, 0.03),
+     optax.exponential_decay(0.1, 7, 0.6, 5, True, 0.03)),
+    (schedules.exponential_decay(0.1, 9, 1.5, end_value=0.3),
+     optax.exponential_decay(0.1, 9, 1.5, end_value=0.3)),
+    (schedules.exponential_decay(0.1, 9, 0.5, end_value=0.3),
+     optax.exponential_decay(0.1, 9, 0.5, end_value=0.3)),
+    (schedules.piecewise_constant([3, 10], [0.5, 0.1, 0.02]),
+     optax.piecewise_constant_schedule(0.5, {3: 0.2, 10: 0.2})),
+    (schedules.polynomial(0.1, 20, 2.5), optax.polynomial_schedule(0.1, 0.0, 2.5, 20)),
+    (schedules.linear(0.1, 0.5, 2.0, 20), optax.linear_schedule(0.05, 0.2, 20)),
+    (schedules.cosine(0.1, 40, 0.01), optax.cosine_decay_schedule(0.1, 40, 0.1)),
+    (schedules.warmup_cosine(0.1, 7, 30, 0.02, 0.01),
+     optax.warmup_cosine_decay_schedule(0.02, 0.1, 7, 30, 0.01)),
+    (schedules.sequential([schedules.linear(0.1, 0.2), schedules.exponential(0.3, 0.9)], [12]),
+     optax.join_schedules([optax.linear_schedule(0.02, 0.1, 5),
+                           optax.exponential_decay(0.3, 1, 0.9)], [12])),
+])  # fmt: skip
+def test_optax_schedule(f, g):
+    steps = jnp.arange(41)
+    want = jax.vmap(g)(steps)
+    np.testing.assert_allclose(traced(f)(steps)[:, 0], want, rtol=3e-6, atol=1e-9)
+    np.testing.assert_allclose([f(t) for t in range(41)], want, rtol=3e-6, atol=1e-9)
+
+
+def test_schedule_drives_optax():
+    f = schedules.warmup_cosine(0.1, 3, 10, 0.01, 0.001)
+    optimizer = optax.sgd(f)
+    p = jnp.zeros(2)
+    state = optimizer.init(p)
+    step = jax.jit(optimizer.update)
+    for t in range(12):
+        update, state = step(jnp.ones(2), state)
+        np.testing.assert_allclose(update, -f(t), rtol=1e-6)
+
+
+@pytest.mark.parametrize('f, want', [
+    (schedules.warmup(0.1, 5, 0.01), [0.01, 0.028, 0.046, 0.064, 0.082, 0.1, 0.1]),
+    (schedules.warmup(0.1, 0, 0.01), [0.1, 0.1]),
+    (schedules.warmup_cosine(0.1, 4, 10, 0.01, 0.001),
+     [0.01, 0.0325, 0.055, 0.0775, 0.1, 0.0933683, 0.07525, 0.0505, 0.02575, 0.00763174, 0.001,
+      0.001]),
+    (schedules.warmup_cosine(0.1, 4, 4, 0.02), [0.02, 0.04, 0.06, 0.08, 0.1, 0.0]),
+    (schedules.linear(0.1, 0.0, 1.0, 5), [0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.1]),
+    (schedules.linear(0.1, total_iters=0), [0.1, 0.1]),
+    (schedules.constant(0.1, 0.5, 0), [0.1, 0.1]),
+    (schedules.piecewise_constant([3, 6], [1.0, 0.5, 0.25]),
+     [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25]),
+    (schedules.cyclic(0.1, 0.5, 2, scale_fn=lambda c: 1 / c),
+     [0.1, 0.3, 0.5, 0.3, 0.1, 0.2, 0.3, 0.2, 0.1, 0.166667, 0.233333]),
+    (schedules.cyclic(0.1, 0.5, 2, scale_fn=lambda t: 1 / (t + 1), scale_mode='iterations'),
+     [0.1, 0.2, 0.233333, 0.15, 0.1, 0.133333]),
+])  # fmt: skip
+def test_braintools_numbers(f, want):
+    """Printed by braintools 0.3.0."""
+    steps = range(len(want))
+    np.testing.assert_allclose([f(t) for t in steps], want, rtol=1e-5)
+    np.testing.assert_allclose(traced(f)(jnp.arange(len(want)))[:, 0], want, rtol=1e-5)
+
+
+# --- recipes
+
+
+@pytest.mark.parametrize(
+    'decay, shape',
+    [
+        ('linear', lambda x: 1 - x),
+        ('cosine', lambda x: (1 + math.cos(math.pi * x)) / 2),
+        ('1-sqrt', lambda x: 1 - math.sqrt(x)),
+    ],
+)
+def test_wsd(decay, shape):
+    f = schedules.wsd(0.4, 10, 20, 8, decay, warmup_start_lr=0.1, eta_min=0.05)
+    want = [0.1 + 0.03 * t for t in range(10)] + [0.4] * 20
+    want += [0.05 + 0.35 * shape(i / 8) for i in range(9)] + [0.05] * 3
+    np.testing.assert_allclose([f(t) for t in range(len(want))], want, rtol=1e-12)
+    assert schedules.wsd(0.4, 0, 0, 4, decay)(0) == 0.4
+
+
+def test_inverse_sqrt():
+    f = schedules.inverse_sqrt(0.4, 10, warmup_start_lr=0.1)
+    want = [0.1 + 0.03 * t for t in range(10)] + [0.4 * math.sqrt(10 / t) for t in range(10, 60)]
+    np.testing.assert_allclose([f(t) for t in range(60)], want, rtol=1e-12)
+    f = schedules.inverse_sqrt(0.4, 10, timescale=5)
+    assert f(10) == pytest.approx(0.4, rel=1e-15) and f(25) == pytest.approx(0.2, rel=1e-15)
+    assert schedules.inverse_sqrt(0.4, 0)(3) == pytest.approx(0.2, rel=1e-15)
+
+
+def test_inverse_time_and_rex():
+    smooth, stairs = schedules.inverse_time(0.3, 0.5, 4), schedules.inverse_time(0.3, 0.5, 4, True)
+    for t in range(20):
+        assert smooth(t) == pytest.approx(0.3 / (1 + 0.5 * t / 4), rel=1e-14)
+        assert stairs(t) == pytest.approx(0.3 / (1 + 0.5 * (t // 4)), rel=1e-14)
+        left = max(1 - t / 15, 0)
+        want = 0.01 + 0.29 * left / (0.5 + 0.5 * left)
+        assert schedules.rex(0.3, 15, 0.01)(t) == pytest.approx(want, rel=1e-14)
+
+
+def test_sequential_children():
+    calls = []
+
+    def child(t):
+        calls.append(t)
+        return 1.0
+
+    f = schedules.sequential([child, lambda t: 2.0, lambda t: 3.0 + t], [4, 4])
+    assert [f(t) for t in (0, 3, 4, 6)] == [1.0, 1.0, 3.0, 5.0]
+    assert calls == [0, 3]  # a Python step runs one child only
+    np.testing.assert_array_equal(jax.vmap(f)(jnp.arange(7)), [1, 1, 1, 1, 3, 4, 5])
+
+    def pair(t):
+        return schedules.cosine.pair(t, 10, 0.1)
+
+    both = schedules.sequential([pair, pair], [3])
+    for t in (0, 2, 3, 8):
+        assert both(t) == pair(t % 3 if t < 3 else t - 3)
+        np.testing.assert_allclose(jax.jit(both)(t), pair(t if t < 3 else t - 3), rtol=1e-6)
+
+
+# --- numbers
+
+
+def test_every_schedule_has_its_row():
+    assert {*HYPER, 'piecewise_constant', 'sequential'} == set(schedules.__all__)
+
+
+@pytest.mark.parametrize('name, hyper', VARIANTS, ids=IDS)
+def test_python_numbers_need_no_jax(name, hyper, monkeypatch):
+    f = make(name, hyper)
+    monkeypatch.setattr(schedules, 'jnp', None)
+    values = [f(t) for t in range(40)]
+    assert {type(v) for v in values} == {float} and min(values) >= 0
+    assert {type(x) for x in getattr(schedules, name).pair(3, **hyper)} == {float}
+    assert [f(np.int64(t)) for t in range(40)] == values
+    assert [f(np.asarray(t)) for t in range(40)] == values
+    assert type(f(np.float32(3.0))) is float
+    np.testing.assert_array_equal(f(np.arange(40)), values)
+
+
+@pytest.mark.parametrize('name, hyper', VARIANTS, ids=IDS)
+def test_traced_equals_python(name, hyper, x64):
+    f = make(name, hyper)
+    family, steps = getattr(schedules, name), jnp.arange(40, dtype=jnp.int32)
+    want = [f(t) for t in range(40)]
+
+    floats = {k: v for k, v in hyper.items() if isinstance(v, float)}
+
+    @jax.jit
+    def with_traced(t, base, floats):
+        inner = family(base, **{**hyper, **floats})
+        return jnp.stack([inner(t) * 1.0, f(t) * 1.0, f(t * 1.0) * 1.0])
+
+    def scan(_, t):
+        return _, with_traced(t, 0.1, floats)
+
+    got = jax.lax.scan(scan, None, steps)[1]
+    assert got.dtype == jnp.float64
+    np.testing.assert_allclose(got.T, [want] * 3, rtol=1e-12, atol=1e-18)
+    bases = jnp.array([0.1, 0.2])
+    two = jax.vmap(lambda base: family(base, **hyper)(17) * 1.0)(bases)
+    np.testing.assert_allclose(two, [make(name, hyper, b)(17) for b in (0.1, 0.2)], rtol=1e-12)
+
+
+@pytest.mark.parametrize('name, hyper', VARIANTS, ids=IDS)
+def test_weakly_typed(name, hyper):
+    f = make(name, hyper)
+
+    def scaled(t, p):
+        return p * f(t), f(t) * 1.0
+
+    for dtype in (jnp.bfloat16, jnp.float16, jnp.float32):
+        out, value = jax.eval_shape(scaled, jnp.int32(3), jax.ShapeDtypeStruct((2,), dtype))
+        assert out.dtype == dtype and value.weak_type
+
+
+@pytest.mark.parametrize('name, hyper', VARIANTS, ids=IDS)
+def test_gradients(name, hyper, x64):
+    floats = {k: v for k, v in hyper.items() if isinstance(v, float)}
+
+    def value_of(t, args):
+        args = dict(args)
+        base = args.pop('base')
+        return make(name, {**hyper, **args}, base)(t) * 1.0
+
+    args = {'base': 0.1, **floats}
+    grad = jax.jit(jax.vmap(jax.grad(value_of, (0, 1)), (0, None)))
+    smooth = [0.3, 2.6, 5.4, 8.7, 11.3, 16.6, 24.4, 37.7]
+    on_kinks = [float(t) for t in range(40)]
+    by_step, by_args = grad(jnp.array(smooth + on_kinks), args)
+    for g in jax.tree.leaves((by_step, by_args)):
+        assert np.isfinite(g).all()
+    eps = 1e-6
+    for i, t in enumerate(smooth):
+        slope = (value_of(t + eps, args) - value_of(t - eps, args)) / (2 * eps)
+        np.testing.assert_allclose(by_step[i], slope, rtol=1e-6, atol=1e-9)
+        for k, x in args.items():
+            up, down = ({**args, k: x + e} for e in (eps, -eps))
+            slope = (value_of(t, up) - value_of(t, down)) / (2 * eps)
+            np.testing.assert_allclose(by_args[k][i], slope, rtol=1e-6, atol=1e-9)
+
+
+def test_no_gradient_from_where_a_child_does_not_run():
+    root = schedules.polynomial(0.1, 5, 0.5)
+    f = schedules.sequential([root, lambda t: 1.0 / (t + 1.0), lambda t: jnp.sqrt(t + 1.0)], [3, 6])
+    slopes = jax.vmap(jax.grad(f))(jnp.arange(10) + 0.5)
+    assert np.isfinite(slopes).all()
+    np.testing.assert_allclose(slopes[4], -1 / 2.5**2, rtol=1e-6)
+
+
+BIG = 2**30
+LARGE = [
+    ('constant', {'total_iters': BIG}),
+    ('step', {'step_size': 7, 'gamma': 0.9999999}),
+    ('step', {'step_size': 10**12}),
+    ('multistep', {'milestones': [2**24 + 1, BIG, BIG + 1]}),
+    ('exponential', {'gamma': 1 - 1e-9}),
+    ('linear', {'total_iters': BIG + 7}),
+    ('cosine', {'T_max': 1000, 'eta_min': 1e-4}),
+    ('cosine', {'T_max': BIG}),
+    ('cosine', {'T_max': 10**12}),
+    ('cosine_restarts', {'T_0': 1000}),
+    ('cosine_restarts', {'T_0': 1000, 'T_mult': 2}),
+    ('cosine_restarts', {'T_0': 3, 'T_mult': 3}),
+    ('polynomial', {'total_iters': BIG + 7, 'power': 2.0}),
+    ('cyclic', {'max_lr': 0.5, 'step_size_up': 7, 'step_size_down': 4}),
+    ('one_cycle', {'max_lr': 0.5, 'total_steps': BIG + 9, 'pct_start': 0.37}),
+    ('one_cycle', {'max_lr': 0.5, 'total_steps': BIG + 9, 'three_phase': True,
+                   'anneal_strategy': 'linear'}),
+    ('swa', {'swa_lr': 0.3, 'anneal_epochs': BIG + 4}),
+    ('exponential_decay', {'decay_steps': 7, 'decay_rate': 1 - 1e-8, 'staircase': True}),
+    ('warmup_cosine', {'warmup_steps': BIG - 2, 'total_steps': BIG + 5}),
+    ('wsd', {'warmup_steps': 100, 'stable_steps': BIG - 50, 'decay_steps': 200}),
+    ('wsd', {'warmup_steps': 2 * BIG - 1, 'stable_steps': 2 * BIG - 1, 'decay_steps': 200}),
+    ('wsd', {'warmup_steps': 9, 'stable_steps': BIG, 'decay_steps': 200, 'decay': '1-sqrt'}),
+    ('inverse_sqrt', {}),
+    ('inverse_time', {'decay_rate': 1e-6}),
+    ('rex', {'total_iters': BIG + 7}),
+]  # fmt: skip
+
+
+def test_large_steps_in_float32():
+    steps = [0, 1, 2**24 + 1, 2**24 + 3, *range(BIG - 3, BIG + 5), 2**31 - 1]
+    functions = [make(name, hyper) for name, hyper in LARGE]
+    functions += [schedules.piecewise_constant([2**24 + 1, BIG + 1], [1.0, 2.0, 3.0])]
+    functions += [schedules.sequential([functions[0], make('step', {'step_size': 1})], [BIG - 1])]
+    got = traced(*functions)(jnp.array(steps, jnp.int32))
+    assert got.dtype == jnp.float32
+    want = np.array([[f(t) for f in functions] for t in steps])
+    np.testing.assert_allclose(got, want, rtol=3e-6, atol=1e-38)
+
+
+def test_extremes_of_powers_and_horizons():
+    assert schedules.exponential(0.1, 10.0)(400) == math.inf  # and no warning
+    stop = schedules.step(0.1, 2, gamma=0.0)
+    assert [stop(t) for t in range(4)] == [0.1, 0.1, 0.0, 0.0]
+    np.testing.assert_allclose(jax.vmap(stop)(jnp.arange(4)), [0.1, 0.1, 0, 0], rtol=1e-6)
+    a, b = jax.jit(lambda t: schedules.cosine.pair(t, 10**12, np.float64(0.5)))(0)
+    assert (a, b) == (0.0, 1.0) and a.weak_type
+
+
+def test_restarts_fall_on_their_steps():
+    """Where a logarithm misses some: log(243, 3) = 4.999."""
+    for mult in (2, 3, 5, 10):
+        f = schedules.cosine_restarts(1.0, T_0=3, T_mult=mult)
+        start, length = 0, 3
+        while start < BIG:
+            assert f(start) == 1.0 and 0 < f(start + length - 1) < 0.76
+            assert f(float(start)) == 1.0
+            start, length = start + length, length * mult
+
+
+def test_phases_are_continuous():
+    for name, hyper in VARIANTS:
+        if name in ('constant', 'step', 'multistep', 'cosine_restarts') or hyper.get('staircase'):
+            continue
+        if hyper.get('mode') or hyper.get('scale_fn'):
+            continue
+        f = make(name, hyper)
+        for t in range(1, 40):
+            assert f(t - 1e-9) == pytest.approx(f(t), abs=3e-5), (name, t)
+            assert f(t + 1e-9) == pytest.approx(f(t), abs=3e-5), (name, t)
+
+
+# --- arguments
+
+unchecked: Any = schedules  # by the type checker, so that these can be wrong
+
+
+@pytest.mark.parametrize('call, message', [
+    (lambda: unchecked.cosine(0.1, T_max=0), 'cosine: T_max must be an integer >= 1, got 0'),
+    (lambda: unchecked.cosine(0.1, T_max=2.5), 'cosine: T_max must be an integer >= 1, got 2.5'),
+    (lambda: unchecked.step(0.1, gamma=-1), 'step: gamma must be a finite number >= 0, got -1'),
+    (lambda: unchecked.exponential(0.1, gamma=math.nan), 'gamma must be a finite number >= 0, got'),
+    (lambda: unchecked.exponential(0.1, gamma=jnp.array(-1.0)), 'gamma must be a finite number >='),
+    (lambda: unchecked.multistep(0.1, [30, 10]),
+     r'multistep: milestones must be integers >= 0 in ascending order, got \[30, 10\]'),
+    (lambda: unchecked.multistep(0.1, [-1, 10]), 'milestones must be integers >= 0'),
+    (lambda: unchecked.linear(0.1, total_iters=-1), 'total_iters must be an integer >= 0, got -1'),
+    (lambda: unchecked.polynomial(0.1, 0), 'total_iters must be an integer >= 1, got 0'),
+    (lambda: unchecked.one_cycle(0.1, 1.0, 10, pct_start=1.5),
+     'one_cycle: pct_start must be a number from 0 to 1, got 1.5'),
+    (lambda: unchecked.one_cycle(0.1, 1.0, 10, final_div_factor=0),
+     'final_div_factor must be a finite number > 0, got 0'),
+    (lambda: unchecked.one_cycle(0.1, 1.0, 10, final_div_factor=jnp.array(0.0)),
+     'final_div_factor must be a finite number > 0, got Array'),
+    (lambda: unchecked.cyclic(0.1, mode='square'),
+     "cyclic: mode must be one of 'triangular', 'triangular2', 'exp_range', got 'square'"),
+    (lambda: unchecked.cyclic(0.1, step_size_down=0), 'step_size_down must be an integer >= 1'),
+    (lambda: unchecked.swa(0.1, math.inf), 'swa: swa_lr must be a finite number, got inf'),
+    (lambda: unchecked.cosine(math.nan), 'cosine: base must be a finite number, got nan'),
+    (lambda: unchecked.piecewise_constant([3], [1.0]),
+     r'piecewise_constant: 1 boundaries need 2 values, got \[1.0\]'),
+    (lambda: unchecked.sequential([abs], [3]), 'sequential: 1 schedules need 1 milestone less'),
+    (lambda: unchecked.one_cycle.check('OneCycleLR', 1.0, 0),
+     'OneCycleLR: total_steps must be an integer >= 1, got 0'),
+])  # fmt: skip
+def test_values_out_of_range(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    'call, message',
+    [
+        (
+            lambda: unchecked.cosine(0.1, T_max='x'),
+            "cosine: T_max must be an integer >= 1, got 'x'",
+        ),
+        (lambda: unchecked.cosine(None), 'cosine: base must be a finite number, got None'),
+        (
+            lambda: unchecked.cosine(0.1, T_max=None),
+            'cosine: T_max must be an integer >= 1, got None',
+        ),
+        (lambda: unchecked.multistep(0.1, 30), 'milestones must be integers >= 0 .* got 30'),
+        (lambda: unchecked.lambda_(0.1, 3), 'lambda_: fn must be a function, got 3'),
+        (lambda: unchecked.cyclic(0.1, scale_fn=3), 'cyclic: scale_fn must be a function, got 3'),
+        (
+            lambda: unchecked.cosine(0.1, t_max=3),
+            "cosine: got an unexpected keyword argument 't_max'; it takes T_max, eta_min",
+        ),
+        (lambda: unchecked.rex(0.1), "rex: missing a required argument: 'total_iters'"),
+    ],
+)
+def test_wrong_types(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_check_returns_the_normal_form():
+    got = unchecked.cosine.check('CosineAnnealingLR', T_max=np.float64(50.0), eta_min=0)
+    assert got == {'T_max': 50, 'eta_min': 0.0}
+    assert [type(x) for x in got.values()] == [int, float]
+    got = schedules.cyclic.check('CyclicLR', 0.5, mode='exp_range')
+    assert list(got) == list(inspect.signature(schedules.cyclic).parameters)[1:]
+    assert got['step_size_down'] is None and got['max_lr'] == 0.5
+    assert unchecked.multistep.check('', np.array([1, 2]))['milestones'] == [1, 2]
+    jax.jit(lambda g: schedules.step(0.1, gamma=g)(3))(-1.0)  # traced: can't be checked
+
+
+def test_signatures_and_docstrings():
+    assert str(inspect.signature(schedules.cosine)).startswith('(base')
+    for name in schedules.__all__:
+        f = getattr(schedules, name)
+        assert '.. math::' in f.__doc__ and f.__name__ == name
+        if name in HYPER:
+            assert next(iter(inspect.signature(f).parameters)) == 'base'
+            assert callable(f.pair) and callable(f.check)

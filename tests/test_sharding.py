@@ -1,0 +1,240 @@
+"""Parameters on a mesh: the step leaves everything where it is, and computes the same.
+
+The checks run in a process of their own with eight host devices: this file, as a script. It
+prints a JSON object with a list of complaints for every case.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+STEPS = 3
+OPTIMIZERS = ['SGD', 'Adam', 'tx']
+ROADS = ['eager', 'jit', 'for_loop']
+
+
+@pytest.fixture(scope='module')
+def complaints():
+    flags = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+    env = {**os.environ, 'XLA_FLAGS': flags.strip(), 'JAX_PLATFORMS': 'cpu'}
+    done = subprocess.run(
+        [sys.executable, '-W', 'error', __file__], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize('road', ROADS)
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_sharded(complaints, name, road):
+    assert complaints[f'{name} {road}'] == []
+
+
+@pytest.mark.parametrize('road', ['eager', 'jit'])
+def test_one_compilation(complaints, road):
+    assert complaints[f'compilations {road}'] == []
+
+
+def test_group_that_comes_later(complaints):
+    assert complaints['late group'] == []
+
+
+def test_parameters_that_are_not_all_on_the_mesh(complaints):
+    assert complaints['partly sharded'] == []
+
+
+def test_checkpoint(complaints):
+    assert complaints['checkpoint'] == []
+
+
+def test_copy(complaints):
+    assert complaints['copy'] == []
+
+
+# ---- what the other process runs ---------------------------------------------------------------
+
+
+def main():
+    import copy
+    from collections import Counter
+
+    import brainstate
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+    from brainstate import ParamState
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    import braintools_optim as bo
+
+    assert len(jax.devices()) == 8
+    mesh = jax.make_mesh((4, 2), ('data', 'model'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    compiled = Counter()
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: compiled.update([event.rsplit('/')[-1]])
+    )
+    compiles = 'backend_compile_duration'
+
+    def place(x, *spec):
+        return jax.device_put(x, NamedSharding(mesh, PartitionSpec(*spec)))
+
+    def parameters(sharded):
+        put = place if sharded else lambda x, *_: x
+        rng = np.random.default_rng(0)
+
+        def random(*shape):
+            return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+        first = {
+            'w': ParamState(put(random(8, 4), 'data', 'model')),
+            'b': ParamState(put(random(4), 'model')),
+            'layer': ParamState(
+                {
+                    'kernel': put(random(4, 8), None, ('data', 'model')),
+                    'half': put(random(8).astype(jnp.bfloat16), 'data'),
+                }
+            ),
+            'scalar': ParamState(put(jnp.float32(1.5))),
+        }
+        second = {
+            'head': ParamState(put(random(16, 2), 'data')),
+            'complex': ParamState(put((random(8) + 1j * random(8)).astype(jnp.complex64), 'data')),
+        }
+        return first, second
+
+    def values(opt):
+        return {k: s.value for k, s in opt.param_states.to_dict().items()}
+
+    def gradients(opt, sharded):
+        # Of another layout than the parameters, as they may come from a loss over sharded data.
+        grads = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size).reshape(p.shape)), values(opt))
+        return jax.tree.map(place, grads) if sharded else grads
+
+    def arrays(opt):
+        pairs, _ = jax.tree_util.tree_flatten_with_path((values(opt), opt._core.value))
+        return {jax.tree_util.keystr(path): x for path, x in pairs if isinstance(x, jax.Array)}
+
+    def moved(before, opt):
+        """Return what is not where it was."""
+        return [
+            f'{key}: {before[key].sharding} -> {x.sharding}'
+            for key, x in arrays(opt).items()
+            if key in before and not x.sharding.is_equivalent_to(before[key].sharding, x.ndim)
+        ]
+
+    def apart(opt):
+        """Return moments that are not where their parameter is."""
+        params = {p.shape: p.sharding for p in jax.tree.leaves(values(opt))}
+        params[8, 2] = NamedSharding(mesh, PartitionSpec('data'))  # complex numbers as pairs
+        return [
+            f'{x.shape}: {x.sharding}, its parameter: {params[x.shape]}'
+            for x in jax.tree.leaves(opt._core.value[0])
+            if x.shape in params and not x.sharding.is_equivalent_to(params[x.shape], x.ndim)
+        ]
+
+    def unequal(opt, plain, tolerance=2e-6):
+        found = []
+        for (key, x), y in zip(arrays(opt).items(), arrays(plain).values(), strict=True):
+            loose = 1e-2 if x.dtype == jnp.bfloat16 and tolerance else tolerance
+            a, b = (np.asarray(z).astype(np.complex128) for z in (x, y))
+            if not np.allclose(a, b, rtol=loose, atol=tolerance):
+                found.append(f'{key}: {a} is not {b}')
+        return found
+
+    make = {
+        'SGD': lambda: bo.SGD(0.1, momentum=0.9, weight_decay=0.01, grad_clip_norm=1.0),
+        'Adam': lambda: bo.Adam(0.1, amsgrad=True, grad_clip_value=0.5),
+        'tx': lambda: bo.OptaxOptimizer(tx=optax.adamw(0.1)),
+    }
+
+    def train(opt, grads, road):
+        if road == 'for_loop':
+            brainstate.transform.for_loop(lambda _: opt.step(grads), jnp.arange(STEPS))
+            return
+        step = brainstate.transform.jit(opt.step) if road == 'jit' else opt.step
+        for _ in range(STEPS):
+            step(grads)
+
+    report = {}
+    for name in make:
+        for road in ROADS:
+            first, second = parameters(True)
+            opt = make[name]().register_trainable_weights(first)
+            opt.add_param_group(second, **({} if name == 'tx' else {'lr': 0.02}))
+            first, second = parameters(False)
+            plain = make[name]().register_trainable_weights(first)
+            plain.add_param_group(second, **({} if name == 'tx' else {'lr': 0.02}))
+            before, grads = arrays(opt), gradients(opt, True)
+            found = apart(opt)
+            train(opt, grads, road)
+            found += moved(before, opt) + apart(opt)
+            train(plain, gradients(plain, False), road)
+            report[f'{name} {road}'] = found + unequal(opt, plain)
+
+    for road in ('eager', 'jit'):
+        for _ in range(2):  # the first time helpers are compiled, too
+            opt = bo.Adam(0.1).register_trainable_weights(parameters(True)[0])
+            opt.add_param_group(parameters(True)[1], lr=0.02)
+            step = brainstate.transform.jit(opt.step) if road == 'jit' else opt.step
+            grads = gradients(opt, True)
+            before = compiled[compiles]
+            for i in range(2 * STEPS):
+                if i % 2:  # a change of values compiles nothing
+                    opt.param_groups[1]['lr'] = 0.1 + 0.01 * i
+                step(grads)
+        n = compiled[compiles] - before
+        report[f'compilations {road}'] = [] if n == 1 else [f'{n} compilations']
+
+    name = 'late group'
+    first, second = parameters(True)
+    opt = bo.Adam(0.1).register_trainable_weights(first)
+    step = brainstate.transform.jit(opt.step)
+    grads = gradients(opt, True)
+    opt.step(grads)
+    step(grads)
+    early = dict(arrays(opt))
+    opt.add_param_group(second, lr=0.02)
+    found = moved(early, opt) + apart(opt)
+    grads = gradients(opt, True)
+    opt.step(grads)
+    step(grads)
+    report[name] = found + moved(early, opt) + apart(opt)
+
+    name = 'partly sharded'
+    first, _ = parameters(True)
+    first['local'] = ParamState(jnp.ones(3))  # never put anywhere
+    opt = bo.Adam(0.1).register_trainable_weights(first)
+    early = dict(arrays(opt))
+    grads = gradients(opt, True)
+    train(opt, grads, 'eager')
+    train(opt, grads, 'jit')
+    # JAX has nowhere but the mesh to put what is computed with the rest.
+    report[name] = moved({k: x for k, x in early.items() if 'local' not in k}, opt)
+
+    name = 'checkpoint'
+    saved = opt.state_dict()
+    other, _ = parameters(True)
+    other['local'] = ParamState(jnp.ones(3))
+    again = bo.Adam(0.1).register_trainable_weights(other)
+    for key, value in values(opt).items():
+        again.param_states.get_state_by_path(key).value = jax.tree.map(jnp.copy, value)
+    early = dict(arrays(again))
+    again.load_state_dict(saved)
+    found = moved({k: x for k, x in early.items() if 'local' not in k}, again)
+    opt.step(grads)
+    again.step(grads)
+    report[name] = found + unequal(again, opt, 0.0)
+
+    name = 'copy'
+    early = dict(arrays(opt))
+    report[name] = moved(early, copy.deepcopy(opt))
+
+    print(json.dumps(report))
+
+
+if __name__ == '__main__':
+    main()

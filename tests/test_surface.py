@@ -1,0 +1,424 @@
+"""What a person sees and touches: help, repr, groups, copies, pickles, brainstate's graph."""
+
+import copy
+import inspect
+import io
+import math
+import pickle
+import pydoc
+import re
+from collections.abc import MutableMapping
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from brainstate import ParamState
+
+import braintools_optim as bo
+
+CLASSES = [bo.SGD, bo.Momentum, bo.MomentumNesterov, bo.Adam, bo.AdamW, bo.OptaxOptimizer]
+COMMON = {'grad_clip_norm': None, 'grad_clip_value': None, 'maximize': False}
+
+
+def trained(make=bo.Adam, **options):
+    """Return an optimizer of two groups after a step."""
+    opt = make(**{'lr': 0.1, **options})
+    opt.register_trainable_weights({'w': ParamState(jnp.ones(2)), 'b': ParamState(jnp.ones(3))})
+    opt.add_param_group({'head': {'w': ParamState(jnp.ones((20, 60)))}}, lr=0.01)
+    opt.step(opt.param_states.to_pytree_value())
+    return opt
+
+
+def snapshot(opt):
+    return jax.tree.map(np.array, (opt._core.value, opt.get_last_lr(), opt.betas))
+
+
+def same(a, b):
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True)
+    )
+
+
+# ---- help --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('cls', CLASSES, ids=lambda c: c.__name__)
+def test_signature_and_help_show_every_argument(cls):
+    parameters = inspect.signature(cls).parameters
+    kinds = {p.kind for p in parameters.values()}
+    assert inspect.Parameter.VAR_POSITIONAL not in kinds
+    if cls is not bo.OptaxOptimizer:  # the base takes its subclasses' hyper-parameters
+        assert inspect.Parameter.VAR_KEYWORD not in kinds
+    assert next(iter(parameters)) == ('tx' if cls is bo.OptaxOptimizer else 'lr')
+    assert parameters['lr'].default == 1e-3
+    assert {name: parameters[name].default for name in COMMON} == COMMON
+    assert 'self' not in parameters
+    text = pydoc.plain(pydoc.render_doc(cls))
+    head = text[: text.index('Method resolution order')]
+    for name, p in parameters.items():
+        if p.kind is not p.VAR_KEYWORD:
+            assert f'{name}: ' in head and f' = {p.default!r}' in head, name
+    assert cls.__doc__ and 'Parameters' in head
+    assert cls.__module__.startswith('braintools_optim')
+
+
+def test_signature_of_a_subclass():
+    class Mine(bo.Adam):
+        def __init__(self, lr=0.5, rho: float = 0.25):
+            super().__init__(lr=lr)
+            self.rho = rho
+
+    class Inherits(bo.AdamW):
+        pass
+
+    assert str(inspect.signature(Mine)) == '(lr=0.5, rho: float = 0.25)'
+    assert inspect.signature(Inherits) == inspect.signature(bo.AdamW)
+    assert Mine(0.1).rho == 0.25
+
+
+def test_signature_is_what_the_constructor_takes():
+    for cls in CLASSES:
+        parameters = inspect.signature(cls).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        cls(**{k: v for k, v in defaults.items() if k not in ('beta1', 'beta2')})
+
+
+# ---- repr --------------------------------------------------------------------------------------
+
+
+def test_repr_is_a_table():
+    opt = trained(bo.SGD, momentum=0.9, grad_clip_norm=1.0)
+    head, columns, *rows = repr(opt).splitlines()
+    assert head.startswith('SGD (') and 'step 1' in head and 'ConstantLR' in head
+    assert 'grad_clip_norm=1' in head
+    names, first, second = (re.split(r' {2,}', row.strip()) for row in (columns, *rows))
+    assert {'group', 'parameters', 'lr', 'momentum', 'weight_decay', 'dampening'} <= set(names)
+    assert len({len(row) for row in (columns, *rows)}) == 1
+    cells = dict(zip(names, first, strict=True))
+    assert (cells['group'], cells['parameters'], cells['lr']) == ('0', '2', '0.1')
+    assert {'1', '1,200', '0.01', '0.9', '4.7 KiB'} <= set(second)  # 1200 floats and a count
+    assert len(repr(opt)) < 600
+
+
+@pytest.mark.parametrize('cls', CLASSES, ids=lambda c: c.__name__)
+def test_repr_before_registration(cls):
+    text = repr(cls(lr=0.25))
+    assert text.startswith(cls.__name__) and 'lr=0.25' in text and len(text) < 200
+    assert 'object at 0x' not in text and '\n' not in text
+
+
+def test_repr_inside_a_module_and_a_trace():
+    class Trainer(brainstate.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = brainstate.nn.Linear(2, 2)
+            self.opt = bo.Adam().register_trainable_weights(self.model.states(ParamState))
+
+    trainer = Trainer()
+    assert 'Adam (step 0' in repr(trainer)
+    seen = []
+    brainstate.transform.jit(lambda: seen.append(repr(trainer.opt)))()
+    assert 'Adam' in seen[0]
+
+
+def test_repr_of_groups_and_schedulers():
+    opt = trained()
+    text = repr(opt.param_groups)
+    assert '2 parameters' in text and 'lr=0.01' in text and 'betas=(0.9, 0.999)' in text
+    assert repr(opt.lr).startswith('ConstantLR(') and '0.1' in repr(opt.lr)
+
+
+# ---- groups ------------------------------------------------------------------------------------
+
+
+def test_group_is_a_dict():
+    opt = trained()
+    group = opt.param_groups[1]
+    assert isinstance(group, MutableMapping)
+    assert list(group)[:2] == ['params', 'lr']
+    assert set(group) == {
+        *('params', 'lr', 'betas', 'eps', 'weight_decay'),
+        *('amsgrad', 'decoupled_weight_decay', 'maximize'),
+    }
+    assert len(group) == len(list(group)) == len(dict(group))
+    assert 'lr' in group and 'params' in group and 'momentum' not in group
+    assert group.get('momentum') is None and group.get('eps') == 1e-8
+    assert group['betas'] == (0.9, 0.999) and group['amsgrad'] is False
+    assert list(group['params']['head']) == ['w']
+    with pytest.raises(KeyError, match='momentum'):
+        group['momentum']
+    assert len(opt.param_groups) == 2
+    opt.param_groups.append(None)  # a list of its own
+    assert len(opt.param_groups) == 2
+
+
+def test_learning_rate_of_a_group_is_a_number():
+    opt = trained(lr=0.5)
+    lr = opt.param_groups[0]['lr']
+    assert lr.value == 0.5 and isinstance(lr.value, float)
+    assert (lr + 1, 1 + lr, lr - 1, 1 - lr, lr * 2, 2 * lr) == (1.5, 1.5, -0.5, 0.5, 1.0, 1.0)
+    assert (lr / 2, 2 / lr, lr**2, 2**lr, -lr, +lr, abs(lr)) == (
+        *(0.25, 4.0, 0.25, 2**0.5, -0.5, 0.5, 0.5),
+    )
+    assert (lr // 0.3, lr % 0.3, round(lr, 0)) == (1.0, 0.5 % 0.3, 0.0)
+    assert lr == 0.5 and lr != 0.4 and lr < 1 and lr <= 0.5 and lr > 0.1 and lr >= 0.5
+    assert lr == lr and lr + lr == 1.0 and min(lr, 0.7) == 0.5
+    assert float(lr) == 0.5 and math.sqrt(lr) == 0.5**0.5 and bool(lr)
+    assert f'{lr:.3f}' == '0.500' and str(lr) == '0.5'
+    assert np.asarray(lr) == 0.5 and jnp.asarray(lr) == 0.5
+    np.testing.assert_array_equal(lr * jnp.ones(2), [0.5, 0.5])
+    np.testing.assert_array_equal(jnp.ones(2) * lr, [0.5, 0.5])
+    np.testing.assert_array_equal(np.ones(2) * lr, [0.5, 0.5])
+
+
+def test_learning_rate_of_a_group_is_live():
+    opt = trained()
+    group, held = opt.param_groups[1], opt.param_groups[1]['lr']
+    group['lr'] *= 0.1
+    assert held.value == pytest.approx(0.001) and held == group['lr']
+    group['lr'] = 0.25
+    assert held.value == 0.25
+    group['lr'].value = 0.5
+    assert held.value == 0.5 and opt.get_last_lr() == [0.1, 0.5]
+    held.value /= 2
+    assert opt.get_last_lr() == [0.1, 0.25]
+    for other in opt.param_groups:  # as in torch
+        other['lr'] *= 0.5
+    assert opt.get_last_lr() == [0.05, 0.125]
+    group.update(lr=0.75, betas=(0.5, 0.6))
+    assert opt.get_last_lr() == [0.05, 0.75] and group['betas'] == (0.5, 0.6)
+    head = opt.param_states.get_state_by_path('head.w')
+    group['lr'] = 0.0
+    before = np.asarray(head.value)
+    opt.step({'head': {'w': jnp.ones((20, 60))}})
+    np.testing.assert_array_equal(head.value, before)
+
+
+def test_attribute_of_the_optimizer_is_that_of_all_groups():
+    opt = trained()
+    opt.param_groups[1]['betas'] = (0.1, 0.2)
+    assert opt.betas == (0.9, 0.999)  # reads the first group
+    opt.betas = (0.5, 0.75)
+    assert [g['betas'] for g in opt.param_groups] == [(0.5, 0.75)] * 2
+    opt.betas = [0.25, 0.75]
+    opt.eps = 1e-3
+    assert [(g['betas'], g['eps']) for g in opt.param_groups] == [((0.25, 0.75), 1e-3)] * 2
+    opt.add_param_group({'late': ParamState(jnp.ones(1))})
+    assert opt.param_groups[2]['betas'] == (0.25, 0.75)
+    opt.current_lr = 0.7
+    assert opt.get_last_lr()[:2] == [0.7, 0.01]
+
+
+# ---- tx ----------------------------------------------------------------------------------------
+
+
+def test_tx_is_live():
+    opt = trained(lr=0.1, betas=(0.0, 0.0), eps=0.0)
+    tx, params = opt.tx, {'any': jnp.full(2, 4.0)}
+    state = tx.init(params)
+    for lr in (0.1, 0.7):
+        opt.current_lr = lr
+        updates, state = tx.update(params, state, params)
+        np.testing.assert_allclose(updates['any'], np.full(2, -lr), 1e-6)
+    chained = optax.chain(opt.tx, optax.scale(2.0))
+    updates, _ = chained.update(params, chained.init(params), params)
+    np.testing.assert_allclose(updates['any'], np.full(2, -1.4), 1e-6)
+
+
+def test_tx_that_was_given():
+    tx = optax.sgd(0.5)
+    assert bo.OptaxOptimizer(tx=tx).tx is tx
+
+
+@pytest.mark.parametrize('jit', [False, True])
+@pytest.mark.parametrize('chained', [False, True])
+def test_extra_arguments_reach_the_chain_of_every_group(jit, chained):
+    def update(updates, state, params=None, *, scale, **extra):
+        return jax.tree.map(lambda g: -scale * g, updates), state
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    tx = optax.chain(optax.identity(), tx) if chained else tx
+    opt = bo.OptaxOptimizer(tx=tx)
+    a, b = ParamState(jnp.ones(2)), ParamState(jnp.ones(3))
+    opt.register_trainable_weights({'a': a}).add_param_group({'b': b})
+    grads = {'a': jnp.ones(2), 'b': jnp.ones(3)}
+    step = brainstate.transform.jit(lambda s: opt.step(grads, scale=s)) if jit else None
+    for scale in (0.25, 0.5):
+        step(scale) if jit else opt.step(grads, scale=scale)
+    np.testing.assert_allclose(a.value, 0.25)
+    np.testing.assert_allclose(b.value, 0.25)
+    opt.update(grads, scale=0.25)
+    np.testing.assert_allclose(b.value, 0.0)
+
+
+def test_functions_are_extra_arguments_too():
+    def update(updates, state, params=None, *, value_fn, mode, **extra):
+        assert mode == 'half'
+        return jax.tree.map(lambda p: -0.5 * value_fn(p), params), state
+
+    opt = bo.OptaxOptimizer(
+        tx=optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    )
+    a = ParamState(jnp.full(2, 4.0))
+    opt.register_trainable_weights({'a': a})
+    opt.step({'a': jnp.ones(2)}, value_fn=jnp.sqrt, mode='half')
+    np.testing.assert_allclose(a.value, 3.0)
+
+
+# ---- copies ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('make', [bo.Adam, bo.AdamW])
+def test_deepcopy_has_state_of_its_own_over_the_same_parameters(make):
+    opt = trained(make, grad_clip_norm=2.0)
+    grads = opt.param_states.to_pytree_value()
+    before = snapshot(opt)
+    other = copy.deepcopy(opt)
+    assert type(other) is make and same(snapshot(other), before)
+    assert all(
+        a is b
+        for a, b in zip(
+            opt.param_states.unique_states, other.param_states.unique_states, strict=True
+        )
+    )
+    start = np.asarray(opt.param_states.unique_states[0].value)
+    other.step(grads)
+    assert not np.array_equal(start, opt.param_states.unique_states[0].value)  # shared
+    other.current_lr = 0.7
+    other.betas = (0.1, 0.2)
+    other.param_groups[1]['lr'] = 0.6
+    other.grad_clip_norm = 5.0
+    other.lr.step()
+    other.add_param_group({'late': ParamState(jnp.ones(1))})
+    assert same(snapshot(opt), before)
+    assert (len(opt.param_groups), len(opt.param_states)) == (2, 3)
+    assert (int(opt.step_count.value), int(other.step_count.value)) == (1, 2)
+    assert (opt.lr.last_epoch.value, other.lr.last_epoch.value) == (0, 1)
+    assert opt.grad_clip_norm == 2.0 and other.lr is not opt.lr
+    mine = snapshot(other)
+    opt.step(grads)  # and the other way round
+    opt.lr.step()
+    assert same(snapshot(other), mine)
+
+
+def test_deepcopy_continues_like_the_original():
+    opt = trained(bo.SGD, momentum=0.9)
+    grads = opt.param_states.to_pytree_value()
+    start = opt.param_states.to_dict_value()
+    other = copy.deepcopy(opt)
+    results = []
+    for each in (opt, other):
+        for name, state in opt.param_states.to_dict().items():
+            state.value = start[name]
+        for _ in range(2):
+            each.step(grads)
+        results.append(jax.tree.map(np.asarray, each.param_states.to_pytree_value()))
+    assert same(*results)
+
+
+def test_deepcopy_before_registration():
+    other = copy.deepcopy(bo.Adam(0.3, eps=1e-3))
+    assert (other.current_lr, other.eps) == (0.3, 1e-3)
+    w = ParamState(jnp.ones(1))
+    other.register_trainable_weights({'w': w}).step({'w': jnp.ones(1)})
+    np.testing.assert_allclose(w.value, 0.7, 1e-2)
+
+
+def test_deepcopy_of_a_chain_with_the_scheduler():
+    class Old(bo.OptaxOptimizer):
+        def default_tx(self):
+            return optax.scale_by_schedule(self._lr_scheduler)
+
+    w = ParamState(jnp.ones(1))
+    opt = Old(lr=0.5).register_trainable_weights({'w': w})
+    other = copy.deepcopy(opt)
+    other.current_lr = 0.25
+    other.step({'w': jnp.ones(1)})
+    np.testing.assert_allclose(w.value, 0.75)
+    opt.step({'w': jnp.ones(1)})
+    np.testing.assert_allclose(w.value, 0.25)
+
+
+@pytest.mark.parametrize('dump', [pickle.dumps, lambda x: pickle.Pickler(io.BytesIO()).dump(x)])
+def test_pickling_says_what_to_do_instead(dump):
+    with pytest.raises(TypeError, match='Adam cannot be pickled.*state_dict.*load_state_dict'):
+        dump(trained())
+
+
+def test_state_dict_can_be_pickled():
+    opt = trained()
+    before = snapshot(opt)
+    saved = pickle.loads(pickle.dumps(opt.state_dict()))
+    opt.step(opt.param_states.to_pytree_value())
+    opt.load_state_dict(saved)
+    assert same(snapshot(opt), before)
+
+
+# ---- brainstate's graph ------------------------------------------------------------------------
+
+
+class Trainer(brainstate.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = brainstate.nn.Linear(2, 2)
+        self.opt = bo.Adam(0.1).register_trainable_weights(self.model.states(ParamState))
+
+
+def covers(states, opt):
+    """Whether some states hold the moments and the count of an optimizer."""
+    held = jax.tree.leaves([s.value for s in states])
+    return all(any(x is y for y in held) for x in jax.tree.leaves(opt._core.value))
+
+
+def test_graph_finds_the_states():
+    opt = trained()
+    states = brainstate.graph.states(opt)
+    assert covers(states.values(), opt)
+    assert all(isinstance(s, bo.OptimState) for s in states.values())
+    assert covers(brainstate.graph.states(opt, bo.OptimState).values(), opt)
+    assert len(brainstate.graph.states(opt, ParamState)) == 0  # the model's
+
+
+def test_graph_of_a_module_with_an_optimizer():
+    trainer = Trainer()
+    trainer.opt.step({('weight',): trainer.model.weight.value})
+    assert list(trainer.states(ParamState)) == [('model', 'weight')]
+    assert covers(trainer.states(bo.OptimState).values(), trainer.opt)
+    assert all(key[0] == 'opt' for key in trainer.states(bo.OptimState))
+
+
+def test_graph_split_and_update():
+    """treefy_split gives the states as a tree; update_states puts such a tree back."""
+    opt = trained()
+    before = snapshot(opt)
+    _, states = brainstate.graph.treefy_split(opt)
+    leaves = [x for x in jax.tree.leaves(states) if hasattr(x, 'shape')]
+    moments = [x for x in jax.tree.leaves(opt._core.value[0]) if x.ndim]
+    assert {x.shape for x in moments} <= {x.shape for x in leaves}
+    kept = jax.tree.map(jnp.array, states)
+    opt.step(opt.param_states.to_pytree_value())
+    assert not same(snapshot(opt), before)
+    brainstate.graph.update_states(opt, kept)
+    assert same(snapshot(opt), before)
+    opt.step(opt.param_states.to_pytree_value())
+    assert int(opt.step_count.value) == 2
+
+
+@pytest.mark.parametrize('how', ['clone', 'merge'])
+def test_graph_copies_work_or_say_why_not(how):
+    opt = trained()
+    before = snapshot(opt)
+    try:
+        if how == 'clone':
+            other = brainstate.graph.clone(opt)
+        else:
+            other = brainstate.graph.treefy_merge(*brainstate.graph.treefy_split(opt))
+    except TypeError as error:
+        assert 'Adam' in str(error)
+        return
+    assert repr(other).startswith('Adam') and other.current_lr == 0.1
+    other.step(other.param_states.to_pytree_value())
+    assert same(snapshot(opt), before)
