@@ -150,7 +150,8 @@ def _combined(shares: list[jax.Array]) -> jax.Array | None:
         return None
     total = shares[0]
     for other in shares[1:]:
-        total = jnp.where((total == other).all(), total, total + other)
+        same = (total == other) | (jnp.isnan(total) & jnp.isnan(other))
+        total = jnp.where(same.all(), total, total + other)
     return total
 
 

@@ -69,7 +69,24 @@ def _delegate(name: str) -> Callable:
 
 for _name in (
     *('add', 'radd', 'sub', 'rsub', 'mul', 'rmul', 'truediv', 'rtruediv', 'pow', 'rpow'),
-    *('floordiv', 'mod', 'neg', 'pos', 'abs', 'round', 'eq', 'ne', 'lt', 'le', 'gt', 'ge'),
+    *(
+        'floordiv',
+        'rfloordiv',
+        'mod',
+        'rmod',
+        'divmod',
+        'rdivmod',
+        'neg',
+        'pos',
+        'abs',
+        'round',
+        'eq',
+        'ne',
+        'lt',
+        'le',
+        'gt',
+        'ge',
+    ),
 ):
     setattr(LiveNumber, f'__{_name}__', _delegate(f'__{_name}__'))
 

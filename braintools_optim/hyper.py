@@ -40,9 +40,9 @@ class Range(NamedTuple):
     open_high: bool = False
 
     def __contains__(self, x: object) -> bool:
-        assert isinstance(x, float)
-        above = x > self.low if self.open_low else x >= self.low
-        return above and (x < self.high if self.open_high else x <= self.high)
+        low, high, open_low, open_high = self
+        above = x > low if open_low else x >= low  # type: ignore[operator]
+        return above and (x < high if open_high else x <= high)  # type: ignore[operator]
 
     def __str__(self) -> str:
         left, right = '(' if self.open_low else '[', ')' if self.open_high else ']'
@@ -57,6 +57,7 @@ FINITE = Range(open_low=True, open_high=True)
 
 RANGES: dict[str, Range] = {
     'lr': NON_NEGATIVE,
+    'base_lr': NON_NEGATIVE,
     'betas': DECAY,
     'eps': NON_NEGATIVE,
     'weight_decay': NON_NEGATIVE,
@@ -84,9 +85,8 @@ def check_number(owner: str, name: str, value: Any, like: Any = 0.0) -> Any:
 
     ``like`` is the present value: it says whether a number or a tuple of how many is expected.
     """
-    if type(value) is float and type(like) is float:  # by far the most frequent
-        if value in RANGES.get(name.partition('[')[0], FINITE):
-            return value
+    if type(value) is float and type(like) is float and name in RANGES and value in RANGES[name]:
+        return value  # by far the most frequent
     if isinstance(like, tuple):
         if not isinstance(value, tuple | list) or len(value) != len(like):
             raise TypeError(

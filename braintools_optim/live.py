@@ -66,8 +66,10 @@ class LiveNumbers:
         self._options = {
             k: None if v is None else check_number(name, k, v) for k, v in options.items()
         }
-        for key in (*self._numbers, *self._flags, *self._options):
+        names = {*self._numbers, *self._flags, *self._options}
+        for key in names:
             self.__dict__.pop(key, None)  # a subclass may have set it before
+        self._declared_names = names
         self._table = HyperTable()
         self._groups = []
         self._running = None
@@ -94,27 +96,33 @@ class LiveNumbers:
             return known['_flags'][name]
         if name in known.get('_options', ()):
             return None if known['_options'][name] is None else self._table.read(0, name)
+        if '_core' in known and '_table' not in known:
+            raise TypeError(
+                f'this {type(self).__name__} was put together from its States alone, by a graph '
+                f'function of brainstate; copy an optimizer with copy.deepcopy, or build it anew '
+                f'and call load_state_dict.'
+            )
         raise AttributeError(f'{type(self).__name__} has no attribute {name!r}.')
 
     def __setattr__(self, name: str, value: Any) -> None:
         known = self.__dict__
-        if name in known.get('_flags', ()):
-            raise AttributeError(
-                f'{name} of {type(self).__name__} is fixed at construction; build a new optimizer.'
-            )
-        if name in known.get('_options', ()):
-            if known['_options'][name] is None:
-                raise AttributeError(
-                    f'{type(self).__name__} was built without {name}; construct it with a value '
-                    f'(any may follow, inf turns it off).'
-                )
-            self._table.write({(0, name): check_number(type(self).__name__, name, value)})
-        elif name in known.get('_numbers', ()) and name != 'lr':
+        if name == 'lr' or name not in known.get('_declared_names', ()):
+            object.__setattr__(self, name, value)
+        elif name in known['_numbers']:
             self._assign({(g.index, name): value for g in self._groups})
             if not is_traced(value):
                 self._numbers[name] = self._table.read(0, name)
+        elif name in known['_flags']:
+            raise AttributeError(
+                f'{name} of {type(self).__name__} is fixed at construction; build a new optimizer.'
+            )
+        elif known['_options'][name] is None:
+            raise AttributeError(
+                f'{type(self).__name__} was built without {name}; construct it with a value '
+                f'(any may follow, inf turns it off).'
+            )
         else:
-            object.__setattr__(self, name, value)
+            self._table.write({(0, name): check_number(type(self).__name__, name, value)})
 
     def _running_hyper(self) -> Hyper | None:
         """Return the values of the group whose chain is being built or run, if one is."""

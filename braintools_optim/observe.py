@@ -12,7 +12,7 @@ from brainstate._state import TRACE_CONTEXT  # the only place that knows of acti
 from brainstate._state_global_hooks import GlobalHookRegistry
 from brainstate.util import StateJaxTracer
 
-__all__ = ['has_global_hooks', 'is_plain', 'traced', 'unobserved']
+__all__ = ['has_global_hooks', 'is_plain', 'traced', 'unobserved', 'x64_enabled']
 
 with jax.ensure_compile_time_eval():
     _NO_TRACE = StateJaxTracer()
@@ -21,6 +21,11 @@ with jax.ensure_compile_time_eval():
 def traced() -> bool:
     """Whether a brainstate or JAX transformation is tracing at present."""
     return bool(TRACE_CONTEXT.state_stack) or not _NO_TRACE.is_valid()
+
+
+def x64_enabled() -> bool:
+    """Whether JAX computes in double precision at present."""
+    return bool(getattr(jax.config, 'jax_enable_x64'))  # noqa: B009  (JAX sets it dynamically)
 
 
 def has_global_hooks() -> bool:

@@ -116,6 +116,7 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
 
     graph_invisible_attrs = (
         *('_flags', '_numbers', '_options', '_table', '_groups', '_stepper', '_running'),
+        '_declared_names',
         *('_schedulers', '_lr_scheduler', '_tx', 'param_states', '_leaves', 'step_count'),
     )
 
@@ -157,6 +158,7 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         self._stepper: Stepper | None = None
         self.param_states = UniqueStateManager()
         self._core = CoreState(((), np.int32(0)))
+        self._number_state = self._table.state  # seen by brainstate's graph functions
         self.step_count = PartState(self._core, (1,))
         self._lr_scheduler = scheduler or ConstantLR(self._numbers['lr'], 1.0, 0)
         self._new_group(self._numbers, self._flags, self._options)
@@ -415,7 +417,8 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         ----------
         grads : pytree
             Gradients under the keys of their parameters. A parameter whose gradient is missing or
-            None stays as it is, and so do its moments.
+            None stays as it is, and so do its moments. The gradient of a complex parameter points
+            uphill, as torch's does: conjugate what JAX's grad returns.
         **extra
             What the chain takes besides (``value``, ``value_fn`` ...), by optax's protocol.
         """
@@ -447,11 +450,12 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
     def __deepcopy__(self, memo: dict) -> OptaxOptimizer:
         """Return an independent optimizer over the same parameters."""
         new = memo[id(self)] = object.__new__(type(self))
-        core = CoreState(jax.tree.map(jnp.array, self._core.value))
+        core, table = CoreState(jax.tree.map(jnp.array, self._core.value)), self._table.copy()
         own = {
             '_core': core,
             'step_count': PartState(core, (1,)),
-            '_table': self._table.copy(),
+            '_table': table,
+            '_number_state': table.state,
             '_groups': [group.copy(new) for group in self._groups],
             'param_states': self.param_states.copy(),
             '_lr_scheduler': self._lr_scheduler.copy(new),
@@ -462,7 +466,15 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         }
         for name, value in self.__dict__.items():
             new.__dict__[name] = own[name] if name in own else copy.deepcopy(value, memo)
+        for group in new._groups:  # a chain from default_tx reads the scheduler it was built with
+            group.chain = new._fixed_chain(new._hyper(group))
         return new
+
+    def __copy__(self) -> OptaxOptimizer:
+        raise TypeError(
+            f'two {type(self).__name__} cannot share their state; copy.deepcopy gives an '
+            f'independent optimizer over the same parameters.'
+        )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError(

@@ -64,7 +64,8 @@ def constructor_signature(cls: type) -> inspect.Signature:
 
 def argument_names(cls: type) -> set[str]:
     """Return the names of the arguments that the constructor of ``cls`` shows."""
-    return set(constructor_signature(cls).parameters)
+    shown = constructor_signature(cls).parameters.values()
+    return {p.name for p in shown if p.kind is not p.VAR_KEYWORD}
 
 
 def argument_defaults(cls: type) -> dict[str, Any]:

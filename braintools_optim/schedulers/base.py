@@ -53,7 +53,7 @@ class LRScheduler:
         if not given:
             raise ValueError(f'{owner} needs at least one base_lr, got an empty list.')
         self.optimizer: OptaxOptimizer | None = None
-        self.base_lrs = [check_number(owner, 'lr', lr) for lr in given]
+        self.base_lrs = [check_number(owner, 'base_lr', lr) for lr in given]
         self.last_epoch = OptimState(last_epoch)
         # What the schedule starts from now: the base, or what manual changes made of it ...
         self._bases = OptimState(list(self.base_lrs))
