@@ -106,12 +106,14 @@ class Stepper:
         result: list = []
         try:
             key = static, treedef
-            if key != self.program_key:
-                args = self._switch_program(key, args)
-            try:
-                # The results are in the list before Python can look for an interrupt.
-                result.extend(starmap(self.program, (args,)))
-            except (TypeError, ValueError):  # raised before anything has run
+            fits = key == self.program_key
+            if fits:
+                try:
+                    # The results are in the list before Python can look for an interrupt.
+                    result.extend(starmap(self.program, (args,)))
+                except (TypeError, ValueError):  # made for other gradients: nothing has run
+                    fits = False
+            if not fits:
                 args = self._switch_program(key, args)
                 result.extend(starmap(self.program, (args,)))
             self._store(treedef, count, *result[0])

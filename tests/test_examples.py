@@ -1,0 +1,61 @@
+"""Everything that is shown to readers runs: docstrings, the README, the demo."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import brainstate
+import jax.numpy as jnp
+import pytest
+
+import braintools_optim
+from braintools_optim import demo
+
+MODULES = ['braintools_optim'] + [
+    module.name
+    for module in pkgutil.walk_packages(braintools_optim.__path__, 'braintools_optim.')
+    if not module.name.endswith('__main__')
+]
+README = Path(__file__).parent.parent / 'README.md'
+
+
+def test_docstrings():
+    ran = 0
+    for name in MODULES:
+        failed, attempted = doctest.testmod(importlib.import_module(name))
+        assert not failed, name
+        ran += attempted
+    assert ran >= 15
+
+
+def test_readme():
+    body = brainstate.nn.Linear(3, 2)
+    scale = brainstate.ParamState(jnp.ones(2))
+    names = {
+        'body': body,
+        'scale': scale,
+        'loss_fn': lambda x, y: jnp.mean((body(x) * scale.value - y) ** 2),
+        'batches': [(jnp.ones((4, 3)), jnp.zeros((4, 2)))] * 20,
+    }
+    (code,) = re.findall(r'```python\n(.*?)```', README.read_text(), re.DOTALL)
+    before = names['loss_fn'](*names['batches'][0])
+    exec(compile(code, str(README), 'exec'), names)
+    assert names['loss_fn'](*names['batches'][0]) < before
+    assert names['opt'].current_lr == pytest.approx(1e-3 * 0.999**20)
+    assert names['opt'].param_groups[1]['weight_decay'] == 0.01
+
+
+def test_demo_learns(capsys):
+    assert demo.run(steps=200) > 0.9
+    shown = capsys.readouterr().out
+    assert 'AdamW' in shown and 'traced 1 time' in shown
+
+
+def test_command_line():
+    command = [sys.executable, '-m', 'braintools_optim', '--help']
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert 'demo' in shown
