@@ -151,27 +151,19 @@ class HyperTable:
 
     def append(self, group: int, numbers: Mapping[str, Any]) -> None:
         """Add the numbers of a new group."""
-        values = list(self._entries())
+        values, slots = list(self._entries()), dict(self.slots)
         for name, value in numbers.items():
             if isinstance(value, tuple):
-                self.slots[group, name] = slice(len(values), len(values) + len(value))
+                slots[group, name] = slice(len(values), len(values) + len(value))
                 values.extend(value)
             else:
-                self.slots[group, name] = len(values)
+                slots[group, name] = len(values)
                 values.append(value)
-        self.state.value = _vector(values)
+        self.state.value, self.slots = _vector(values), slots
 
     def copy(self) -> HyperTable:
         """Return a table of the same numbers in a State of its own."""
         return HyperTable(NumbersState(self.state._value), dict(self.slots))
-
-    def snapshot(self) -> tuple[Any, dict]:
-        """Return all that :meth:`restore` needs to undo changes."""
-        return self.state.value, dict(self.slots)
-
-    def restore(self, snapshot: tuple[Any, dict]) -> None:
-        """Undo all changes since a snapshot was taken."""
-        self.state.value, self.slots = snapshot[0], dict(snapshot[1])
 
     def read(self, group: int, name: str) -> Any:
         """Return the current value: floats outside a trace, tracers inside."""

@@ -79,7 +79,8 @@ class LiveNumbers:
         from .optimizer import OptaxOptimizer
 
         named: dict[str, Any] = {'lr': 0.0, 'maximize': False}
-        if type(self).transform is OptaxOptimizer.transform:  # type: ignore[attr-defined]
+        base = OptaxOptimizer
+        if type(self).transform is base.transform or type(self).__init__ is base.__init__:  # type: ignore[attr-defined]
             named['weight_decay'] = 0.0
         bases = type(self).__mro__
         for cls in reversed(bases[: bases.index(OptaxOptimizer)]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -25,7 +26,14 @@ from .schedulers.constant import ConstantLR
 from .sharding import beside, own_buffers
 from .signature import constructor_signature
 from .slot import take_over
-from .state import CoreState, OptimState, PartState, UniqueStateManager, nest
+from .state import (
+    CoreState,
+    OptimState,
+    PartState,
+    UniqueStateManager,
+    nest,
+    undone_on_error,
+)
 from .step import GroupPlan, Stepper
 
 __all__ = ['OptaxOptimizer', 'Optimizer']
@@ -238,7 +246,8 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         if not len(manager):
             raise ValueError(f'{type(self).__name__} was given no parameters.')
         new = range(len(self.param_states), len(manager))
-        self._enroll(manager, self._groups[0], list(new))
+        with self._undone_on_error():
+            self._enroll(manager, self._groups[0], list(new))
         return self
 
     def add_param_group(self, params: Any, **hyper: Any) -> None:
@@ -279,16 +288,20 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
             k: check_flag(name, k, hyper.get(k, default), default)
             for k, default in self._flags.items()
         }
-        before, known = self._table.snapshot(), len(self._groups)
-        try:
+        with self._undone_on_error():
             group = self._new_group(numbers, flags, {})
             self._enroll(manager, group, list(range(len(self.param_states), len(manager))))
-        except BaseException:
-            del self._groups[known:]
-            self._table.restore(before)
-            raise
-        for scheduler in self._all_schedulers():
-            scheduler.group_added(group, numbers['lr'] if 'lr' in hyper else None)
+            for scheduler in self._all_schedulers():
+                scheduler.group_added(group, numbers['lr'] if 'lr' in hyper else None)
+
+    def _undone_on_error(self) -> AbstractContextManager[None]:
+        """Take everything back if what is done to the optimizer does not end well."""
+        states = [self._core, self._table.state]
+        schedulers = self._all_schedulers()
+        states += [s for x in schedulers for s in vars(x).values() if isinstance(s, State)]
+        return undone_on_error(
+            self, *states, self._table, self.param_states, *self._groups, *schedulers
+        )
 
     def _new_group(self, numbers: Mapping, flags: dict, options: Mapping) -> ParamGroup:
         group = ParamGroup(self, len(self._groups), flags)
@@ -296,7 +309,7 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         self.validate(Hyper(numbers, flags, group.unused))
         given = {k: v for k, v in options.items() if v is not None}
         self._table.append(group.index, {**numbers, **given})
-        self._groups.append(group)
+        self._groups = [*self._groups, group]
         group.chain = self._fixed_chain(Hyper(numbers, flags, group.unused))
         return group
 
@@ -320,7 +333,6 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
             before = [self._leaves[i].path for i in known]
             state = take_over(state, paths, chains[group.index], before)
         chains = (*chains[: group.index], state, *chains[group.index + 1 :])
-        # What follows cannot fail: all or nothing.
         self._core.value = (chains, beside(count, values))
         group.members = members
         self.param_states.adopt(manager)

@@ -6,6 +6,7 @@ program that reuses the buffers of the optimizer state; inside a trace it is inl
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from functools import partial
 from itertools import starmap
@@ -77,8 +78,9 @@ class Stepper:
         # Where States keep their values: writing there costs a tenth of setting an attribute.
         self.param_vars = [s.__dict__ for s in self.params]
         self.programs: dict[Any, Any] = {}  # compiled, donating the chain states, by arguments
-        self.program: Any = None  # the present one ...
-        self.program_key: Any = None  # ... and what it was made for, in short
+        self.called: set[Any] = set()  # arguments which they have met, of which kinds
+        self.call: Any = None  # the entry of the present program ...
+        self.program_key: Any = None  # ... and what it is for, in short
         self.keeping: dict[Any, Any] = {}  # jitted, donating nothing, by extra arguments
 
     # ---- the three roads -----------------------------------------------------------------
@@ -101,42 +103,48 @@ class Stepper:
         leaves, treedef, count = self.core.take()
         arrays, static = _split(extra) if extra else (extra, ())
         values = [param['_value'] for param in self.param_vars]
-        args = (values, leaves, self.numbers.given_out(), grads, arrays)
+        vector = self.numbers.given_out()
+        args = (values, leaves, vector, grads, arrays)
         count = next_count(count)
         result: list = []
         try:
-            key = static, treedef
+            key = static, treedef, type(vector), _kind(grads)
             fits = key == self.program_key
             if fits:
                 try:
                     # The results are in the list before Python can look for an interrupt.
-                    result.extend(starmap(self.program, (args,)))
+                    result.extend(starmap(self.call, (args,)))
                 except (TypeError, ValueError):  # made for other gradients: nothing has run
                     fits = False
             if not fits:
-                args = self._switch_program(key, args)
-                result.extend(starmap(self.program, (args,)))
+                self._switch_program(key, args, result)
             self._store(treedef, count, *result[0])
         except BaseException:
             if result:  # the old state was donated: the only whole state is the new one
                 self._store(treedef, count, *result[0])
             raise
 
-    def _switch_program(self, key: tuple[tuple, Any], args: tuple) -> tuple:
-        """Make the program for these arguments the present one; return what to call it with."""
+    def _switch_program(self, key: tuple, args: tuple, result: list) -> None:
+        """Call the program for these arguments, compiled if it is new, and keep it for the next."""
         refuse_non_arrays(args[3])
-        static, treedef = key
+        static, treedef, *_ = key
         signature = (key, *_signature(args))
-        program = self.programs.get(signature)
+        program = self.programs.get((static, *signature[1:]))
         if program is None:
             jitted = jax.jit(partial(self._flat, treedef, static), donate_argnums=1)
-            program = self.programs[signature] = jitted.lower(*args).compile()
-            # The first call returns through Python code, where an interrupt could lose the
-            # results after the donated buffers are gone: donate copies.
+            program = self.programs[static, *signature[1:]] = jitted.lower(*args).compile()
+        entry = _entry(program)
+        if entry is None or signature not in self.called:
+            # A call through Python code, where an interrupt could lose the results after the
+            # donated buffers are gone: donate copies.
             values, leaves, *others = args
             args = (values, [jnp.copy(leaf) for leaf in leaves], *others)
-        self.program, self.program_key = program, key
-        return args
+            result.append(program(*args))
+            self.called.add(signature)
+        else:
+            result.extend(starmap(entry, (args,)))
+        self.call = _entry(program)
+        self.program_key = key if self.call is not None else None
 
     def _flat(
         self, treedef: Any, static: tuple, values: list, leaves: list, vector: Any, *rest: Any
@@ -287,6 +295,23 @@ def write_all(changes: list[tuple[State, Any]]) -> None:
         for state, value, written in before:
             state.__dict__.update(_value=value, _been_writen=written)
         raise
+
+
+def _kind(tree: Any) -> type:
+    """Return the type of a leaf: arrays of the host go another way into a program than JAX's."""
+    while isinstance(tree, dict | list | tuple) and tree:
+        tree = next(iter(tree.values())) if isinstance(tree, dict) else tree[0]
+    return type(tree)
+
+
+def _entry(program: Any) -> Any:
+    """Return a compiled program's entry in C++, which it has from its first call on.
+
+    Its public call is a Python function: an interrupt that arrived while the program ran would be
+    raised there, and drop the results. Programs with callbacks have no such entry.
+    """
+    entry = getattr(program, '_call', None)
+    return None if inspect.isfunction(entry) else entry
 
 
 def _signature(args: tuple) -> tuple:

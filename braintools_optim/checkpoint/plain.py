@@ -117,10 +117,12 @@ def restore(optimizer: OptaxOptimizer, saved: Mapping[str, Any]) -> None:
     if wrong:
         raise IncompatibleCheckpoint(wrong)
     place = optimizer._core.value[1]
-    optimizer._core.value = (tuple(new_states), _placed(np.asarray(count, np.int32), place))
-    for scheduler, state in zip(optimizer._all_schedulers(), schedulers, strict=True):
-        scheduler.load_state_dict(state)
-    optimizer._table.write(numbers)
+    with optimizer._undone_on_error():
+        count = _placed(np.asarray(count, np.int32), place)
+        optimizer._core.value = (tuple(new_states), count)
+        for scheduler, state in zip(optimizer._all_schedulers(), schedulers, strict=True):
+            scheduler.load_state_dict(state)
+        optimizer._table.write(numbers)
 
 
 def _as_dict(value: Any, what: str, wrong: list[str]) -> Mapping[str, Any]:

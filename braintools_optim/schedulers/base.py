@@ -89,14 +89,14 @@ class LRScheduler:
     def group_added(self, group: ParamGroup, base: Any = None) -> None:
         """Take a new group in, at the present epoch; ``base`` is its own learning rate."""
         if group.index < len(self.base_lrs) and base is not None:
-            for known in (self.base_lrs, self._bases.value):
-                known[group.index] = base
+            self.base_lrs = _with(self.base_lrs, group.index, base)
+            self._bases.value = _with(self._bases.value, group.index, base)
         elif group.index >= len(self.base_lrs):
             self._add_base(self.base_lrs[0] if base is None else base)
         self._push(self.get_lr())
 
     def _add_base(self, base: Any) -> None:
-        self.base_lrs.append(base)
+        self.base_lrs = [*self.base_lrs, base]
         self._bases.value = [*self._bases.value, base]
         self._written.value = [*self._written.value, base]
 
@@ -221,6 +221,10 @@ class _CurrentRates:
 
     def __repr__(self) -> str:
         return repr(self.value)
+
+
+def _with(rates: list, index: int, rate: Any) -> list:
+    return [*rates[:index], rate, *rates[index + 1 :]]
 
 
 def _rebased(base: Any, lr: Any, written: Any, a: Any, b: Any, force: bool) -> Any:
