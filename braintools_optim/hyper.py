@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .observe import traced, unobserved
 from .state import NumbersState
 
 __all__ = [
@@ -141,9 +140,8 @@ class Hyper:
 class HyperTable:
     """The live numbers of every group, as one vector in one State.
 
-    An entry is addressed by (group index, name). The vector is a float64 numpy array as long as
-    only the host has written it, so that values read back exactly as they were given; a step or
-    scheduler inside jit makes it a jax array. Both are one abstract value: nothing retraces.
+    An entry is addressed by (group index, name). Whoever writes the vector, the host or a scheduler
+    inside jit, it stays one abstract value: nothing retraces.
     """
 
     state: NumbersState = field(default_factory=lambda: NumbersState(np.zeros(0)))
@@ -159,11 +157,15 @@ class HyperTable:
             else:
                 slots[group, name] = len(values)
                 values.append(value)
-        self.state.value, self.slots = _vector(values), slots
+        if is_traced(values):
+            self.state.value = _stacked(values)
+        else:
+            self.state.put(np.asarray(values, np.float64))
+        self.slots = slots
 
     def copy(self) -> HyperTable:
         """Return a table of the same numbers in a State of its own."""
-        return HyperTable(NumbersState(self.state._value), dict(self.slots))
+        return HyperTable(NumbersState(np.array(self._entries(), np.float64)), dict(self.slots))
 
     def read(self, group: int, name: str) -> Any:
         """Return the current value: floats outside a trace, tracers inside."""
@@ -171,22 +173,17 @@ class HyperTable:
 
     def write(self, changes: Mapping[tuple[int, str], Any]) -> None:
         """Set several values with one write."""
-        cell = self.state.__dict__
-        vector = cell['_value']
-        if type(vector) is np.ndarray and not any(map(is_traced, changes.values())):
+        vector = self.state.on_host()
+        if vector is None or any(map(is_traced, changes.values())):
+            values = list(self._entries())
+            for key, value in changes.items():
+                values[self.slots[key]] = value
+            self.state.value = _stacked(values)
+        else:
             vector = vector.copy()
             for key, value in changes.items():
                 vector[self.slots[key]] = value
-            vector.flags.writeable = False
-            if unobserved(self.state):  # a third of the cost of the public property
-                cell['_value'] = vector
-            else:
-                self.state.value = vector
-            return
-        values = list(self._entries())
-        for key, value in changes.items():
-            values[self.slots[key]] = value
-        self.state.value = _vector(values)
+            self.state.put(vector)
 
     def unpack(self, vector: Any) -> list[dict[str, Any]]:
         """Return the numbers of each group out of a vector, as weakly typed scalars."""
@@ -208,14 +205,11 @@ class HyperTable:
         return tuple(entries[slot]) if isinstance(slot, slice) else entries[slot]
 
     def _entries(self) -> list[Number]:
-        vector = self.state.value if traced() else self.state.__dict__['_value']
-        if isinstance(vector, jax.core.Tracer):
-            return [vector[i] for i in range(vector.shape[0])]
-        host = np.asarray(vector)
-        if host.dtype == np.float64:
-            return host.tolist()
-        # The shortest decimal that is this float32: people gave 0.1, not 0.10000000149.
-        return [float(str(x)) for x in host]
+        vector = self.state.on_host()
+        if vector is not None:
+            return vector.tolist()
+        traced_vector = self.state.value
+        return [traced_vector[i] for i in range(traced_vector.shape[0])]
 
 
 def is_traced(value: Any) -> bool:
@@ -231,10 +225,6 @@ def is_zero(value: Any) -> bool:
     return not is_traced(value) and value == 0.0
 
 
-def _vector(values: list[Number]) -> Any:
-    if is_traced(values):
-        wide = jnp.result_type(float)
-        return jnp.stack([jnp.asarray(v, wide) for v in values])
-    vector = np.asarray(values, np.float64)
-    vector.flags.writeable = False
-    return vector
+def _stacked(values: list[Number]) -> jax.Array:
+    wide = jnp.result_type(float)
+    return jnp.stack([jnp.asarray(v, wide) for v in values])

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ['GroupPlan', 'Stepper']
 
-# Settings under which JAX runs a computation again on its arguments: they must not be donated.
-_REPLAYING = ('jax_debug_nans', 'jax_debug_infs', 'jax_disable_jit')
+_CONFIG: Any = jax.config  # its attributes are set dynamically
+_CONTAINERS = frozenset([dict, list, tuple])
 _ONE = np.int32(1)
 _MAX_COUNT = np.iinfo(np.int32).max
 
@@ -77,23 +77,29 @@ class Stepper:
         self.plain = all(is_plain(type(s)) for s in self.params)
         # Where States keep their values: writing there costs a tenth of setting an attribute.
         self.param_vars = [s.__dict__ for s in self.params]
+        for param in self.param_vars:
+            param['_been_writen'] = True
         self.programs: dict[Any, Any] = {}  # compiled, donating the chain states, by arguments
         self.called: set[Any] = set()  # arguments which they have met, of which kinds
-        self.call: Any = None  # the entry of the present program ...
-        self.program_key: Any = None  # ... and what it is for, in short
+        self.calls: dict[Any, Any] = {}  # the entry used last for each kind of arguments ...
+        self.call: Any = None  # ... and of all ...
+        self.key: Any = None  # ... and its kind
         self.keeping: dict[Any, Any] = {}  # jitted, donating nothing, by extra arguments
 
     # ---- the three roads -----------------------------------------------------------------
 
     def run(self, grads: Any, extra: dict[str, Any]) -> None:
-        """Take one step, by the fastest road on which nobody misses a read or write."""
+        """Take one step, by the fastest road on which nobody misses a read or write.
+
+        Nothing is donated under settings with which JAX runs a computation again on its arguments.
+        """
         if traced():
             self._run_observed(self.compute, grads, extra)
         elif (
             self.plain
             and not has_global_hooks()
             and not any([hooked() for hooked in self.hooked])
-            and not any([getattr(jax.config, name) for name in _REPLAYING])
+            and not (_CONFIG.jax_debug_nans or _CONFIG.jax_debug_infs or _CONFIG.jax_disable_jit)
         ):
             self._run_donating(grads, extra)
         else:
@@ -109,14 +115,15 @@ class Stepper:
         result: list = []
         try:
             key = static, treedef, type(vector), _kind(grads)
-            fits = key == self.program_key
-            if fits:
+            call = self.call if key == self.key else self.calls.get(key)
+            if call is not None:
+                self.call, self.key = call, key
                 try:
                     # The results are in the list before Python can look for an interrupt.
-                    result.extend(starmap(self.call, (args,)))
+                    result.extend(starmap(call, (args,)))
                 except (TypeError, ValueError):  # made for other gradients: nothing has run
-                    fits = False
-            if not fits:
+                    pass
+            if not result:
                 self._switch_program(key, args, result)
             self._store(treedef, count, *result[0])
         except BaseException:
@@ -143,8 +150,9 @@ class Stepper:
             self.called.add(signature)
         else:
             result.extend(starmap(entry, (args,)))
-        self.call = _entry(program)
-        self.program_key = key if self.call is not None else None
+        if (entry := _entry(program)) is not None:
+            self.calls[key] = self.call = entry
+            self.key = key
 
     def _flat(
         self, treedef: Any, static: tuple, values: list, leaves: list, vector: Any, *rest: Any
@@ -158,7 +166,6 @@ class Stepper:
         for param, value in zip(self.param_vars, values, strict=True):
             if value is not None:
                 param['_value'] = value
-                param['_been_writen'] = True
         self.core.leave(leaves, treedef, count)
 
     def _keep(self, values: list, chains: tuple, vector: Any, grads: Any, extra: dict) -> Any:
@@ -299,9 +306,9 @@ def write_all(changes: list[tuple[State, Any]]) -> None:
 
 def _kind(tree: Any) -> type:
     """Return the type of a leaf: arrays of the host go another way into a program than JAX's."""
-    while isinstance(tree, dict | list | tuple) and tree:
-        tree = next(iter(tree.values())) if isinstance(tree, dict) else tree[0]
-    return type(tree)
+    while (kind := type(tree)) in _CONTAINERS and tree:
+        tree = next(iter(tree.values() if kind is dict else tree))
+    return kind
 
 
 def _entry(program: Any) -> Any:
