@@ -161,7 +161,7 @@ def p1() -> list[Ratio]:
                 f'P1 braintools.optim, {leaves} leaves / ours',
                 lambda n=leaves: braintools(n),
                 lambda n=leaves: ours(n),
-                calls=max(calls // 20, 1),
+                calls=max(calls // 4, 2),
                 target=20.0,
                 at_least=True,
                 instances=2,

@@ -251,7 +251,9 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         return self
 
     def add_param_group(self, params: Any, **hyper: Any) -> None:
-        """Add a group of parameters with values of its own; the others are those of group 0.
+        """Add a group of parameters with values of its own; the rest are the optimizer's defaults.
+
+        Defaults are what the constructor was given, or what was assigned for all groups since.
 
         Parameters
         ----------
