@@ -160,4 +160,6 @@ def _is_gradient_leaf(x: Any) -> bool:
 
 
 def _show(keys: Keys) -> str:
+    if not keys:
+        return 'no key (a bare array)'
     return repr(keys[0]) if len(keys) == 1 else repr(keys)
