@@ -174,7 +174,7 @@ class HyperTable:
     def write(self, changes: Mapping[tuple[int, str], Any]) -> None:
         """Set several values with one write."""
         vector = self.state.on_host()
-        if vector is None or any(map(is_traced, changes.values())):
+        if vector is None or any([is_traced(value) for value in changes.values()]):
             values = list(self._entries())
             for key, value in changes.items():
                 values[self.slots[key]] = value

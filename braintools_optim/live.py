@@ -140,11 +140,11 @@ class LiveNumbers:
         owner = type(self).__name__
         checked: dict[tuple[int, str], Any] = {}
         for (index, name), value in changes.items():
-            group = self._groups[index]
-            if name in self._flags or name == 'params':
-                raise AttributeError(f'{name!r} of a parameter group is fixed at construction.')
             if name not in self._numbers:
+                if name in self._flags or name == 'params':
+                    raise AttributeError(f'{name!r} of a parameter group is fixed at construction.')
                 raise KeyError(self._no_option(name))
+            group = self._groups[index]
             if group.chain is not None and name != 'lr':
                 raise AttributeError(
                     f'{name} is baked into the chain of this {owner}; override transform(h) '
@@ -156,11 +156,11 @@ class LiveNumbers:
                     f'group {index} of {owner} was built with {name}=0 and keeps no state for it; '
                     f'construct it with {name} > 0 (any value may follow).'
                 )
-        contradictable = type(self).validate is not LiveNumbers.validate
-        for index in {index for index, _ in checked} if contradictable else ():
-            group = self._groups[index]
-            numbers = {n: checked.get((index, n), group.number(n)) for n in self._numbers}
-            self.validate(Hyper(numbers, group.flags, group.unused))
+        if type(self).validate is not LiveNumbers.validate:
+            for index in {index for index, _ in checked}:
+                group = self._groups[index]
+                numbers = {n: checked.get((index, n), group.number(n)) for n in self._numbers}
+                self.validate(Hyper(numbers, group.flags, group.unused))
         self._table.write(checked)
 
     def _hyper(self, group: ParamGroup) -> Hyper:

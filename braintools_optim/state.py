@@ -18,7 +18,7 @@ import numpy as np
 from brainstate import State
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
-from .observe import traced, unobserved, x64_enabled
+from .observe import recorded, traced, unobserved, x64_enabled
 
 __all__ = ['OptimState', 'UniqueStateManager']
 
@@ -31,38 +31,44 @@ class OptimState(brainstate.LongTermState):
     __module__ = 'braintools_optim'
 
 
-class CoreState(OptimState):
-    """All that a step of an optimizer writes besides parameters: ``(chain states, step count)``.
-
-    It is one State, since each one costs time in every jitted call. A compiled step leaves the
-    chain states as mere leaves, which is all that the next one needs; their trees are built when
-    somebody looks.
-    """
+class LateState(OptimState):
+    """A State whose value is made when somebody looks, out of parts that cost less to write."""
 
     __module__ = 'braintools_optim'
 
-    def leave(self, leaves: list, treedef: Any, count: Any) -> None:
-        """Put a new value whose chain states are given as leaves."""
+    def put_parts(self, *parts: Any) -> None:
+        """Put what the next value is made of, where nobody observes the State."""
         cell = self.__dict__
-        cell['_unbuilt'] = leaves, treedef, count
         cell['_been_writen'] = True
-        cell.pop('_value', None)
+        cell['_parts'] = parts
 
-    def take(self) -> tuple[list, Any, Any]:
-        """Return the leaves and tree of the chain states, and the count."""
+    def make(self, *parts: Any) -> Any:
+        """Return the value that parts make up."""
+        raise NotImplementedError
+
+    @property
+    def _value(self) -> Any:
         cell = self.__dict__
-        if '_value' not in cell:
-            return cell['_unbuilt']
-        chains, count = cell['_value']
-        return *jax.tree.flatten(chains), count
+        if (parts := cell.get('_parts')) is not None:
+            cell['_value'] = self.make(*parts)
+            del cell['_parts']  # parts go first as long as they are there: nothing is half written
+        return cell['_value']
 
-    def __getattr__(self, name: str) -> Any:
-        if name != '_value' or '_unbuilt' not in self.__dict__:
-            raise AttributeError(f'{type(self).__name__} has no attribute {name!r}.')
-        leaves, treedef, count = self.__dict__['_unbuilt']
-        self.__dict__['_value'] = value = jax.tree.unflatten(treedef, leaves), count
-        del self.__dict__['_unbuilt']  # last, so that an interrupt loses nothing
-        return value
+    @_value.setter
+    def _value(self, value: Any) -> None:
+        self.__dict__['_value'] = value
+        self.__dict__.pop('_parts', None)
+
+    def restore_value(self, v: Any) -> None:
+        """Put back what a jitted function returned.
+
+        It has the structure that it had, so where nobody observes the State it needs none of the
+        checks, which would take a tenth of a small step.
+        """
+        if unobserved(self):
+            self._value = v
+        else:
+            super().restore_value(v)
 
     def to_state_ref(self) -> Any:
         """Return the State as brainstate's graph functions carry it."""
@@ -70,7 +76,29 @@ class CoreState(OptimState):
         return super().to_state_ref()
 
 
-class NumbersState(OptimState):
+class CoreState(LateState):
+    """All that a step of an optimizer writes besides parameters: ``(chain states, step count)``.
+
+    It is one State, since each one costs time in every jitted call. A compiled step leaves the
+    chain states as mere leaves, with their tree and the count: that is all that the next one needs.
+    """
+
+    __module__ = 'braintools_optim'
+
+    def make(self, leaves: list, treedef: Any, count: Any) -> tuple[tuple, Any]:
+        """Return the chain states as trees, and the count."""
+        return jax.tree.unflatten(treedef, leaves), count
+
+    def take(self) -> tuple[list, Any, Any]:
+        """Return the leaves and tree of the chain states, and the count."""
+        cell = self.__dict__
+        if (parts := cell.get('_parts')) is not None:
+            return parts
+        chains, count = cell['_value']
+        return *jax.tree.flatten(chains), count
+
+
+class NumbersState(LateState):
     """The hyper-parameters: a vector that every step reads and hardly anybody writes.
 
     Its value has JAX's precision; the host remembers what it was made of in double precision, so
@@ -82,24 +110,33 @@ class NumbersState(OptimState):
     value: Any
 
     def __init__(self, vector: np.ndarray):
-        super().__init__(in_jax_precision(vector))
-        self.__dict__['_made_of'] = self.__dict__['_value'], vector
+        super().__init__(self.make(vector))
+
+    def make(self, vector: np.ndarray) -> np.ndarray:
+        """Return a vector as JAX would convert it, which costs it five times as much."""
+        value = vector if x64_enabled() else vector.astype(np.float32)
+        self.__dict__['_made_of'] = value, vector
+        return value
 
     def put(self, vector: np.ndarray) -> None:
         """Write a new vector."""
-        value = in_jax_precision(vector)
         if unobserved(self):  # a third of the cost of the public property
-            self.__dict__['_value'] = value
+            self.put_parts(vector)
         else:
-            self.value = value
-        self.__dict__['_made_of'] = value, vector
+            self.value = self.make(vector)
 
     def on_host(self) -> np.ndarray | None:
         """Return the vector in double precision, or None while it is traced."""
-        value = self.value if traced() else self.__dict__['_value']
+        cell = self.__dict__
+        if recorded():
+            value = self.value
+        elif (parts := cell.get('_parts')) is not None:
+            return parts[0]
+        else:
+            value = cell['_value']
         if isinstance(value, jax.core.Tracer):
             return None
-        known, vector = self.__dict__['_made_of']
+        known, vector = cell['_made_of']
         if known is value:
             return vector
         host = np.asarray(value)
@@ -108,9 +145,9 @@ class NumbersState(OptimState):
 
     def given_out(self) -> Any:
         """Return the value, which moves to the device once it has stayed for a step."""
-        cell = self.__dict__
-        value = cell['_value']
+        value = self._value
         if type(value) is np.ndarray and not traced():
+            cell = self.__dict__
             if cell.get('_seen') is value:
                 known, vector = cell['_made_of']
                 cell['_value'] = on_device = jnp.asarray(value)
@@ -120,20 +157,11 @@ class NumbersState(OptimState):
         return value
 
     def restore_value(self, v: Any) -> None:
-        """Put a value back, as jitted functions do with all that they only read.
-
-        Restoring the very object that is there needs none of the checks, which would take a tenth
-        of a small step.
-        """
-        if v is not self.__dict__['_value']:
+        """Put a value back, as jitted functions do with all that they only read, too."""
+        if v is not self._value:
             super().restore_value(v)
         else:
             self.given_out()
-
-
-def in_jax_precision(vector: np.ndarray) -> np.ndarray:
-    """Return a vector as JAX would convert it, which costs it five times as much."""
-    return vector if x64_enabled() else vector.astype(np.float32)
 
 
 class PartState(OptimState):

@@ -21,7 +21,7 @@ from brainstate import State
 from .gradient import match_gradients, refuse_non_arrays
 from .hyper import Hyper
 from .leaf import Leaf, flat_values
-from .observe import has_global_hooks, is_plain, traced
+from .observe import any_hooks, is_plain, traced
 from .slot import is_masked, with_masked
 from .state import UniqueStateManager, nest
 
@@ -32,8 +32,7 @@ __all__ = ['GroupPlan', 'Stepper']
 
 _CONFIG: Any = jax.config  # its attributes are set dynamically
 _CONTAINERS = frozenset([dict, list, tuple])
-_ONE = np.int32(1)
-_MAX_COUNT = np.iinfo(np.int32).max
+_MAX_COUNT = int(np.iinfo(np.int32).max)
 
 
 class GroupPlan(NamedTuple):
@@ -73,7 +72,7 @@ class Stepper:
         self.core = optimizer._core
         self.numbers = optimizer._table.state
         states = [*self.params, self.core, self.numbers]
-        self.hooked = [s.hooks.has_hooks for s in states]
+        self.hooks = [s.hooks for s in states]
         self.plain = all(is_plain(type(s)) for s in self.params)
         # Where States keep their values: writing there costs a tenth of setting an attribute.
         self.param_vars = [s.__dict__ for s in self.params]
@@ -97,8 +96,7 @@ class Stepper:
             self._run_observed(self.compute, grads, extra)
         elif (
             self.plain
-            and not has_global_hooks()
-            and not any([hooked() for hooked in self.hooked])
+            and not any_hooks(self.hooks)
             and not (_CONFIG.jax_debug_nans or _CONFIG.jax_debug_infs or _CONFIG.jax_disable_jit)
         ):
             self._run_donating(grads, extra)
@@ -166,7 +164,7 @@ class Stepper:
         for param, value in zip(self.param_vars, values, strict=True):
             if value is not None:
                 param['_value'] = value
-        self.core.leave(leaves, treedef, count)
+        self.core.put_parts(leaves, treedef, count)
 
     def _keep(self, values: list, chains: tuple, vector: Any, grads: Any, extra: dict) -> Any:
         """Compute in one program without donating: somebody may look at the old values."""
@@ -287,9 +285,8 @@ def next_count(count: Any) -> Any:
     """Return the count of one more step, which stops at the largest integer."""
     if isinstance(count, jax.core.Tracer):
         return optax.safe_increment(count)
-    if type(count) is not np.int32:
-        count = np.int32(count)
-    return count if count == _MAX_COUNT else count + _ONE
+    count = int(count)
+    return np.int32(count if count == _MAX_COUNT else count + 1)
 
 
 def write_all(changes: list[tuple[State, Any]]) -> None:
