@@ -3,7 +3,8 @@
     python -m benchmarks.step [--only P1,P2] [--json FILE]
 
 P1 eager step, P2 inside brainstate.transform.jit, P3 a learning rate that changes every step, P4
-five groups, P5 25 million parameters against the memory's bandwidth, P7 clipping, P10 the import.
+five groups, P5 25 million parameters against the memory's bandwidth, P7 clipping, P10 the import;
+LR a scheduler that is stepped with every step, by Python and inside the jitted function.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ def states(params: dict) -> dict:
     return {key: brainstate.ParamState(value) for key, value in params.items()}
 
 
-def ours(leaves: int, groups: int = 1, change: bool = False, **options: Any) -> Step:
+def ours(
+    leaves: int, groups: int = 1, change: bool = False, scheduled: bool = False, **options: Any
+) -> Step:
     """Return an eager step of our AdamW."""
     params = model(leaves)
     grads, parts = gradients(params), states(params)
@@ -54,11 +57,14 @@ def ours(leaves: int, groups: int = 1, change: bool = False, **options: Any) -> 
     for i in range(1, groups):
         members = keys[i * size : (i + 1) * size if i < groups - 1 else None]
         opt.add_param_group({k: parts[k] for k in members}, lr=1e-4 * i)
+    scheduler = bo.CosineAnnealingLR(opt, T_max=100_000) if scheduled else None
 
     def step() -> Any:
         if change:
             opt.current_lr = 1e-3
         opt.step(grads)
+        if scheduler is not None:
+            scheduler.step()
         return parts[keys[-1]].value
 
     return step
@@ -98,17 +104,22 @@ def braintools(leaves: int) -> Step:
     return step
 
 
-def ours_jitted(leaves: int, change: bool = False, counter: list | None = None) -> Step:
-    """Return a jitted function that does a step of our AdamW."""
+def ours_jitted(
+    leaves: int, change: bool = False, scheduled: str = '', counter: list | None = None
+) -> Step:
+    """Return a jitted function that does a step of our AdamW; scheduled 'inside' or 'outside'."""
     params = model(leaves)
     grads, parts = brainstate.State(gradients(params)), states(params)
     opt = bo.AdamW(1e-3).register_trainable_weights(parts)
+    scheduler = bo.CosineAnnealingLR(opt, T_max=100_000)
 
     @brainstate.transform.jit
     def train() -> None:
         if counter is not None:
             counter.append(1)
         opt.step(grads.value)
+        if scheduled == 'inside':
+            scheduler.step()
 
     last = list(parts.values())[-1]
 
@@ -116,6 +127,8 @@ def ours_jitted(leaves: int, change: bool = False, counter: list | None = None) 
         if change:
             opt.current_lr = 1e-3
         train()
+        if scheduled == 'outside':
+            scheduler.step()
         return last.value
 
     return step
@@ -207,6 +220,33 @@ def p3() -> list[Ratio]:
         row.note = f'{len(traces)} traces of 4 programs'
         row.name += f' ({row.note})'
         rows.append(row)
+    return rows
+
+
+def lr() -> list[Ratio]:
+    rows = []
+    for leaves, calls in CALLS.items():
+        rows.append(
+            compare(
+                f'LR scheduler stepped every eager step, {leaves} leaves / none',
+                lambda n=leaves: ours(n, scheduled=True),
+                lambda n=leaves: ours(n),
+                calls=calls,
+                target=1.1,
+            )
+        )
+        for where in ('outside', 'inside'):
+            traces: list = []
+            row = compare(
+                f'LR scheduler stepped {where} the jitted step, {leaves} leaves / none',
+                lambda n=leaves, t=traces, w=where: ours_jitted(n, scheduled=w, counter=t),
+                lambda n=leaves: ours_jitted(n),
+                calls=max(calls // 2, 4),
+                target=1.1,
+            )
+            row.note = f'{len(traces)} traces of 4 programs'
+            row.name += f' ({row.note})'
+            rows.append(row)
     return rows
 
 
@@ -310,7 +350,7 @@ def p10(samples: int = 15) -> list[Ratio]:
     ]
 
 
-WORK = {'P1': p1, 'P2': p2, 'P3': p3, 'P4': p4, 'P5': p5, 'P7': p7, 'P10': p10}
+WORK = {'P1': p1, 'P2': p2, 'P3': p3, 'P4': p4, 'P5': p5, 'P7': p7, 'P10': p10, 'LR': lr}
 
 
 def main() -> None:

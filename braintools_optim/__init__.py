@@ -1,29 +1,83 @@
 """Stateful, PyTorch-style optimizers and learning-rate schedulers for JAX and brainstate."""
 
-from . import transforms
+from . import schedules, transforms
 from .algorithms import SGD, Adam, AdamW, Momentum, MomentumNesterov
 from .checkpoint import CheckpointError, IncompatibleCheckpoint
 from .groups import ParamGroup
 from .optimizer import OptaxOptimizer, Optimizer
-from .schedulers import ConstantLR, LRScheduler
+from .schedulers import (
+    SWALR,
+    WSDLR,
+    ChainedScheduler,
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    CyclicLR,
+    ExponentialDecayLR,
+    ExponentialLR,
+    InverseSqrtLR,
+    InverseTimeLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    MultiplicativeLR,
+    MultiStepLR,
+    OneCycleLR,
+    ParamScheduler,
+    PiecewiseConstantSchedule,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    RexLR,
+    Scheduler,
+    SequentialLR,
+    StepLR,
+    WarmupCosineSchedule,
+    WarmupScheduler,
+)
 from .state import OptimState, UniqueStateManager
 
 __version__ = '0.1.0'
 
 __all__ = [
     'SGD',
+    'SWALR',
+    'WSDLR',
     'Adam',
     'AdamW',
+    'ChainedScheduler',
     'CheckpointError',
     'ConstantLR',
+    'CosineAnnealingLR',
+    'CosineAnnealingWarmRestarts',
+    'CyclicLR',
+    'ExponentialDecayLR',
+    'ExponentialLR',
     'IncompatibleCheckpoint',
+    'InverseSqrtLR',
+    'InverseTimeLR',
     'LRScheduler',
+    'LambdaLR',
+    'LinearLR',
     'Momentum',
     'MomentumNesterov',
+    'MultiStepLR',
+    'MultiplicativeLR',
+    'OneCycleLR',
     'OptaxOptimizer',
     'OptimState',
     'Optimizer',
     'ParamGroup',
+    'ParamScheduler',
+    'PiecewiseConstantSchedule',
+    'PolynomialLR',
+    'ReduceLROnPlateau',
+    'RexLR',
+    'Scheduler',
+    'SequentialLR',
+    'StepLR',
     'UniqueStateManager',
+    'WarmupCosineSchedule',
+    'WarmupScheduler',
+    'schedules',
     'transforms',
 ]

@@ -64,10 +64,13 @@ RANGES: dict[str, Range] = {
     'dampening': UNIT,
     'grad_clip_norm': CLIP,
     'grad_clip_value': CLIP,
+    'factor': DECAY,
+    'threshold': NON_NEGATIVE,
+    'min_lr': NON_NEGATIVE,
+    'base_momentum': UNIT,
+    'max_momentum': UNIT,
 }
 """The allowed range of each hyper-parameter; one that is not listed may be any finite number."""
-
-Number = float | jax.Array
 
 
 def is_live(value: Any) -> bool:
@@ -144,12 +147,12 @@ class HyperTable:
     inside jit, it stays one abstract value: nothing retraces.
     """
 
-    state: NumbersState = field(default_factory=lambda: NumbersState(np.zeros(0)))
+    state: NumbersState = field(default_factory=lambda: NumbersState([]))
     slots: dict[tuple[int, str], slice | int] = field(default_factory=dict)
 
     def append(self, group: int, numbers: Mapping[str, Any]) -> None:
         """Add the numbers of a new group."""
-        values, slots = list(self._entries()), dict(self.slots)
+        values, slots = self.state.entries(), dict(self.slots)
         for name, value in numbers.items():
             if isinstance(value, tuple):
                 slots[group, name] = slice(len(values), len(values) + len(value))
@@ -157,33 +160,24 @@ class HyperTable:
             else:
                 slots[group, name] = len(values)
                 values.append(value)
-        if is_traced(values):
-            self.state.value = _stacked(values)
-        else:
-            self.state.put(np.asarray(values, np.float64))
+        self.state.replace(values)
         self.slots = slots
 
     def copy(self) -> HyperTable:
         """Return a table of the same numbers in a State of its own."""
-        return HyperTable(NumbersState(np.array(self._entries(), np.float64)), dict(self.slots))
+        return HyperTable(self.state.duplicate(), dict(self.slots))
 
     def read(self, group: int, name: str) -> Any:
         """Return the current value: floats outside a trace, tracers inside."""
-        return self._pick(self._entries(), group, name)
+        numbers = self.state.on_host()
+        return self._pick(self.state.entries() if numbers is None else numbers, group, name)
 
     def write(self, changes: Mapping[tuple[int, str], Any]) -> None:
         """Set several values with one write."""
-        vector = self.state.on_host()
-        if vector is None or any([is_traced(value) for value in changes.values()]):
-            values = list(self._entries())
-            for key, value in changes.items():
-                values[self.slots[key]] = value
-            self.state.value = _stacked(values)
-        else:
-            vector = vector.copy()
-            for key, value in changes.items():
-                vector[self.slots[key]] = value
-            self.state.put(vector)
+        values = self.state.entries()
+        for key, value in changes.items():
+            values[self.slots[key]] = value
+        self.state.replace(values)
 
     def unpack(self, vector: Any) -> list[dict[str, Any]]:
         """Return the numbers of each group out of a vector, as weakly typed scalars."""
@@ -204,13 +198,6 @@ class HyperTable:
         slot = self.slots[group, name]
         return tuple(entries[slot]) if isinstance(slot, slice) else entries[slot]
 
-    def _entries(self) -> list[Number]:
-        vector = self.state.on_host()
-        if vector is not None:
-            return vector.tolist()
-        traced_vector = self.state.value
-        return [traced_vector[i] for i in range(traced_vector.shape[0])]
-
 
 def is_traced(value: Any) -> bool:
     """Whether a number, or one of a tuple, is a tracer."""
@@ -223,8 +210,3 @@ def is_traced(value: Any) -> bool:
 def is_zero(value: Any) -> bool:
     """Whether a number is known to be zero."""
     return not is_traced(value) and value == 0.0
-
-
-def _stacked(values: list[Number]) -> jax.Array:
-    wide = jnp.result_type(float)
-    return jnp.stack([jnp.asarray(v, wide) for v in values])

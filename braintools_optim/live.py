@@ -123,7 +123,7 @@ class LiveNumbers:
                 f'(any may follow, inf turns it off).'
             )
         else:
-            self._table.write({(0, name): check_number(type(self).__name__, name, value)})
+            self._assign({(0, name): value})
 
     def _running_hyper(self) -> Hyper | None:
         """Return the values of the group whose chain is being built or run, if one is."""
@@ -141,6 +141,9 @@ class LiveNumbers:
         checked: dict[tuple[int, str], Any] = {}
         for (index, name), value in changes.items():
             if name not in self._numbers:
+                if self._options.get(name) is not None and index == 0:
+                    checked[index, name] = check_number(owner, name, value)
+                    continue
                 if name in self._flags or name == 'params':
                     raise AttributeError(f'{name!r} of a parameter group is fixed at construction.')
                 raise KeyError(self._no_option(name))

@@ -16,9 +16,18 @@ from brainstate._state import TRACE_CONTEXT  # the only place that knows of acti
 from brainstate._state_global_hooks import GlobalHookRegistry
 from jax._src.core import trace_state_clean  # brainstate's own comparison takes thrice as long
 
-__all__ = ['any_hooks', 'is_plain', 'recorded', 'traced', 'unobserved', 'x64_enabled']
+__all__ = [
+    *('any_hooks', 'is_plain', 'is_tracer', 'recorded', 'traced', 'unobserved', 'x64_enabled'),
+]
 
 _has_hooks = attrgetter('_has_hooks')
+_PYTHON = frozenset([float, int, bool, type(None)])
+
+
+def is_tracer(x: Any) -> bool:
+    """Whether a value is known only when a traced program runs."""
+    # Asking a float for its class costs a tenth of asking JAX.
+    return type(x) not in _PYTHON and isinstance(x, jax.core.Tracer)
 
 
 def recorded() -> bool:
@@ -36,14 +45,19 @@ def x64_enabled() -> bool:
     return bool(getattr(jax.config, 'jax_enable_x64'))  # noqa: B009  (JAX sets it dynamically)
 
 
+def _hooked_everywhere() -> bool:
+    registry = GlobalHookRegistry._instance
+    return registry is not None and _has_hooks(registry)
+
+
 def any_hooks(managers: Iterable[Any]) -> bool:
     """Whether a hook watches every State, or one of those with these hook managers."""
-    return _has_hooks(GlobalHookRegistry.instance()) or any(map(_has_hooks, managers))
+    return _hooked_everywhere() or any(map(_has_hooks, managers))
 
 
 def unobserved(state: State) -> bool:
     """Whether nobody would notice a plain value being written into a State."""
-    return not (TRACE_CONTEXT.state_stack or any_hooks((state.hooks,)))
+    return not (TRACE_CONTEXT.state_stack or _hooked_everywhere() or _has_hooks(state.hooks))
 
 
 def is_plain(cls: type[State]) -> bool:

@@ -21,8 +21,7 @@ from .hyper import Hyper, check_flag, check_number, is_live, is_zero
 from .leaf import Leaf, flat_values, leaves_of
 from .live import LiveNumbers
 from .report import describe
-from .schedulers.base import LRScheduler
-from .schedulers.constant import ConstantLR
+from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import beside, own_buffers
 from .signature import constructor_signature
 from .slot import take_over
@@ -125,7 +124,8 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
     graph_invisible_attrs = (
         *('_flags', '_numbers', '_options', '_table', '_groups', '_stepper', '_running'),
         '_declared_names',
-        *('_schedulers', '_lr_scheduler', '_tx', 'param_states', '_leaves', 'step_count'),
+        *('_schedulers', '_lr_scheduler', '_lr_is_free', '_tx', 'param_states', '_leaves'),
+        'step_count',
     )
 
     param_states: UniqueStateManager
@@ -161,7 +161,7 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
             {'grad_clip_norm': grad_clip_norm, 'grad_clip_value': grad_clip_value},
         )
         self._tx = tx
-        self._schedulers: list[LRScheduler] = []
+        self._schedulers: list[Scheduler] = []
         self._leaves: list[Leaf] = []
         self._stepper: Stepper | None = None
         self.param_states = UniqueStateManager()
@@ -169,6 +169,7 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         self._number_state = self._table.state  # seen by brainstate's graph functions
         self.step_count = PartState(self._core, (1,))
         self._lr_scheduler = scheduler or ConstantLR(self._numbers['lr'], 1.0, 0)
+        self._lr_is_free = scheduler is None  # the first scheduler that is added takes its place
         self._new_group(self._numbers, self._flags, self._options)
         self._lr_scheduler.attach_optimizer(self)
 
@@ -293,17 +294,13 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         with self._undone_on_error():
             group = self._new_group(numbers, flags, {})
             self._enroll(manager, group, list(range(len(self.param_states), len(manager))))
-            for scheduler in self._all_schedulers():
-                scheduler.group_added(group, numbers['lr'] if 'lr' in hyper else None)
+            self._join_schedulers(group, numbers['lr'] if 'lr' in hyper else None)
 
     def _undone_on_error(self) -> AbstractContextManager[None]:
         """Take everything back if what is done to the optimizer does not end well."""
         states = [self._core, self._table.state]
-        schedulers = self._all_schedulers()
-        states += [s for x in schedulers for s in vars(x).values() if isinstance(s, State)]
-        return undone_on_error(
-            self, *states, self._table, self.param_states, *self._groups, *schedulers
-        )
+        parts = [x for scheduler in self._all_schedulers() for x in scheduler._parts()]
+        return undone_on_error(self, *states, self._table, self.param_states, *self._groups, *parts)
 
     def _new_group(self, numbers: Mapping, flags: dict, options: Mapping) -> ParamGroup:
         group = ParamGroup(self, len(self._groups), flags)
@@ -381,9 +378,9 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         return self._lr_scheduler
 
     @property
-    def schedulers(self) -> list[LRScheduler]:
-        """The schedulers added by :meth:`add_scheduler`."""
-        return self._schedulers
+    def schedulers(self) -> list[Scheduler]:
+        """The schedulers that were added to the optimizer."""
+        return list(self._schedulers)
 
     @property
     def base_lr(self) -> Any:
@@ -399,19 +396,57 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
     def current_lr(self, value: Any) -> None:
         self._assign({(0, 'lr'): value})
 
-    def add_scheduler(self, scheduler: LRScheduler) -> None:
-        """Let one more scheduler drive this optimizer."""
-        if not isinstance(scheduler, LRScheduler):
+    def add_scheduler(self, scheduler: Scheduler) -> None:
+        """Let one more scheduler drive this optimizer, as ``Scheduler(optimizer, ...)`` does.
+
+        The first one becomes ``lr`` if the learning rate was a number. Several multiply, each
+        stepped on its own, as in torch.
+        """
+        if not isinstance(scheduler, Scheduler):
             raise TypeError(
-                f'add_scheduler needs an LRScheduler, got {scheduler!r} of type '
+                f'add_scheduler needs an LRScheduler or ParamScheduler, got {scheduler!r} of type '
                 f'{type(scheduler).__name__}.'
             )
         scheduler.attach_optimizer(self)
-        self._schedulers.append(scheduler)
+
+    def _enlist(self, scheduler: Scheduler) -> None:
+        """Count a scheduler among those that drive this optimizer."""
+        if scheduler is self._lr_scheduler:
+            return
+        self._schedulers = [*self._schedulers, scheduler]
+        if self._lr_is_free and isinstance(scheduler, LRScheduler):
+            self._lr_scheduler, self._lr_is_free = scheduler, False
+
+    def _release(self, scheduler: Scheduler) -> None:
+        """Leave a scheduler to the composite that takes it in."""
+        self._schedulers = [s for s in self._schedulers if s is not scheduler]
+        if scheduler is self._lr_scheduler:
+            self._lr_is_free = True
+
+    def _initial_lrs(self, scheduler: Scheduler) -> list | None:
+        """Return the learning rates from which the schedulers beside this one started, if any."""
+        if self._lr_is_free or scheduler is self._lr_scheduler:
+            return None
+        return self._lr_scheduler.base_lrs[: len(self._groups)]
+
+    def _join_schedulers(self, group: ParamGroup, base: Any) -> None:
+        """Let the schedulers take a new group in; ``base`` is its own learning rate, if given."""
+        if base is None:
+            base = self._lr_scheduler._own_base(group.index)
+        if base is None:
+            base = self.current_lr if self._lr_is_free else self.base_lr
+        lr = base
+        for scheduler in self._all_schedulers():
+            lr = scheduler._join(group, base, lr)
+        changes = {(group.index, 'lr'): lr}
+        for scheduler in self._all_schedulers():
+            changes |= scheduler._settings(scheduler._progress())
+        self._assign(changes)
 
     def get_last_lr(self) -> list:
         """Return the learning rate that the next step applies to each group."""
-        return [self._table.read(g.index, 'lr') for g in self._groups]
+        entries = self._table.state.entries()
+        return [entries[self._table.slots[g.index, 'lr']] for g in self._groups]
 
     def lr_apply(self, apply_fn: Callable[[Any], Any]) -> None:
         """Replace the present learning rate of every group by a function of it."""
@@ -419,8 +454,9 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
             {(g.index, 'lr'): apply_fn(self._table.read(g.index, 'lr')) for g in self._groups}
         )
 
-    def _all_schedulers(self) -> list[LRScheduler]:
-        return [self._lr_scheduler, *self._schedulers]
+    def _all_schedulers(self) -> list[Scheduler]:
+        first = self._lr_scheduler
+        return [first, *(s for s in self._schedulers if s is not first)]
 
     # ---- stepping ------------------------------------------------------------------------
 
@@ -465,6 +501,7 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         """Return an independent optimizer over the same parameters."""
         new = memo[id(self)] = object.__new__(type(self))
         core, table = CoreState(jax.tree.map(jnp.array, self._core.value)), self._table.copy()
+        schedulers = {id(s): s.copy(new) for s in self._all_schedulers()}
         own = {
             '_core': core,
             'step_count': PartState(core, (1,)),
@@ -472,8 +509,8 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
             '_number_state': table.state,
             '_groups': [group.copy(new) for group in self._groups],
             'param_states': self.param_states.copy(),
-            '_lr_scheduler': self._lr_scheduler.copy(new),
-            '_schedulers': [scheduler.copy(new) for scheduler in self._schedulers],
+            '_lr_scheduler': schedulers[id(self._lr_scheduler)],
+            '_schedulers': [schedulers[id(s)] for s in self._schedulers],
             '_stepper': None,
             '_running': None,
             '_tx': self._tx,

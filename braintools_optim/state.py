@@ -8,7 +8,6 @@ States under one path are two parameters, and the second gets a path of its own.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import brainstate
@@ -18,17 +17,30 @@ import numpy as np
 from brainstate import State
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
-from .observe import recorded, traced, unobserved, x64_enabled
+from .observe import is_tracer, recorded, traced, unobserved, x64_enabled
 
 __all__ = ['OptimState', 'UniqueStateManager']
 
 Keys = tuple[Hashable, ...]
+_FLOAT = frozenset([float])
 
 
 class OptimState(brainstate.LongTermState):
     """A State that belongs to an optimizer or scheduler rather than to the model."""
 
     __module__ = 'braintools_optim'
+
+    def duplicate(self) -> OptimState:
+        """Return a State of its own with the same value."""
+        return type(self)(self.value)
+
+
+def put_value(state: State, value: Any) -> None:
+    """Write a State, past its public property where nobody observes it."""
+    if not is_tracer(value) and unobserved(state):  # a tenth of the cost
+        state.__dict__.update(_value=value, _been_writen=True)
+    else:
+        state.value = value
 
 
 class LateState(OptimState):
@@ -99,34 +111,50 @@ class CoreState(LateState):
 
 
 class NumbersState(LateState):
-    """The hyper-parameters: a vector that every step reads and hardly anybody writes.
+    """Numbers, such as the hyper-parameters, which every step reads and hardly anybody writes.
 
-    Its value has JAX's precision; the host remembers what it was made of in double precision, so
-    that numbers read back as they were given.
+    Its value is a vector of JAX's precision; the host remembers the Python floats that it was made
+    of, so that numbers read back as they were given.
     """
 
     __module__ = 'braintools_optim'
 
     value: Any
 
-    def __init__(self, vector: np.ndarray):
-        super().__init__(self.make(vector))
+    def __init__(self, numbers: list):
+        super().__init__(None)
+        self.replace(numbers)
 
-    def make(self, vector: np.ndarray) -> np.ndarray:
-        """Return a vector as JAX would convert it, which costs it five times as much."""
-        value = vector if x64_enabled() else vector.astype(np.float32)
-        self.__dict__['_made_of'] = value, vector
+    def make(self, numbers: list) -> np.ndarray:
+        """Return numbers as JAX would convert them, which costs it five times as much."""
+        value = np.array(numbers, np.float64 if x64_enabled() else np.float32)
+        self.__dict__['_made_of'] = value, numbers
         return value
 
-    def put(self, vector: np.ndarray) -> None:
-        """Write a new vector."""
-        if unobserved(self):  # a third of the cost of the public property
-            self.put_parts(vector)
-        else:
-            self.value = self.make(vector)
+    def duplicate(self) -> NumbersState:
+        """Return a State of its own with the same numbers."""
+        return type(self)(self.entries())
 
-    def on_host(self) -> np.ndarray | None:
-        """Return the vector in double precision, or None while it is traced."""
+    def entries(self) -> list:
+        """Return the numbers in a new list: floats, or tracers where they are traced."""
+        numbers = self.on_host()
+        if numbers is not None:
+            return numbers.copy()
+        value = self.value
+        return [value[i] for i in range(value.shape[0])]
+
+    def replace(self, numbers: list) -> None:
+        """Write new numbers, which may be traced; the list must not be changed any more."""
+        if not _FLOAT.issuperset(map(type, numbers)) and any(map(is_tracer, numbers)):
+            wide = jnp.result_type(float)
+            self.value = jnp.stack([jnp.asarray(x, wide) for x in numbers])
+        elif unobserved(self):  # a third of the cost of the public property
+            self.put_parts(numbers)
+        else:
+            self.value = self.make(numbers)
+
+    def on_host(self) -> list | None:
+        """Return the numbers in double precision, not to be changed, or None if they are traced."""
         cell = self.__dict__
         if recorded():
             value = self.value
@@ -136,12 +164,14 @@ class NumbersState(LateState):
             value = cell['_value']
         if isinstance(value, jax.core.Tracer):
             return None
-        known, vector = cell['_made_of']
+        known, numbers = cell['_made_of']
         if known is value:
-            return vector
+            return numbers
         host = np.asarray(value)
         # The shortest decimal that is this float32: people gave 0.1, not 0.10000000149.
-        return host if host.dtype == np.float64 else np.array([float(str(x)) for x in host])
+        numbers = host.tolist() if host.dtype == np.float64 else [float(str(x)) for x in host]
+        cell['_made_of'] = value, numbers
+        return numbers
 
     def given_out(self) -> Any:
         """Return the value, which moves to the device once it has stayed for a step."""
@@ -149,9 +179,9 @@ class NumbersState(LateState):
         if type(value) is np.ndarray and not traced():
             cell = self.__dict__
             if cell.get('_seen') is value:
-                known, vector = cell['_made_of']
+                known, numbers = cell['_made_of']
                 cell['_value'] = on_device = jnp.asarray(value)
-                cell['_made_of'] = on_device if known is value else known, vector
+                cell['_made_of'] = on_device if known is value else known, numbers
                 return on_device
             cell['_seen'] = value
         return value
@@ -196,17 +226,22 @@ def _replaced(tree: tuple, path: tuple[int, ...], new: Any) -> tuple:
     return (*tree[:first], inner, *tree[first + 1 :])
 
 
-@contextmanager
-def undone_on_error(*objects: Any) -> Iterator[None]:
+class undone_on_error:  # noqa: N801  (a context manager; as a generator it would cost thrice)
     """Give objects (States, too) their attributes back if anything goes wrong in between."""
-    before = [(x, dict(x.__dict__)) for x in objects]
-    try:
-        yield
-    except BaseException:
-        for x, attributes in before:
-            x.__dict__.clear()
-            x.__dict__.update(attributes)
-        raise
+
+    __slots__ = ('_before',)
+
+    def __init__(self, *objects: Any):
+        self._before = [(x.__dict__, dict(x.__dict__)) for x in objects]
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
+        if error is not None:
+            for present, before in self._before:
+                present.clear()
+                present.update(before)
 
 
 def is_state(x: Any) -> bool:

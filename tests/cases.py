@@ -366,10 +366,7 @@ def reference_for(case: Case, values: dict[str, Any] | None = None) -> tuple[Any
 def all_states(opt: Any, params: Any) -> list[Any]:
     """Return the values of all States of an optimizer and its parameters."""
     numbers = [opt._table.read(*slot) for slot in opt._table.slots]
-    schedulers = [
-        (s.last_epoch.value, s._bases.value, s._written.value)
-        for s in (opt.lr_scheduler, *opt.schedulers)
-    ]
+    schedulers = [x.value for s in opt._all_schedulers() for x in s._states()]
     return [values_of(params), opt._core.value, numbers, schedulers]
 
 

@@ -122,6 +122,9 @@ def cases():
                    base_momentum=0.7, max_momentum=0.95)  # fmt: skip
     yield case('even', 'CyclicLR', momentum=0.5, **cyclic, base_momentum=[0.6, 0.8],
                max_momentum=[0.9, 0.99])  # fmt: skip
+    for mode, function in (('cycle', 'third'), ('iterations', 'pow0.95')):
+        yield case(f'scale_{mode}', 'CyclicLR', cycle_momentum=False, **cyclic, scale_fn=function,
+                   scale_mode=mode)  # fmt: skip
     yield case('one_base', 'CyclicLR', base_lr=0.01, max_lr=0.1, step_size_up=11,
                step_size_down=3, cycle_momentum=False)  # fmt: skip
 
@@ -202,6 +205,8 @@ def build(scheduler, kwargs, optimizer):
         names = kwargs['lr_lambda']
         one = isinstance(names, str)
         kwargs['lr_lambda'] = FUNCTIONS[names] if one else [FUNCTIONS[n] for n in names]
+    if 'scale_fn' in kwargs:
+        kwargs['scale_fn'] = FUNCTIONS[kwargs['scale_fn']]
     cls = getattr(lr_scheduler, scheduler, None) or getattr(swa_utils, scheduler)
     return cls(optimizer, **kwargs)
 
@@ -262,7 +267,7 @@ def main():
         rows.append(row)
     for scheduler, seen in used.items():
         cls = getattr(lr_scheduler, scheduler, None) or getattr(swa_utils, scheduler)
-        known = {'optimizer', 'schedulers', 'last_epoch', 'scale_fn', 'scale_mode'}
+        known = {'optimizer', 'schedulers', 'last_epoch'}
         missing = set(inspect.signature(cls).parameters) - seen - known
         assert not missing, (scheduler, missing)
     np.savez_compressed(

@@ -880,7 +880,7 @@ DAMAGE = {
     },
     'scheduler of another number of groups': lambda s: {
         **s,
-        'schedulers': [{**s['schedulers'][0], 'base_lrs': [0.1], 'bases': [0.1]}],
+        'schedulers': [{**s['schedulers'][0], 'base_lrs': [0.1], 'starts': [0.1]}],
     },
 }
 

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from braintools_optim import schedules
+from braintools_optim.schedules import backend, formula
 
 GOLDEN = np.load(Path(__file__).parent / 'golden' / 'torch_schedulers.npz')
 CASES = {row['name']: row for row in json.loads(str(GOLDEN['cases']))}
@@ -102,6 +103,8 @@ def group_hyper(scheduler, kwargs, base, g):
     for k in ('cycle_momentum', 'base_momentum', 'max_momentum'):
         h.pop(k, None)
     base = h.pop('base_lr', base)
+    if 'scale_fn' in h:
+        h['scale_fn'] = FUNCTIONS[h['scale_fn']]
     if scheduler == 'LambdaLR':
         h = {'fn': FUNCTIONS[h['lr_lambda']]}
     if scheduler == 'OneCycleLR':
@@ -328,7 +331,7 @@ def test_every_schedule_has_its_row():
 @pytest.mark.parametrize('name, hyper', VARIANTS, ids=IDS)
 def test_python_numbers_need_no_jax(name, hyper, monkeypatch):
     f = make(name, hyper)
-    monkeypatch.setattr(schedules, 'jnp', None)
+    monkeypatch.setattr(formula, 'jnp', None)
     values = [f(t) for t in range(40)]
     assert {type(v) for v in values} == {float} and min(values) >= 0
     assert {type(x) for x in getattr(schedules, name).pair(3, **hyper)} == {float}
@@ -406,6 +409,125 @@ def test_no_gradient_from_where_a_child_does_not_run():
     slopes = jax.vmap(jax.grad(f))(jnp.arange(10) + 0.5)
     assert np.isfinite(slopes).all()
     np.testing.assert_allclose(slopes[4], -1 / 2.5**2, rtol=1e-6)
+
+
+EXTREMES: list[tuple[str, dict[str, Any]]] = [
+    *((name, {}) for name in HYPER if name not in ('lambda_', 'one_cycle', 'rex', 'swa', 'wsd')),
+    ('constant', {'total_iters': 0}),
+    ('cosine_restarts', {'T_0': 3}),
+    ('exponential', {'gamma': 1e200}),
+    ('exponential_decay', {'decay_rate': 1.5, 'decay_steps': 2, 'end_value': 30.0}),
+    ('inverse_sqrt', {'warmup_steps': 0}),
+    ('linear', {'total_iters': 0}),
+    ('multistep', {'milestones': [], 'gamma': 0.5}),
+    ('one_cycle', {**HYPER['one_cycle'], 'three_phase': True}),
+    ('one_cycle', {**HYPER['one_cycle'], 'pct_start': 0.0}),
+    ('one_cycle', {'max_lr': 0.7, 'total_steps': 1}),
+    ('polynomial', {'total_iters': 17, 'power': 0.0}),
+    ('polynomial', {'total_iters': 17, 'power': 2.0}),
+    ('step', {'step_size': 6, 'gamma': 0.0}),
+    ('swa', {'swa_lr': 0.03, 'anneal_epochs': 0}),
+    ('warmup', {'warmup_epochs': 0}),
+    ('warmup_cosine', {'warmup_steps': 25, 'total_steps': 25}),
+    ('wsd', {'warmup_steps': 0, 'stable_steps': 0, 'decay_steps': 1, 'decay': '1-sqrt'}),
+]
+
+
+@pytest.mark.parametrize('name, hyper', VARIANTS + EXTREMES)
+def test_numbers_equal_arrays(name, hyper):
+    family = getattr(schedules, name)
+    for t in [*range(61), *np.linspace(0.0, 60.0, 77).tolist()]:
+        one, each = family.pair(t, **hyper), family.pair(np.array([t]), **hyper)
+        assert {type(x) for x in one} == {float}
+        for x, y in zip(one, each, strict=True):
+            np.testing.assert_array_equal(np.reshape(y, -1), x)
+
+
+@pytest.mark.parametrize('x', [0.0, 0.3, 1.0, 2.5, 1e200, math.inf])
+def test_backends_are_numpy(x):
+    powers = [-1e5, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 400.0]
+    with np.errstate(all='ignore'):
+        want = [np.power(x, k) for k in powers]
+    for k, y in zip(powers, want, strict=True):  # the last bit is the C library's
+        np.testing.assert_allclose(backend.scalar.power(x, k), y, rtol=3e-16)
+    np.testing.assert_allclose(backend.array.power(x, np.array(powers)), want, rtol=3e-16)
+    negative = [backend.scalar.power(-x, 3.0), backend.scalar.power(-x, 401.0)]
+    with np.errstate(all='ignore'):
+        np.testing.assert_allclose(negative, np.power(-x, [3.0, 401.0]), rtol=3e-16)
+    for args in [(x, 0.2, 1.5), (-x, 0.2, 1.5)]:
+        assert backend.scalar.clip(*args) == np.clip(*args)
+        assert backend.scalar.maximum(*args[:2]) == np.maximum(*args[:2])
+        assert backend.scalar.where(*args) == np.where(*args)
+    assert math.isnan(backend.scalar.maximum(math.nan, 0))
+    assert math.isnan(backend.scalar.clip(math.nan, 0, 1))
+    assert math.isnan(backend.scalar.power(-8.0, 1 / 3))
+
+
+@pytest.mark.parametrize('name, hyper', VARIANTS, ids=IDS)
+def test_python_and_arrays_need_no_jax(name, hyper, monkeypatch):
+    family = getattr(schedules, name)
+    monkeypatch.setattr(formula, 'jnp', None)
+    for t in (3, np.int32(3), np.asarray(3), 3.0, np.arange(4)):
+        numpy = {k: np.float64(v) if isinstance(v, float) else v for k, v in hyper.items()}
+        for x, y in zip(family.pair(t, **hyper), family.pair(t, **numpy), strict=True):
+            np.testing.assert_array_equal(x, y)
+            assert type(x) is type(y)
+
+
+def test_a_function_is_given_the_step_itself():
+    seen: list[Any] = []
+
+    def fn(t):
+        seen.append(t)
+        return np.float64(0.5)
+
+    f = schedules.lambda_(0.1, fn)
+    values = [f(7), f(np.int64(7)), schedules.sequential([f], [])(7)]
+    assert values == [0.05] * 3 and [type(v) for v in values] == [float] * 3
+    assert seen == [7] * 3 and [type(t) for t in seen] == [int] * 3
+
+
+@pytest.mark.parametrize('name, hyper', VARIANTS, ids=IDS)
+def test_all_numbers_may_be_traced(name, hyper, x64):
+    family: Any = getattr(schedules, name)
+    full = family.check(name, **hyper)
+    live = {k: v for k, v in full.items() if k in family.numbers and v is not None}
+    base = {'base': 0.1} if family.needs_base else {}
+    steps = jnp.arange(40.0)
+
+    def value(live, t):
+        return sum(family.pair(t, **{**full, **live}, **base)) * 1.0
+
+    got, slopes = jax.jit(jax.vmap(jax.value_and_grad(value), (None, 0)))(live, steps)
+    want = [sum(family.pair(t, **full, **base)) for t in range(40)]
+    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-18)
+    for slope in jax.tree.leaves(slopes):
+        assert np.isfinite(slope).all()
+    groups = {k: jnp.array([v, v]) for k, v in live.items()}
+    if groups:
+        two = jax.jit(jax.vmap(value, (0, None)))(groups, 17)  # a Python step, traced numbers
+        np.testing.assert_allclose(two, [want[17]] * 2, rtol=1e-12)
+
+
+def test_attributes_of_families():
+    assert schedules.cosine.names == ('T_max', 'eta_min')
+    assert schedules.cosine.numbers == {'eta_min'}
+    assert schedules.cosine.defaults == {'T_max': 50, 'eta_min': 0.0}
+    assert schedules.lambda_.names == ('fn',) and not schedules.lambda_.numbers
+    assert schedules.cyclic.numbers == {'max_lr', 'gamma'}
+    assert schedules.one_cycle.numbers == {'max_lr', 'pct_start', 'final_div_factor'}
+    assert 'max_lr' not in schedules.one_cycle.defaults
+    assert schedules.exponential_decay.numbers == {'decay_rate', 'end_value'}  # or None
+    assert schedules.exponential_decay.defaults['end_value'] is None
+    for name in HYPER:
+        family = getattr(schedules, name)
+        assert family.needs_base is (name == 'exponential_decay')
+        parameters = list(inspect.signature(family).parameters.values())[1:]
+        assert family.names == tuple(p.name for p in parameters)
+        assert isinstance(family.numbers, frozenset) and family.numbers <= {*family.names}
+        assert family.defaults == {p.name: p.default for p in parameters if p.default != p.empty}
+        for k, v in {**family.defaults, **HYPER[name]}.items():
+            assert v is None or (k in family.numbers) is isinstance(v, float)
 
 
 BIG = 2**30

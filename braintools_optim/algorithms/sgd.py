@@ -8,7 +8,7 @@ import optax
 
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
-from ..schedulers.base import LRScheduler
+from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_momentum
 

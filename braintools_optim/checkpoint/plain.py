@@ -121,7 +121,7 @@ def restore(optimizer: OptaxOptimizer, saved: Mapping[str, Any]) -> None:
         count = _placed(np.asarray(count, np.int32), place)
         optimizer._core.value = (tuple(new_states), count)
         for scheduler, state in zip(optimizer._all_schedulers(), schedulers, strict=True):
-            scheduler.load_state_dict(state)
+            scheduler._restore(state)
         optimizer._table.write(numbers)
 
 

@@ -1,6 +1,61 @@
-"""Learning-rate schedulers: thin stateful shells over pure schedules."""
+"""Schedulers: stateful shells over `braintools_optim.schedules`, which drive an optimizer."""
 
-from .base import LRScheduler
-from .constant import ConstantLR
+from .anneal import (
+    SWALR,
+    WSDLR,
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    InverseSqrtLR,
+    LinearLR,
+    WarmupCosineSchedule,
+    WarmupScheduler,
+)
+from .base import Scheduler
+from .composite import ChainedScheduler, SequentialLR
+from .cyclic import CyclicLR, OneCycleLR
+from .decay import (
+    ExponentialDecayLR,
+    ExponentialLR,
+    InverseTimeLR,
+    LambdaLR,
+    MultiplicativeLR,
+    MultiStepLR,
+    PiecewiseConstantSchedule,
+    PolynomialLR,
+    RexLR,
+    StepLR,
+)
+from .param import ParamScheduler
+from .plateau import ReduceLROnPlateau
+from .rate import LRScheduler
 
-__all__ = ['ConstantLR', 'LRScheduler']
+__all__ = [
+    'SWALR',
+    'WSDLR',
+    'ChainedScheduler',
+    'ConstantLR',
+    'CosineAnnealingLR',
+    'CosineAnnealingWarmRestarts',
+    'CyclicLR',
+    'ExponentialDecayLR',
+    'ExponentialLR',
+    'InverseSqrtLR',
+    'InverseTimeLR',
+    'LRScheduler',
+    'LambdaLR',
+    'LinearLR',
+    'MultiStepLR',
+    'MultiplicativeLR',
+    'OneCycleLR',
+    'ParamScheduler',
+    'PiecewiseConstantSchedule',
+    'PolynomialLR',
+    'ReduceLROnPlateau',
+    'RexLR',
+    'Scheduler',
+    'SequentialLR',
+    'StepLR',
+    'WarmupCosineSchedule',
+    'WarmupScheduler',
+]

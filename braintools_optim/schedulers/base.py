@@ -1,238 +1,285 @@
-"""What all learning-rate schedulers share: attaching, stepping, reporting, saving."""
+"""What all schedulers share: attaching, stepping, previewing, saving."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 
-from ..hyper import check_number
-from ..state import OptimState
+from ..checkpoint.errors import IncompatibleCheckpoint
+from ..observe import is_tracer
+from ..state import OptimState, put_value, undone_on_error
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['LRScheduler']
+__all__ = ['Progress', 'Scheduler']
 
 
-class LRScheduler:
-    """Base class of the schedulers: it drives the learning rate of every group.
+class Progress(NamedTuple):
+    """All that a scheduler remembers, as plain values: what a step computes anew."""
 
-    A scheduler is affine in the base learning rate, ``lr(t) = a(t) + b(t) * base``, and a
-    subclass gives the pair ``(a, b)`` in :meth:`affine` (or, as in braintools, all learning rates
-    in :meth:`get_lr`). A learning rate that was changed by hand is carried on: it is what the
-    schedule would give from another base.
+    epoch: Any
+    memory: Any = ()  # what there is for each group, or for each scheduler of a composite
+    extra: Any = ()  # what there is besides
 
-    Parameters
-    ----------
-    base_lr : float or list of float
-        The learning rate before any schedule; a list has one for each group.
-    last_epoch : int
-        The epoch to start from.
 
-    Examples
-    --------
-    >>> import braintools_optim as bo
-    >>> class HalveOnce(bo.LRScheduler):
-    ...     def affine(self, epoch, group):
-    ...         return 0.0, 1.0 if epoch < 1 else 0.5
-    >>> opt = bo.SGD(lr=HalveOnce(0.1))
-    >>> opt.lr.step()
-    >>> opt.current_lr
-    0.05
+class _SchedulerType(type):
+    """Lets ``StepLR(optimizer, step_size=30)`` mean what it means in torch."""
+
+    def __init__(cls, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        cls.__signature__ = signature.replace(parameters=[*signature.parameters.values()][1:])
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        optimizer = kwargs.pop('optimizer', None)
+        if args and _is_optimizer(args[0]):
+            optimizer, args = args[0], args[1:]
+        if optimizer is None:
+            return super().__call__(*args, **kwargs)
+        names = list(inspect.signature(cls).parameters)
+        if names[0] == 'base_lr' and not cls.torch_gives_base:  # type: ignore[attr-defined]
+            names = names[1:]
+        if len(args) > len(names):
+            raise TypeError(
+                f'{cls.__name__} takes {len(names)} arguments after the optimizer, got {len(args)}.'
+            )
+        clash = sorted(set(names[: len(args)]) & set(kwargs))
+        if clash:
+            raise TypeError(f'{cls.__name__} got {clash[0]!r} twice.')
+        scheduler = super().__call__(**dict(zip(names, args, strict=False)), **kwargs)
+        scheduler.attach_optimizer(optimizer)
+        return scheduler
+
+
+def _is_optimizer(x: Any) -> bool:
+    from ..optimizer import OptaxOptimizer
+
+    return isinstance(x, OptaxOptimizer)
+
+
+class Scheduler(metaclass=_SchedulerType):
+    """Base class of what changes hyper-parameters of an optimizer from epoch to epoch.
+
+    A step is :meth:`_advanced`, a pure function of what the scheduler remembers and of the present
+    learning rates; only then States are written. So the same rule runs eagerly on Python numbers,
+    inside jit on traced ones, and in :meth:`preview` on none at all.
     """
 
     __module__ = 'braintools_optim'
 
-    def __init__(self, base_lr: float | Sequence[float] = 1e-3, last_epoch: int = 0):
+    torch_gives_base = False  # whether torch's constructor, too, takes a base_lr
+
+    def __init__(self, last_epoch: int = 0):
         owner = type(self).__name__
-        given = list(base_lr) if isinstance(base_lr, list | tuple) else [base_lr]
-        if not given:
-            raise ValueError(f'{owner} needs at least one base_lr, got an empty list.')
+        whole = isinstance(last_epoch, int | np.integer) and not isinstance(last_epoch, bool)
+        if not is_tracer(last_epoch) and (not whole or last_epoch < -1):
+            raise ValueError(f'{owner} needs an integer >= 0 for last_epoch, got {last_epoch!r}.')
         self.optimizer: OptaxOptimizer | None = None
-        self.base_lrs = [check_number(owner, 'base_lr', lr) for lr in given]
-        self.last_epoch = OptimState(last_epoch)
-        # What the schedule starts from now: the base, or what manual changes made of it ...
-        self._bases = OptimState(list(self.base_lrs))
-        self._written = OptimState(list(self.base_lrs))  # ... and what it wrote last.
+        # torch's -1 is the epoch before the first.
+        first = last_epoch if is_tracer(last_epoch) else np.int32(max(last_epoch, 0))
+        self.last_epoch = OptimState(first)
 
-    def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
-        """Return ``(a, b)`` of ``lr = a + b * base`` at an epoch, for one group."""
-        raise NotImplementedError(f'{type(self).__name__} must define affine or get_lr.')
+    # ---- what a kind of scheduler defines ------------------------------------------------
 
-    def get_lr(self) -> list:
-        """Return the learning rate of each group at the present epoch."""
-        pairs = (self.affine(self.last_epoch.value, i) for i in range(len(self._bases.value)))
-        return [a + b * base for (a, b), base in zip(pairs, self._bases.value, strict=True)]
+    def _advanced(
+        self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
+    ) -> tuple[Progress, list]:
+        """Return what follows ``progress``, and the learning rates, at the next epoch or ``epoch``.
+
+        It must not touch any State.
+        """
+        raise NotImplementedError
+
+    def _settings(self, progress: Progress) -> dict[tuple[int, str], Any]:
+        """Return the hyper-parameters besides the learning rates, by group and name."""
+        return {}
+
+    def _fit(self, optimizer: OptaxOptimizer) -> None:
+        """Raise if it cannot drive an optimizer."""
+
+    def _begin(self, optimizer: OptaxOptimizer) -> list:
+        """Adopt the groups of an optimizer; return their learning rates at the first epoch."""
+        return optimizer.get_last_lr()
+
+    def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:
+        """Adopt a group that is added; return its learning rate at the present epoch."""
+        return lr
+
+    def _check_groups(self, count: int) -> None:
+        """Raise if there is not one value for each of so many groups."""
+
+    # ---- attaching and stepping ----------------------------------------------------------
 
     def attach_optimizer(self, optimizer: OptaxOptimizer) -> None:
-        """Drive the learning rates of an optimizer from now on."""
-        from ..optimizer import OptaxOptimizer
-
-        if not isinstance(optimizer, OptaxOptimizer):
-            raise TypeError(
-                f'{type(self).__name__} drives an OptaxOptimizer, got {type(optimizer).__name__}.'
-            )
-        if self.optimizer is not None and self.optimizer is not optimizer:
+        """Drive an optimizer from now on."""
+        owner = type(self).__name__
+        if not _is_optimizer(optimizer):
+            raise TypeError(f'{owner} drives an OptaxOptimizer, got {type(optimizer).__name__}.')
+        if self.optimizer is not None:
+            if self.optimizer is optimizer:
+                return
             raise ValueError(
-                f'this {type(self).__name__} already drives an optimizer; give each optimizer a '
-                f'scheduler of its own.'
+                f'this {owner} already drives an optimizer; give each optimizer a scheduler of '
+                f'its own.'
             )
-        self.optimizer = optimizer
-        for group in optimizer._groups[len(self.base_lrs) :]:
-            self._add_base(group.number('lr'))
-        self._push(self.get_lr())
+        self._fit(optimizer)
+        if len(optimizer.param_states):
+            self._check_groups(len(optimizer._groups))
+        with undone_on_error(*self._parts(), optimizer, optimizer._table.state):
+            lrs = self._begin(optimizer)
+            optimizer._enlist(self)
+            self._set_optimizer(optimizer)
+            self._drive(self._progress(), lrs)
 
-    def group_added(self, group: ParamGroup, base: Any = None) -> None:
-        """Take a new group in, at the present epoch; ``base`` is its own learning rate."""
-        if group.index < len(self.base_lrs) and base is not None:
-            self.base_lrs = _with(self.base_lrs, group.index, base)
-            self._bases.value = _with(self._bases.value, group.index, base)
-        elif group.index >= len(self.base_lrs):
-            self._add_base(self.base_lrs[0] if base is None else base)
-        self._push(self.get_lr())
-
-    def _add_base(self, base: Any) -> None:
-        self.base_lrs = [*self.base_lrs, base]
-        self._bases.value = [*self._bases.value, base]
-        self._written.value = [*self._written.value, base]
-
-    def step(self, epoch: int | None = None) -> None:
+    def step(self, epoch: Any = None) -> None:
         """Go on to the next epoch, or to the one given."""
-        self._adopt_manual_changes()
-        last = self.last_epoch.value
-        self.last_epoch.value = last + 1 if epoch is None else epoch
-        self._push(self.get_lr())
+        self._step(epoch)
+
+    def _step(self, epoch: Any = None, metric: Any = None) -> None:
+        if epoch is not None and not is_tracer(epoch):
+            epoch = self._checked_epoch(epoch)
+        if self.optimizer is not None:
+            self._check_groups(len(self.optimizer._groups))
+        progress, lrs = self._advanced(self._progress(), self._lrs(), epoch, metric)
+        numbers = [] if self.optimizer is None else [self.optimizer._table.state]
+        with undone_on_error(*self._states(), *numbers):
+            self._drive(progress, lrs)
+            self._put(progress)
+
+    def _checked_epoch(self, epoch: Any) -> Any:
+        if isinstance(epoch, bool | str) or not np.isfinite(epoch) or epoch < 0:
+            raise ValueError(f'{type(self).__name__} needs an epoch >= 0, got {epoch!r}.')
+        return int(epoch) if epoch == int(epoch) else float(epoch)
 
     def step_epoch(self) -> None:
         """Go on to the next epoch."""
         self.step()
 
-    def apply(self, apply_fn: Callable[[Any], Any]) -> None:
-        """Replace the present learning rate of every group by a function of it."""
-        self._push([apply_fn(lr) for lr in self.current_lrs.value])
-        self._adopt_manual_changes(force=True)
-
-    def _adopt_manual_changes(self, force: bool = False) -> None:
-        """Where a learning rate is not what this schedule wrote, start from what gives it."""
-        present = self.current_lrs.value
-        bases = list(self._bases.value)
-        for i, (lr, written) in enumerate(zip(present, self._written.value, strict=False)):
-            a, b = self.affine(self.last_epoch.value, i) if self._is_affine() else (0.0, 0.0)
-            bases[i] = _rebased(bases[i], lr, written, a, b, force)
-        self._bases.value = bases
-
-    def _is_affine(self) -> bool:
-        return type(self).affine is not LRScheduler.affine
-
-    def _push(self, lrs: Any) -> None:
-        lrs = list(lrs) if isinstance(lrs, list | tuple) else [lrs]
+    def _drive(self, progress: Progress, lrs: list) -> None:
+        """Give the optimizer its hyper-parameters."""
         if self.optimizer is not None:
-            groups = self.optimizer._groups
-            self.optimizer._assign({(i, 'lr'): lr for i, lr in enumerate(lrs[: len(groups)])})
-            # What the optimizer holds may be rounded: compare with that next time.
-            lrs[: len(groups)] = self.optimizer.get_last_lr()
-        self._written.value = lrs
+            changes: dict[tuple[int, str], Any] = {
+                (i, 'lr'): lr for i, lr in enumerate(lrs[: len(self.optimizer._groups)])
+            }
+            self.optimizer._assign(changes | self._settings(progress))
 
-    @property
-    def current_lrs(self) -> Any:
-        """The learning rates that the next step applies, with ``.value``."""
-        return _CurrentRates(self)
+    def _lrs(self) -> list:
+        """Return the present learning rates."""
+        return [] if self.optimizer is None else self.optimizer.get_last_lr()
 
-    def get_last_lr(self) -> list:
-        """Return the learning rates that the next step applies, one for each group."""
-        return self.current_lrs.value
+    # ---- what it remembers ---------------------------------------------------------------
 
-    def __call__(self, count: Any = None) -> Any:
-        """Return the learning rate; given a count, minus it, for ``optax.scale_by_schedule``."""
-        if count is None:
-            return self.current_lrs.value[0]
-        running = self.optimizer._running_hyper() if self.optimizer is not None else None
-        return -(running.lr if running is not None else self.current_lrs.value[0])
+    def _progress(self) -> Progress:
+        return Progress(self._epoch())
+
+    def _epoch(self) -> Any:
+        epoch = self.last_epoch.value
+        return epoch if is_tracer(epoch) else np.asarray(epoch).item()
+
+    def _put(self, progress: Progress) -> None:
+        """Remember what a step computed."""
+        epoch = progress.epoch
+        put_value(self.last_epoch, np.int32(epoch) if isinstance(epoch, int) else epoch)
+
+    def _states(self) -> list[OptimState]:
+        """Return the States that hold what it remembers."""
+        return [self.last_epoch]
+
+    def _parts(self) -> list[Any]:
+        """Return all objects that attaching changes: itself, its children, their States."""
+        return [self, *self._states()]
+
+    def _set_optimizer(self, optimizer: OptaxOptimizer | None) -> None:
+        self.optimizer = optimizer
+
+    # ---- showing -------------------------------------------------------------------------
+
+    def preview(self, n: int) -> np.ndarray:
+        """Return what it will give in the next ``n`` epochs, a row for each, touching nothing.
+
+        The first row is the present. There is a column for each group.
+        """
+        progress, lrs = self._progress(), self._lrs()
+        rows = [self._shown(progress, lrs)]
+        for _ in range(n - 1):
+            progress, lrs = self._advanced(progress, lrs)
+            rows.append(self._shown(progress, lrs))
+        return np.array(rows[:n])
+
+    def _shown(self, progress: Progress, lrs: list) -> list:
+        return lrs
+
+    def plot(self, n: int, ax: Any = None) -> Any:
+        """Plot the next ``n`` epochs with matplotlib; return the axes."""
+        if ax is None:
+            try:
+                from matplotlib import pyplot
+            except ImportError as error:
+                raise ImportError('plotting a scheduler needs matplotlib; install it.') from error
+            ax = pyplot.figure(layout='constrained').gca()
+        values = np.reshape(self.preview(n), (n, -1))
+        start = self._epoch()
+        for i, line in enumerate(values.T):
+            ax.plot(np.arange(start, start + n), line, label=f'group {i}')
+        ax.set(xlabel='epoch', ylabel=self._quantity(), title=type(self).__name__)
+        if values.shape[1] > 1:
+            ax.legend()
+        return ax
+
+    def _quantity(self) -> str:
+        return 'learning rate'
+
+    # ---- saving and copying --------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot as plain data."""
-        return {
-            'scheduler': type(self).__name__,
-            'last_epoch': _plain(self.last_epoch.value),
-            'base_lrs': list(map(_plain, self.base_lrs)),
-            'bases': list(map(_plain, self._bases.value)),
-            'written': list(map(_plain, self._written.value)),
-            'current_lrs': list(map(_plain, self.current_lrs.value)),
-        }
+        return {'scheduler': type(self).__name__, 'last_epoch': self._epoch()}
 
     def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
         """Return what keeps a snapshot from being loaded."""
-        owner, wrong = type(self).__name__, []
+        owner = type(self).__name__
+        if not isinstance(state_dict, Mapping):
+            return [f'{owner}: its state must be a dict, got {type(state_dict).__name__}']
+        wrong = []
+        if state_dict.get('scheduler', owner) != owner:
+            wrong.append(f'it was saved by {state_dict["scheduler"]}, this is {owner}')
         epoch = state_dict.get('last_epoch')
-        if isinstance(epoch, bool) or not isinstance(epoch, int | float):
-            wrong.append(f'{owner}: last_epoch must be a number, got {epoch!r}')
-        for key in ('base_lrs', 'bases', 'written', 'current_lrs'):
-            rates = state_dict.get(key)
-            if not isinstance(rates, list | tuple) or len(rates) != len(self.base_lrs):
-                wrong.append(f'{owner}: {key} must be {len(self.base_lrs)} numbers, got {rates!r}')
-                continue
-            for rate in rates:
-                try:
-                    check_number(owner, 'lr', rate)
-                except (TypeError, ValueError) as error:
-                    wrong.append(f'{key}: {error}')
+        if isinstance(epoch, bool) or not isinstance(epoch, int | float) or not epoch >= 0:
+            wrong.append(f'{owner}: last_epoch must be a number >= 0, got {epoch!r}')
         return wrong
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over a snapshot."""
-        self.last_epoch.value = state_dict['last_epoch']
-        self.base_lrs = list(state_dict['base_lrs'])
-        self._bases.value = list(state_dict.get('bases', self.base_lrs))
-        self._push(list(state_dict.get('current_lrs', self.get_lr())))
-        if 'written' in state_dict:
-            self._written.value = list(state_dict['written'])
+        """Take over a snapshot, or raise with every difference, having changed nothing."""
+        if wrong := self.differences(state_dict):
+            raise IncompatibleCheckpoint(wrong)
+        numbers = [] if self.optimizer is None else [self.optimizer._table.state]
+        with undone_on_error(*self._states(), *numbers):
+            self._restore(state_dict)
 
-    def copy(self, optimizer: OptaxOptimizer) -> LRScheduler:
+    def _restore(self, saved: Mapping[str, Any]) -> None:
+        """Take over a snapshot that fits."""
+        self._put(Progress(saved['last_epoch']))
+
+    def copy(self, optimizer: OptaxOptimizer | None) -> Any:
         """Return the same scheduler for a copy of its optimizer."""
         new = object.__new__(type(self))
         for name, value in vars(self).items():
-            vars(new)[name] = OptimState(value.value) if isinstance(value, OptimState) else value
-        new.base_lrs = list(self.base_lrs)
-        new.optimizer = optimizer
+            vars(new)[name] = value.duplicate() if isinstance(value, OptimState) else value
+        new._set_optimizer(optimizer)
         return new
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(base_lrs={self.base_lrs}, epoch={self.last_epoch.value})'
 
-
-class _CurrentRates:
-    """The learning rates of a scheduler's groups as an object with ``.value``."""
-
-    def __init__(self, scheduler: LRScheduler):
-        self._scheduler = scheduler
-
-    @property
-    def value(self) -> list:
-        optimizer = self._scheduler.optimizer
-        rates = list(self._scheduler.get_lr())
-        if optimizer is not None:
-            applied = optimizer.get_last_lr()
-            rates[: len(applied)] = applied
-        return rates
-
-    def __repr__(self) -> str:
-        return repr(self.value)
-
-
-def _with(rates: list, index: int, rate: Any) -> list:
-    return [*rates[:index], rate, *rates[index + 1 :]]
-
-
-def _rebased(base: Any, lr: Any, written: Any, a: Any, b: Any, force: bool) -> Any:
-    if any(isinstance(x, jax.core.Tracer) for x in (lr, written, a, b)):
-        changed = jnp.logical_and(jnp.not_equal(lr, written) | force, jnp.not_equal(b, 0.0))
-        return jnp.where(changed, (lr - a) / jnp.where(changed, b, 1.0), base)
-    return (lr - a) / b if b != 0.0 and (force or lr != written) else base
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, int | float) else jnp.asarray(value).item()
+def call_or_each(owner: str, name: str, given: Any) -> list[Callable]:
+    """Return callables given as one or as a list with one for each group."""
+    each = list(given) if isinstance(given, list | tuple) else [given]
+    if not each or not all(map(callable, each)):
+        raise TypeError(
+            f'{owner} needs a function of the epoch for {name}, or a list of one for each group, '
+            f'got {given!r}.'
+        )
+    return each

@@ -1,0 +1,360 @@
+"""Schedulers that warm up, hold, or anneal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from .. import schedules
+from ..observe import is_tracer
+from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler, Row
+
+__all__ = [
+    *('ConstantLR', 'CosineAnnealingLR', 'CosineAnnealingWarmRestarts', 'InverseSqrtLR'),
+    *('LinearLR', 'SWALR', 'WSDLR', 'WarmupCosineSchedule', 'WarmupScheduler'),
+]
+
+Number = float | Sequence[float]
+
+
+class ConstantLR(LRScheduler):
+    r"""Multiply the learning rate by a factor for the first epochs.
+
+    .. math:: \eta_t = (f \text{ if } t < T \text{ else } 1)\,\eta_0
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    factor : float
+        The factor f.
+    total_iters : int
+        The number of epochs T with the factor.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.constant
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        factor: Number = 1.0 / 3,
+        total_iters: int = 5,
+        last_epoch: int = 0,
+    ):
+        super().__init__(base_lr, last_epoch, factor=factor, total_iters=total_iters)
+
+
+class LinearLR(LRScheduler):
+    r"""Move from one factor of the learning rate to another on a straight line.
+
+    .. math:: \eta_t = (f_0 + (f_1 - f_0) \min(t / T, 1))\,\eta_0
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    start_factor, end_factor : float
+        The first factor f0 and the last, f1.
+    total_iters : int
+        The number of epochs T in between.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.linear
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        start_factor: Number = 1.0 / 3,
+        end_factor: Number = 1.0,
+        total_iters: int = 5,
+        last_epoch: int = 0,
+    ):
+        super().__init__(
+            base_lr,
+            last_epoch,
+            start_factor=start_factor,
+            end_factor=end_factor,
+            total_iters=total_iters,
+        )
+
+
+class WarmupScheduler(LRScheduler):
+    r"""Rise to the learning rate on a straight line, and stay.
+
+    .. math:: \eta_t = \eta_s + (\eta_0 - \eta_s) \min(t / W, 1)
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    warmup_epochs : int
+        The number of epochs W.
+    warmup_start_lr : float or list of float
+        The learning rate of the first epoch.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.warmup
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        warmup_epochs: int = 5,
+        warmup_start_lr: Number = 0.0,
+        last_epoch: int = 0,
+    ):
+        super().__init__(
+            base_lr, last_epoch, warmup_epochs=warmup_epochs, warmup_start_lr=warmup_start_lr
+        )
+
+
+class CosineAnnealingLR(LRScheduler):
+    r"""Anneal to a minimum along a cosine, then back, and so on.
+
+    .. math:: \eta_t = \eta_{min} + (\eta_0 - \eta_{min}) (1 + \cos(\pi t / T_{max})) / 2
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    T_max : int
+        The epoch of the first minimum.
+    eta_min : float or list of float
+        The minimum.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.cosine
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        T_max: int = 50,
+        eta_min: Number = 0.0,
+        last_epoch: int = 0,
+    ):
+        super().__init__(base_lr, last_epoch, T_max=T_max, eta_min=eta_min)
+
+
+class CosineAnnealingWarmRestarts(LRScheduler):
+    r"""Anneal along a cosine and restart, each time after longer (arXiv:1608.03983).
+
+    .. math:: \eta_t = \eta_{min} + (\eta_0 - \eta_{min}) (1 + \cos(\pi T_{cur} / T_i)) / 2
+
+    Changes by hand are overwritten. ``step(epoch)`` takes fractions of an epoch, too.
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    T_0, T_mult : int
+        The epochs to the first restart, and how many times longer each period is.
+    eta_min : float or list of float
+        The minimum.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.cosine_restarts
+    carries = False
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        T_0: int = 10,
+        T_mult: int = 1,
+        eta_min: Number = 0.0,
+        last_epoch: int = 0,
+    ):
+        super().__init__(base_lr, last_epoch, T_0=T_0, T_mult=T_mult, eta_min=eta_min)
+
+
+class WarmupCosineSchedule(LRScheduler):
+    r"""Rise on a straight line, then anneal along a cosine to a minimum.
+
+    .. math:: \eta_t = \eta_{min} + (\eta_0 - \eta_{min}) (1 + \cos(\pi (t - W) / (T - W))) / 2
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    warmup_steps, total_steps : int
+        The steps of the rise, W, and of everything, T.
+    warmup_start_lr : float or list of float
+        The learning rate of the first step.
+    eta_min : float or list of float
+        The minimum, which is kept after T.
+    last_epoch : int
+        The step to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.warmup_cosine
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        warmup_steps: int = 1000,
+        total_steps: int = 10000,
+        warmup_start_lr: Number = 0.0,
+        eta_min: Number = 0.0,
+        last_epoch: int = 0,
+    ):
+        super().__init__(
+            base_lr,
+            last_epoch,
+            warmup_steps=warmup_steps,
+            total_steps=total_steps,
+            warmup_start_lr=warmup_start_lr,
+            eta_min=eta_min,
+        )
+
+
+class WSDLR(LRScheduler):
+    r"""Warm up, stay, and decay at the end: a trapezoid (arXiv:2404.06395).
+
+    .. math:: \eta_t = \min(t / W, 1)\,d(\max(t - W - S, 0) / D)\,\eta_0
+
+    For runs whose length is not known beforehand: the decay may begin at any time.
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    warmup_steps, stable_steps, decay_steps : int
+        The steps of the three parts, W, S and D.
+    decay : {'linear', 'cosine', '1-sqrt'}
+        The form of the decay d (1-sqrt: arXiv:2405.18392).
+    warmup_start_lr, eta_min : float or list of float
+        The first and the last learning rate.
+    last_epoch : int
+        The step to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.wsd
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        warmup_steps: int = 1000,
+        stable_steps: int = 8000,
+        decay_steps: int = 1000,
+        decay: str = 'linear',
+        warmup_start_lr: Number = 0.0,
+        eta_min: Number = 0.0,
+        last_epoch: int = 0,
+    ):
+        super().__init__(
+            base_lr,
+            last_epoch,
+            warmup_steps=warmup_steps,
+            stable_steps=stable_steps,
+            decay_steps=decay_steps,
+            decay=decay,
+            warmup_start_lr=warmup_start_lr,
+            eta_min=eta_min,
+        )
+
+
+class InverseSqrtLR(LRScheduler):
+    r"""Rise on a straight line, then decay as a root of time: the Transformer's schedule.
+
+    .. math:: \eta_t = \min(t / W, \sqrt{S / (S + t - W)})\,\eta_0
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate at the top, or one for each group.
+    warmup_steps : int
+        The steps W of the rise.
+    warmup_start_lr : float or list of float
+        The learning rate of the first step.
+    timescale : int, optional
+        The steps S in which the decay begins to show; W if not given (arXiv:1706.03762).
+    last_epoch : int
+        The step to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.inverse_sqrt
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        warmup_steps: int = 4000,
+        warmup_start_lr: Number = 0.0,
+        timescale: int | None = None,
+        last_epoch: int = 0,
+    ):
+        super().__init__(
+            base_lr,
+            last_epoch,
+            warmup_steps=warmup_steps,
+            warmup_start_lr=warmup_start_lr,
+            timescale=timescale,
+        )
+
+
+class SWALR(LRScheduler):
+    r"""Anneal to the learning rate of stochastic weight averaging, and stay there.
+
+    .. math:: \eta_t = \eta_{swa} + (\eta_0 - \eta_{swa})\,\alpha(1 - \min(t / T, 1))
+
+    A change by hand is carried on while it anneals, and overwritten at the end.
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    swa_lr : float or list of float
+        The learning rate at the end.
+    anneal_epochs : int
+        The number of epochs T.
+    anneal_strategy : {'cos', 'linear'}
+        The form of the way there.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.swa
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        swa_lr: Number = 0.05,
+        anneal_epochs: int = 10,
+        anneal_strategy: str = 'cos',
+        last_epoch: int = 0,
+    ):
+        super().__init__(
+            base_lr,
+            last_epoch,
+            swa_lr=swa_lr,
+            anneal_epochs=anneal_epochs,
+            anneal_strategy=anneal_strategy,
+        )
+
+    def _moved(
+        self, group: int, row: Row, lr: Any, now: Any, then: Any, carried: bool
+    ) -> tuple[Row, Any]:
+        a, b = self._affine(now, group, row)
+        if is_tracer(b):
+            lr = jnp.where(b == 0.0, a, lr)
+        elif b == 0.0:
+            lr = a
+        return super()._moved(group, row, lr, now, then, carried)

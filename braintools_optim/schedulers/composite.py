@@ -1,0 +1,329 @@
+"""Schedulers made of schedulers."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from ..observe import is_tracer
+from ..state import OptimState, undone_on_error
+from .base import Progress, Scheduler
+from .rate import LRScheduler, agree
+
+if TYPE_CHECKING:
+    from ..groups import ParamGroup
+    from ..optimizer import OptaxOptimizer
+
+__all__ = ['ChainedScheduler', 'SequentialLR']
+
+
+class Composite(LRScheduler):
+    """What schedulers made of others share: they remember what their children do."""
+
+    __module__ = 'braintools_optim'
+
+    def __init__(self, schedulers: Sequence[LRScheduler], last_epoch: int = 0):
+        Scheduler.__init__(self, last_epoch)
+        owner = type(self).__name__
+        children: list[Any] = (
+            list(schedulers) if isinstance(schedulers, list | tuple) else [schedulers]
+        )
+        if not children:
+            raise ValueError(f'{owner} needs at least one scheduler, got an empty list.')
+        for child in children:
+            if not isinstance(child, LRScheduler):
+                raise TypeError(f'{owner} is made of LRSchedulers, got {child!r}.')
+        if len({id(child) for child in children}) < len(children):
+            raise ValueError(
+                f'{owner} was given a scheduler twice; each one counts its own epochs.'
+            )
+        self._children: list[LRScheduler] = children
+        optimizers = {id(c.optimizer): c.optimizer for c in children}
+        if len(optimizers) > 1:
+            raise ValueError(
+                f'the schedulers of one {owner} must drive one optimizer, or none yet.'
+            )
+        (optimizer,) = optimizers.values()
+        if optimizer is None:
+            bases = self.base_lrs
+            for child in children:
+                if not child._gives_base():
+                    child._adopt(bases, bases)
+        else:
+            for child in children:
+                optimizer._release(child)
+            with undone_on_error(*self._parts(), optimizer, optimizer._table.state):
+                lrs = self._take_over(optimizer)
+                optimizer._enlist(self)
+                self._set_optimizer(optimizer)
+                self._drive(self._progress(), lrs)
+
+    @property
+    def schedulers(self) -> list[LRScheduler]:
+        """The schedulers it is made of."""
+        return list(self._children)
+
+    def _take_over(self, optimizer: OptaxOptimizer) -> list:
+        """Return the learning rates that follow, of children that drive the optimizer already."""
+        raise NotImplementedError
+
+    def get_lr(self) -> list:
+        """Return the learning rate of each group at the present epoch."""
+        if self.optimizer is not None:
+            return self.optimizer.get_last_lr()
+        return self._started(self.base_lrs)
+
+    def _defines_get_lr(self) -> bool:
+        return False
+
+    @property
+    def base_lrs(self) -> list:
+        """The learning rate of each group before any schedule."""
+        return next((c for c in self._children if c._gives_base()), self._children[0]).base_lrs
+
+    def _gives_base(self) -> bool:
+        return any(child._gives_base() for child in self._children)
+
+    def _fit(self, optimizer: OptaxOptimizer) -> None:
+        for child in self._children:
+            child._fit(optimizer)
+
+    def _given_bases(self, lrs: list) -> list | None:
+        all_given = (child._given_bases(lrs) for child in self._children)
+        given = [bases for bases in all_given if bases is not None]
+        if not all(agree(other, given[0]) for other in given[1:]):
+            raise ValueError(
+                f'the schedulers of {type(self).__name__} start from different base_lr, {given}: '
+                f'leave it out in all but one, or give the same.'
+            )
+        return given[0] if given else None
+
+    def _own_base(self, group: int) -> Any:
+        bases = [child._own_base(group) for child in self._children]
+        return next((base for base in bases if base is not None), None)
+
+    def _adopt(self, bases: list, lrs: list) -> list:
+        for child in self._children:
+            child._adopt(bases, lrs)
+        return self._started(lrs)
+
+    def _check_groups(self, count: int) -> None:
+        for child in self._children:
+            child._check_groups(count)
+
+    def _progress(self) -> Progress:
+        return Progress(self._epoch(), [child._progress() for child in self._children])
+
+    def _put(self, progress: Progress) -> None:
+        for child, part in zip(self._children, progress.memory, strict=True):
+            child._put(part)
+        Scheduler._put(self, progress)
+
+    def _settings(self, progress: Progress) -> dict[tuple[int, str], Any]:
+        parts = zip(self._children, progress.memory, strict=True)
+        return {k: v for child, part in parts for k, v in child._settings(part).items()}
+
+    def _states(self) -> list[OptimState]:
+        return [self.last_epoch, *(s for child in self._children for s in child._states())]
+
+    def _parts(self) -> list[Any]:
+        return [self, self.last_epoch, *(x for child in self._children for x in child._parts())]
+
+    def _set_optimizer(self, optimizer: OptaxOptimizer | None) -> None:
+        super()._set_optimizer(optimizer)
+        for child in self._children:
+            child._set_optimizer(optimizer)
+
+    def step(self, *args: Any, epoch: Any = None, metric: Any = None) -> None:
+        """Go on to the next epoch; give the metric if a ReduceLROnPlateau is among them."""
+        if len(args) > 1:
+            raise TypeError(f'{type(self).__name__}.step takes one argument, got {len(args)}.')
+        if args and self._wants_metric():
+            metric = args[0]
+        elif args:
+            epoch = args[0]
+        self._step(epoch, metric)
+
+    def _wants_metric(self) -> bool:
+        return any(child._wants_metric() for child in self._children)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a snapshot as plain data."""
+        return Scheduler.state_dict(self) | {
+            'base_lrs': self.base_lrs,
+            'current_lrs': list(self._lrs()),
+            'schedulers': [child.state_dict() for child in self._children],
+        }
+
+    def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
+        """Return what keeps a snapshot from being loaded."""
+        wrong = Scheduler.differences(self, state_dict)
+        if not isinstance(state_dict, Mapping):
+            return wrong
+        owner, parts = type(self).__name__, state_dict.get('schedulers')
+        if not isinstance(parts, list | tuple) or len(parts) != len(self._children):
+            return [*wrong, f'{owner}: it is made of {len(self._children)} schedulers, got {parts}']
+        for child, part in zip(self._children, parts, strict=True):
+            wrong += child.differences(part)
+        return wrong
+
+    def _restore(self, saved: Mapping[str, Any]) -> None:
+        for child, part in zip(self._children, saved['schedulers'], strict=True):
+            child._restore(part)
+        Scheduler._put(self, Progress(saved['last_epoch']))
+        self._drive(self._progress(), list(saved['current_lrs']))
+
+    def copy(self, optimizer: OptaxOptimizer | None) -> Any:
+        """Return the same scheduler for a copy of its optimizer."""
+        new = object.__new__(type(self))
+        vars(new).update(vars(self))
+        new.last_epoch = self.last_epoch.duplicate()
+        new._children = [child.copy(optimizer) for child in self._children]
+        new.optimizer = optimizer
+        return new
+
+    def __repr__(self) -> str:
+        inner = ', '.join(map(repr, self._children))
+        return f'{type(self).__name__}([{inner}], epoch={self._epoch()})'
+
+
+class ChainedScheduler(Composite):
+    """Step several schedulers together: their effects multiply.
+
+    Parameters
+    ----------
+    schedulers : list of LRScheduler
+        In the order in which they act. The base learning rate is given in one of them (or the
+        same in all).
+    """
+
+    __module__ = 'braintools_optim'
+
+    def __init__(self, schedulers: Sequence[LRScheduler]):
+        super().__init__(schedulers)
+
+    def _take_over(self, optimizer: OptaxOptimizer) -> list:
+        return optimizer.get_last_lr()
+
+    def _adopt(self, bases: list, lrs: list) -> list:
+        for child in self._children:
+            lrs = child._adopt(bases, lrs)
+        return lrs
+
+    def _started(self, lrs: list) -> list:
+        for child in self._children:
+            lrs = child._started(lrs)
+        return lrs
+
+    def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:
+        for child in self._children:
+            lr = child._join(group, base, lr)
+        return lr
+
+    def _advanced(
+        self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
+    ) -> tuple[Progress, list]:
+        parts = []
+        for child, part in zip(self._children, progress.memory, strict=True):
+            part, lrs = child._advanced(part, lrs, epoch, metric)
+            parts.append(part)
+        return Progress(progress.epoch + 1 if epoch is None else epoch, parts), lrs
+
+
+class SequentialLR(Composite):
+    """Follow one scheduler after the other, each from its own first epoch on.
+
+    Parameters
+    ----------
+    schedulers : list of LRScheduler
+        In the order in which they run.
+    milestones : list of int
+        The epochs at which the second, third, ... takes over.
+    last_epoch : int
+        The epoch to start from.
+
+    Notes
+    -----
+    A SequentialLR among them runs as it would alone; torch's is one epoch early there.
+    """
+
+    __module__ = 'braintools_optim'
+
+    def __init__(
+        self, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = 0
+    ):
+        at: list[Any] = list(milestones) if isinstance(milestones, list | tuple) else [milestones]
+        if not all(isinstance(m, int) and not isinstance(m, bool) and m >= 1 for m in at) or (
+            any(b <= a for a, b in zip(at, at[1:], strict=False))
+        ):
+            raise ValueError(
+                f'SequentialLR needs ascending integers >= 1 for milestones, got {milestones!r}.'
+            )
+        self.milestones: list[int] = at
+        if isinstance(schedulers, list | tuple) and len(schedulers) != len(at) + 1:
+            raise ValueError(
+                f'SequentialLR needs one scheduler more than milestones, got {len(schedulers)} '
+                f'and {len(at)}.'
+            )
+        super().__init__(schedulers, last_epoch)
+
+    def _take_over(self, optimizer: OptaxOptimizer) -> list:
+        for child in self._children:
+            child._put(child._progress()._replace(epoch=0))
+        return self._adopt(self.base_lrs, self.base_lrs)
+
+    def _adopt(self, bases: list, lrs: list) -> list:
+        first, begin = self._running(self._epoch())
+        child = self._children[first]
+        if self._epoch() > begin:
+            child._put(child._progress()._replace(epoch=self._epoch() - begin))
+        return [child._adopt(bases, lrs) for child in self._children][first]
+
+    def _running(self, epoch: Any) -> tuple[int, int]:
+        """Return which scheduler runs at an epoch, and since when."""
+        i = bisect_right(self.milestones, epoch)
+        return i, self.milestones[i - 1] if i else 0
+
+    def _started(self, lrs: list) -> list:
+        return self._children[self._running(self._epoch())[0]]._started(lrs)
+
+    def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:
+        joined = [child._join(group, base, lr) for child in self._children]
+        return joined[self._running(self._epoch())[0]]
+
+    def _advanced(
+        self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
+    ) -> tuple[Progress, list]:
+        then = progress.epoch + 1 if epoch is None else epoch
+        parts, new = list(progress.memory), lrs
+        for i, child in enumerate(self._children):
+            begin = self.milestones[i - 1] if i else 0
+            end = self.milestones[i] if i < len(self.milestones) else None
+            runs = then >= begin if end is None else (then >= begin) & (then < end)
+            if not is_tracer(then) and not runs:
+                continue
+            if epoch is not None:
+                after = child._advanced(parts[i], lrs, then - begin, metric)
+            elif is_tracer(then):
+                # Both are pure, and the program takes one: torch starts a scheduler with step(0).
+                on = child._advanced(parts[i], lrs, None, metric)
+                anew = child._advanced(parts[i], lrs, 0, metric)
+                after = _chosen((then == begin) & (i > 0), anew, on)
+            else:
+                after = child._advanced(parts[i], lrs, 0 if then == begin and i else None, metric)
+            if is_tracer(then):
+                after = _chosen(runs, after, (parts[i], new))
+            parts[i], new = after
+        return Progress(then, parts), new
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace('], epoch=', f'], milestones={self.milestones}, epoch=')
+
+
+def _chosen(condition: Any, yes: Any, no: Any) -> Any:
+    """Choose between two results in a traced program; their leaves match."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

@@ -1,0 +1,242 @@
+"""Schedulers that go up and down, and take the momentum with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .. import schedules
+from ..observe import is_tracer
+from .base import Progress
+from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler
+
+if TYPE_CHECKING:
+    from ..optimizer import OptaxOptimizer
+
+__all__ = ['CyclicLR', 'OneCycleLR']
+
+Number = float | Sequence[float]
+
+
+class MomentumCycle(LRScheduler):
+    """What schedulers share that move the momentum (or first beta) against the learning rate."""
+
+    __module__ = 'braintools_optim'
+    carries = False
+
+    def __init__(
+        self,
+        base_lr: BaseRate,
+        last_epoch: int,
+        cycle_momentum: bool | None,
+        momenta: Mapping[str, Any],
+        **hyper: Any,
+    ):
+        super().__init__(base_lr, last_epoch, numbers=momenta, **hyper)
+        if not isinstance(cycle_momentum, bool | None):
+            raise TypeError(
+                f'{type(self).__name__} needs True, False or None for cycle_momentum, got '
+                f'{cycle_momentum!r}.'
+            )
+        self.cycle_momentum = cycle_momentum
+
+    def _given_bases(self, lrs: list) -> list | None:
+        if self._given and 'base_lr' not in self._lists:
+            return self.base_lrs[:1] * len(lrs)  # as torch: it says what the lowest rate is
+        return super()._given_bases(lrs)
+
+    def _momentum(self, epoch: Any, base: Any, peak: Any) -> Any:
+        """Return the momentum at an epoch: ``base`` where the learning rate is at its base."""
+        raise NotImplementedError
+
+    def _fit(self, optimizer: OptaxOptimizer) -> None:
+        if self.cycle_momentum and _momentum_of(optimizer) is None:
+            raise ValueError(
+                f'{type(self).__name__} cannot cycle the momentum: this '
+                f'{type(optimizer).__name__} has neither betas nor a momentum > 0; give '
+                f'cycle_momentum=False.'
+            )
+
+    def _settings(self, progress: Progress) -> dict[tuple[int, str], Any]:
+        if self.optimizer is None or self.cycle_momentum is False:
+            return {}
+        name = _momentum_of(self.optimizer)
+        if name is None:
+            return {}
+        low, high = self._names.index('base_momentum'), self._names.index('max_momentum')
+        settings = {}
+        for group, row in zip(self.optimizer._groups, progress.memory, strict=False):
+            value = self._momentum(progress.epoch, row.numbers[high], row.numbers[low])
+            settings[group.index, name] = (
+                value if name == 'momentum' else (value, *group.number('betas')[1:])
+            )
+        return settings
+
+
+def _momentum_of(optimizer: OptaxOptimizer) -> str | None:
+    """Return which number of an optimizer is its momentum, None if it has none that may change."""
+    if any(group.chain is not None for group in optimizer._groups):
+        return None
+    if 'betas' in optimizer._numbers:
+        return 'betas'
+    used = not any('momentum' in group.unused for group in optimizer._groups)
+    return 'momentum' if 'momentum' in optimizer._numbers and used else None
+
+
+class CyclicLR(MomentumCycle):
+    r"""Rise to a maximum, fall back, and so on (arXiv:1506.01186).
+
+    .. math:: \eta_t = \eta_0 + (\eta_{max} - \eta_0)\,\Lambda_t\,s_t
+
+    The momentum moves the other way. Changes by hand are overwritten.
+
+    Parameters
+    ----------
+    base_lr, max_lr : float or list of float
+        The lowest and the highest learning rate.
+    step_size_up, step_size_down : int
+        The steps up, and down (as many as up if not given).
+    mode : {'triangular', 'triangular2', 'exp_range'}
+        The height s is 1, or halved with each cycle, or ``gamma`` to the step.
+    gamma : float
+        The factor of 'exp_range'.
+    scale_fn, scale_mode : callable, {'cycle', 'iterations'}
+        A height of one's own, a function of the cycle (counted from 1) or of the step.
+    last_epoch : int
+        The step to start from.
+    cycle_momentum : bool, optional
+        Whether the momentum (or first beta) is moved; if not given, where there is one.
+    base_momentum, max_momentum : float or list of float
+        The momentum at the highest and at the lowest learning rate.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.cyclic
+    torch_gives_base = True
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        max_lr: Number = 0.01,
+        step_size_up: int = 2000,
+        step_size_down: int | None = None,
+        mode: str = 'triangular',
+        gamma: Number = 1.0,
+        scale_fn: Callable | None = None,
+        scale_mode: str = 'cycle',
+        last_epoch: int = 0,
+        cycle_momentum: bool | None = None,
+        base_momentum: Number = 0.8,
+        max_momentum: Number = 0.9,
+    ):
+        super().__init__(
+            base_lr,
+            last_epoch,
+            cycle_momentum,
+            {'base_momentum': base_momentum, 'max_momentum': max_momentum},
+            max_lr=max_lr,
+            step_size_up=step_size_up,
+            step_size_down=step_size_down,
+            mode=mode,
+            gamma=gamma,
+            scale_fn=scale_fn,
+            scale_mode=scale_mode,
+        )
+
+    def _momentum(self, epoch: Any, base: Any, peak: Any) -> Any:
+        a, b = self.schedule.pair(epoch, max_lr=peak, gamma=self.gamma, **self._fixed)
+        return a + b * base
+
+
+class OneCycleLR(MomentumCycle):
+    r"""Rise to a maximum once, then fall far below the start (arXiv:1708.07120).
+
+    .. math:: \eta_{max} / d \to \eta_{max} \to \eta_{max} / (d f)
+
+    The momentum moves the other way. Changes by hand are overwritten.
+
+    Parameters
+    ----------
+    max_lr : float or list of float
+        The highest learning rate.
+    total_steps : int
+        The number of steps; or give ``epochs`` and ``steps_per_epoch``.
+    pct_start : float
+        The fraction of the steps in which it rises.
+    anneal_strategy : {'cos', 'linear'}
+        The form of the phases.
+    div_factor, final_div_factor : float
+        The first learning rate is the highest divided by d, the last the first divided by f.
+    last_epoch : int
+        The step to start from.
+    three_phase : bool
+        Whether it falls to the first learning rate as it rose, and only then below.
+    cycle_momentum : bool, optional
+        Whether the momentum (or first beta) is moved; if not given, where there is one.
+    base_momentum, max_momentum : float or list of float
+        The momentum at the highest and at the lowest learning rate.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.one_cycle
+
+    def __init__(
+        self,
+        max_lr: Number = 0.01,
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: Number = 0.3,
+        anneal_strategy: str = 'cos',
+        div_factor: float = 25.0,
+        final_div_factor: Number = 1e4,
+        last_epoch: int = 0,
+        three_phase: bool = False,
+        cycle_momentum: bool | None = None,
+        base_momentum: Number = 0.85,
+        max_momentum: Number = 0.95,
+    ):
+        if (total_steps is None) == (epochs is None or steps_per_epoch is None) or (
+            total_steps is not None and (epochs is not None or steps_per_epoch is not None)
+        ):
+            raise ValueError(
+                f'OneCycleLR needs either total_steps or both epochs and steps_per_epoch, got '
+                f'{total_steps=}, {epochs=}, {steps_per_epoch=}.'
+            )
+        if total_steps is None:
+            assert epochs is not None and steps_per_epoch is not None
+            total_steps = epochs * steps_per_epoch
+        if not is_tracer(div_factor) and not div_factor > 0:
+            raise ValueError(f'OneCycleLR needs div_factor > 0, got {div_factor!r}.')
+        peaks: list[Any] = list(max_lr) if isinstance(max_lr, list | tuple) else [max_lr]
+        for peak in peaks:
+            self.schedule.check('OneCycleLR', max_lr=peak, total_steps=total_steps)
+        bases = [peak / div_factor for peak in peaks]
+        super().__init__(
+            bases if isinstance(max_lr, list | tuple) else bases[0],
+            last_epoch,
+            cycle_momentum,
+            {'base_momentum': base_momentum, 'max_momentum': max_momentum},
+            max_lr=max_lr,
+            total_steps=total_steps,
+            pct_start=pct_start,
+            anneal_strategy=anneal_strategy,
+            final_div_factor=final_div_factor,
+            three_phase=three_phase,
+        )
+
+    def step(self, epoch: Any = None) -> None:
+        """Go on to the next epoch, or to the one given: ``total_steps`` at most."""
+        present = self._epoch()
+        then = present + 1 if epoch is None else epoch
+        if not is_tracer(then) and then > self.total_steps:
+            raise ValueError(
+                f'OneCycleLR was made for total_steps={self.total_steps}, and this would be step '
+                f'{then}.'
+            )
+        super().step(epoch)
+
+    def _momentum(self, epoch: Any, base: Any, peak: Any) -> Any:
+        hyper = {'pct_start': self.pct_start, 'max_lr': peak, 'final_div_factor': 1.0}
+        a, b = self.schedule.pair(epoch, **hyper, **self._fixed)
+        return a + b * base

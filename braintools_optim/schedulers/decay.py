@@ -1,0 +1,364 @@
+"""Schedulers that decay: in steps, exponentially, as a power, or as a function says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .. import schedules
+from ..observe import is_tracer
+from .base import call_or_each
+from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler, Row
+
+__all__ = [
+    *('ExponentialDecayLR', 'ExponentialLR', 'InverseTimeLR', 'LambdaLR', 'MultiStepLR'),
+    *('MultiplicativeLR', 'PiecewiseConstantSchedule', 'PolynomialLR', 'RexLR', 'StepLR'),
+]
+
+
+class StepLR(LRScheduler):
+    r"""Multiply the learning rate by a factor every so many epochs.
+
+    .. math:: \eta_t = \gamma^{\lfloor t / s \rfloor}\,\eta_0
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    step_size : int
+        The number of epochs s between two steps.
+    gamma : float
+        The factor.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.step
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        step_size: int = 30,
+        gamma: float | Sequence[float] = 0.1,
+        last_epoch: int = 0,
+    ):
+        super().__init__(base_lr, last_epoch, step_size=step_size, gamma=gamma)
+
+
+class MultiStepLR(LRScheduler):
+    r"""Multiply the learning rate by a factor at each of several epochs.
+
+    .. math:: \eta_t = \gamma^{|\{i : m_i \le t\}|}\,\eta_0
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    milestones : list of int
+        The epochs, ascending; one that is named twice counts twice.
+    gamma : float
+        The factor.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.multistep
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        milestones: Sequence[int] = (30, 60, 90),
+        gamma: float | Sequence[float] = 0.1,
+        last_epoch: int = 0,
+    ):
+        super().__init__(base_lr, last_epoch, milestones=milestones, gamma=gamma)
+
+
+class ExponentialLR(LRScheduler):
+    r"""Multiply the learning rate by a factor at every epoch.
+
+    .. math:: \eta_t = \gamma^t\,\eta_0
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    gamma : float
+        The factor.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.exponential
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        gamma: float | Sequence[float] = 0.95,
+        last_epoch: int = 0,
+    ):
+        super().__init__(base_lr, last_epoch, gamma=gamma)
+
+
+class ExponentialDecayLR(LRScheduler):
+    r"""Decay by a rate in so many steps, smoothly or in a staircase, as optax does.
+
+    .. math:: \eta_t = r^{\max(t - t_0, 0) / s}\,\eta_0
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    decay_steps, decay_rate : int, float
+        The learning rate is multiplied by the rate r in each s steps.
+    transition_begin : int
+        The step t0 until which it stays.
+    staircase : bool
+        Whether it decays every s steps at once.
+    end_value : float, optional
+        The bound of the learning rate.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.exponential_decay
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        decay_steps: int = 1000,
+        decay_rate: float | Sequence[float] = 0.96,
+        transition_begin: int = 0,
+        staircase: bool = False,
+        end_value: float | Sequence[float] | None = None,
+        last_epoch: int = 0,
+    ):
+        super().__init__(
+            base_lr,
+            last_epoch,
+            decay_steps=decay_steps,
+            decay_rate=decay_rate,
+            transition_begin=transition_begin,
+            staircase=staircase,
+            end_value=end_value,
+        )
+
+
+class PolynomialLR(LRScheduler):
+    r"""Decay to 0 as a power of the fraction of epochs that is left.
+
+    .. math:: \eta_t = (1 - \min(t / T, 1))^p\,\eta_0
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    total_iters : int
+        The number of epochs T.
+    power : float
+        The power p; 1 is a straight line.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.polynomial
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        total_iters: int = 5,
+        power: float | Sequence[float] = 1.0,
+        last_epoch: int = 0,
+    ):
+        super().__init__(base_lr, last_epoch, total_iters=total_iters, power=power)
+
+
+class InverseTimeLR(LRScheduler):
+    r"""Divide the learning rate by a number that grows with time.
+
+    .. math:: \eta_t = \eta_0 / (1 + r t / s)
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    decay_rate, decay_steps : float, int
+        The divisor grows by r in each s epochs.
+    staircase : bool
+        Whether it grows every s epochs at once.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.inverse_time
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        decay_rate: float | Sequence[float] = 1.0,
+        decay_steps: int = 1,
+        staircase: bool = False,
+        last_epoch: int = 0,
+    ):
+        super().__init__(
+            base_lr,
+            last_epoch,
+            decay_rate=decay_rate,
+            decay_steps=decay_steps,
+            staircase=staircase,
+        )
+
+
+class RexLR(LRScheduler):
+    r"""Decay slowly at first and fast at the end: REX (arXiv:2107.04197), for short budgets.
+
+    .. math:: \eta_t = \eta_{min} + (\eta_0 - \eta_{min}) \frac{2 (1 - t / T)}{2 - t / T}
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    total_iters : int
+        The number of epochs T.
+    eta_min : float or list of float
+        The learning rate at the end.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    schedule = schedules.rex
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        total_iters: int = 100,
+        eta_min: float | Sequence[float] = 0.0,
+        last_epoch: int = 0,
+    ):
+        super().__init__(base_lr, last_epoch, total_iters=total_iters, eta_min=eta_min)
+
+
+class PiecewiseConstantSchedule(LRScheduler):
+    r"""Take one learning rate after the other.
+
+    .. math:: \eta_t = v_i, \quad b_i \le t < b_{i+1}
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        Without effect: the values are learning rates, the same for all groups.
+    boundaries : list of int
+        The epochs at which the next value is taken, ascending; (1000, 2000) if not given.
+    values : list of float
+        The learning rates, one more than boundaries; (1, 0.1, 0.01) if not given.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    carries = False
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        boundaries: Sequence[int] | None = None,
+        values: Sequence[float] | None = None,
+        last_epoch: int = 0,
+    ):
+        boundaries = [1000, 2000] if boundaries is None else boundaries
+        values = [1.0, 0.1, 0.01] if values is None else values
+        self._value = schedules.piecewise_constant(boundaries, values)
+        super().__init__(base_lr, last_epoch)
+        self._fixed = {'boundaries': list(boundaries), 'values': list(values)}
+
+    def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
+        """Return ``(value, 0)``."""
+        return self._value(epoch), 0.0
+
+
+class LambdaLR(LRScheduler):
+    r"""Multiply the base by a function of the epoch; changes by hand are overwritten.
+
+    .. math:: \eta_t = f(t)\,\eta_0
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    lr_lambda : callable or list of callable
+        The function f, or one for each group. It is not saved.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+    carries = False
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        lr_lambda: Callable | Sequence[Callable] | None = None,
+        last_epoch: int = 0,
+    ):
+        functions = call_or_each(type(self).__name__, 'lr_lambda', lr_lambda)
+        super().__init__(base_lr, last_epoch)
+        self._functions = functions
+        if isinstance(lr_lambda, list | tuple):
+            self._lists['lr_lambda'] = len(functions)
+
+    @property
+    def lr_lambdas(self) -> list[Callable]:
+        """The functions, one for each group or one for all."""
+        return self._functions
+
+    def _function(self, group: int) -> Callable:
+        return self._functions[group if 'lr_lambda' in self._lists else 0]
+
+    def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
+        """Return ``(0, f(epoch))``."""
+        return schedules.lambda_.pair(epoch, fn=self._function(group))
+
+
+class MultiplicativeLR(LambdaLR):
+    r"""Multiply the present learning rate by a function of the epoch.
+
+    .. math:: \eta_t = f(t)\,\eta_{t-1}
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    lr_lambda : callable or list of callable
+        The function f, or one for each group. It is not saved.
+    last_epoch : int
+        The epoch to start from.
+    """
+
+    __module__ = 'braintools_optim'
+
+    def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
+        """Return ``(0, 1)``: it acts on the present learning rate, whatever that is."""
+        return 0.0, 1.0
+
+    def get_lr(self) -> list:
+        """Return the learning rate of each group at the present epoch."""
+        if self.optimizer is not None:
+            return self.optimizer.get_last_lr()
+        return [row.written for row in self._progress().memory]
+
+    def _defines_get_lr(self) -> bool:
+        return False
+
+    def _moved(
+        self, group: int, row: Row, lr: Any, now: Any, then: Any, carried: bool
+    ) -> tuple[Row, Any]:
+        starts = not is_tracer(then) and then == 0  # torch leaves the learning rate there
+        new = lr if starts else lr * self._function(group)(then)
+        return row._replace(written=new), new

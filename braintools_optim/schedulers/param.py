@@ -1,0 +1,138 @@
+"""Scheduling any hyper-parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..observe import is_tracer
+from .base import Progress, Scheduler
+
+if TYPE_CHECKING:
+    from ..groups import ParamGroup
+    from ..optimizer import OptaxOptimizer
+
+__all__ = ['ParamScheduler']
+
+
+class ParamScheduler(Scheduler):
+    """Give a hyper-parameter the values of a schedule, epoch after epoch.
+
+    Parameters
+    ----------
+    name : str
+        A live number of the optimizer: ``'weight_decay'``, ``'betas'``, ``'grad_clip_norm'`` ...
+    schedule : callable, number, or tuple or list of these
+        A function of the epoch, such as those of `braintools_optim.schedules`. A tuple has one
+        for each entry of a hyper-parameter like ``betas``; a list has one for each group. It is
+        not saved.
+    last_epoch : int
+        The epoch to start from.
+
+    Examples
+    --------
+    >>> import braintools_optim as bo
+    >>> opt = bo.AdamW(1e-3)
+    >>> decay = bo.ParamScheduler(opt, 'weight_decay', bo.schedules.linear(0.1, 1.0, 0.0, 4))
+    >>> decay.step()
+    >>> round(opt.weight_decay, 4), decay.preview(4).round(4).ravel().tolist()
+    (0.075, [0.075, 0.05, 0.025, 0.0])
+    """
+
+    __module__ = 'braintools_optim'
+
+    def __init__(self, name: str, schedule: Any, last_epoch: int = 0):
+        super().__init__(last_epoch)
+        if not isinstance(name, str):
+            raise TypeError(
+                f'ParamScheduler needs the name of a hyper-parameter, got {name!r}; write '
+                f"ParamScheduler(optimizer, 'weight_decay', schedule)."
+            )
+        each = schedule if isinstance(schedule, list) else [schedule]
+        entries = [x for s in each for x in (s if isinstance(s, tuple) else (s,))]
+        if not entries or not all(callable(x) or _is_number(x) for x in entries):
+            raise TypeError(
+                f'ParamScheduler needs a function of the epoch for {name}, got {schedule!r}.'
+            )
+        self.name = name
+        self._schedules = each
+        self._for_each = isinstance(schedule, list)
+
+    def _fit(self, optimizer: OptaxOptimizer) -> None:
+        known = {**optimizer._numbers, **{k: v for k, v in optimizer._options.items() if v}}
+        if self.name not in known:
+            raise ValueError(
+                f'{type(optimizer).__name__} has no live number {self.name!r}; it has '
+                f'{", ".join(sorted(known))}.'
+            )
+
+    def _check_groups(self, count: int) -> None:
+        if self._for_each and len(self._schedules) != count:
+            raise ValueError(
+                f'ParamScheduler was given {len(self._schedules)} schedules for {self.name}, for '
+                f'{count} parameter groups.'
+            )
+
+    def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:
+        if self._for_each:
+            self._check_groups(group.index + 1)
+        return lr
+
+    def _values(self, epoch: Any) -> list:
+        """Return the value of each group, or of all."""
+        return [
+            tuple(_at(x, epoch) for x in s) if isinstance(s, tuple) else _at(s, epoch)
+            for s in self._schedules
+        ]
+
+    def _settings(self, progress: Progress) -> dict[tuple[int, str], Any]:
+        assert self.optimizer is not None
+        values = self._values(progress.epoch)
+        count = 1 if self.name in self.optimizer._options else len(self.optimizer._groups)
+        return {(i, self.name): values[i if self._for_each else 0] for i in range(count)}
+
+    def _advanced(
+        self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
+    ) -> tuple[Progress, list]:
+        return Progress(progress.epoch + 1 if epoch is None else epoch), lrs
+
+    def _shown(self, progress: Progress, lrs: list) -> list:
+        values = self._values(progress.epoch)
+        return values if self._for_each else values * max(len(lrs), 1)
+
+    def _quantity(self) -> str:
+        return self.name
+
+    @property
+    def value(self) -> Any:
+        """What it gives at the present epoch; a list if each group has its own."""
+        values = self._values(self._epoch())
+        return values if self._for_each else values[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a snapshot as plain data."""
+        return super().state_dict() | {'name': self.name}
+
+    def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
+        """Return what keeps a snapshot from being loaded."""
+        wrong = super().differences(state_dict)
+        if isinstance(state_dict, Mapping) and state_dict.get('name') != self.name:
+            wrong.append(
+                f'ParamScheduler: it drove {state_dict.get("name")!r}, here it drives {self.name!r}'
+            )
+        return wrong
+
+    def _restore(self, saved: Mapping[str, Any]) -> None:
+        super()._restore(saved)
+        self._drive(self._progress(), self._lrs())
+
+    def __repr__(self) -> str:
+        return f'ParamScheduler({self.name!r}, epoch={self._epoch()})'
+
+
+def _is_number(x: Any) -> bool:
+    return is_tracer(x) or (isinstance(x, int | float) and not isinstance(x, bool))
+
+
+def _at(schedule: Any, epoch: Any) -> Any:
+    return schedule(epoch) if callable(schedule) else schedule

@@ -1,0 +1,207 @@
+"""A scheduler that watches a metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..observe import is_tracer
+from ..state import NumbersState, OptimState, put_value
+from .base import Progress
+from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler, Row
+
+__all__ = ['ReduceLROnPlateau']
+
+
+class ReduceLROnPlateau(LRScheduler):
+    r"""Multiply the learning rate by a factor whenever a metric has stopped to improve.
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate, or one for each group.
+    mode : {'min', 'max'}
+        Whether the metric is to fall or to rise.
+    factor : float
+        What the learning rate is multiplied by.
+    patience : int
+        How many epochs without improvement are let pass.
+    threshold, threshold_mode : float, {'rel', 'abs'}
+        How much better than the best, relatively or absolutely, counts as an improvement.
+    cooldown : int
+        How many epochs after a reduction do not count.
+    min_lr : float or list of float
+        The learning rate below which none goes, or one for each group.
+    eps : float
+        Reductions by no more than this are left out.
+    last_epoch : int
+        The epoch to start from.
+
+    Notes
+    -----
+    As in torch, a metric that is nan is no improvement.
+    """
+
+    __module__ = 'braintools_optim'
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        mode: str = 'min',
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: str = 'rel',
+        cooldown: int = 0,
+        min_lr: float | Sequence[float] = 0.0,
+        eps: float = 1e-8,
+        last_epoch: int = 0,
+    ):
+        numbers = {'factor': factor, 'threshold': threshold, 'min_lr': min_lr, 'eps': eps}
+        super().__init__(base_lr, last_epoch, numbers=numbers)
+        self._fixed = {
+            'mode': one_of('mode', mode, ('min', 'max')),
+            'patience': whole('patience', patience),
+            'threshold_mode': one_of('threshold_mode', threshold_mode, ('rel', 'abs')),
+            'cooldown': whole('cooldown', cooldown),
+        }
+        self._best = NumbersState([math.inf if mode == 'min' else -math.inf])
+        self._bad_epochs = OptimState(np.int32(0))
+        self._cooling = OptimState(np.int32(0))
+
+    @property
+    def best(self) -> Any:
+        """The best metric so far."""
+        return self._best.entries()[0]
+
+    @property
+    def num_bad_epochs(self) -> Any:
+        """How many epochs went by without improvement."""
+        return _number(self._bad_epochs.value)
+
+    @property
+    def cooldown_counter(self) -> Any:
+        """How many epochs still do not count."""
+        return _number(self._cooling.value)
+
+    def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
+        """Return ``(0, 1)``: it acts on the present learning rate, whatever that is."""
+        return 0.0, 1.0
+
+    def get_lr(self) -> list:
+        """Return the learning rate of each group at the present epoch."""
+        if self.optimizer is not None:
+            return self.optimizer.get_last_lr()
+        return [row.written for row in self._progress().memory]
+
+    def _defines_get_lr(self) -> bool:
+        return False
+
+    def _wants_metric(self) -> bool:
+        return True
+
+    def step(self, metric: Any, epoch: Any = None) -> None:  # type: ignore[override]
+        """Go on to the next epoch, with what the metric was in this one."""
+        if not is_tracer(metric):
+            metric = np.asarray(metric)
+            if metric.shape != () or not np.issubdtype(metric.dtype, np.number):
+                raise TypeError(f'ReduceLROnPlateau needs a number for metric, got {metric!r}.')
+            metric = float(metric)
+        self._step(epoch, metric)
+
+    def _advanced(
+        self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
+    ) -> tuple[Progress, list]:
+        then = progress.epoch + 1 if epoch is None else epoch
+        if metric is None:  # previewed: as long as the metric improves
+            return progress._replace(epoch=then), lrs
+        xp = jnp if any(map(is_tracer, (metric, *progress.extra, *lrs))) else np
+        best, bad, cooling = progress.extra
+        better = self._is_better(progress.memory[0], metric, best)
+        best, bad = xp.where(better, metric, best), xp.where(better, 0, bad + 1)
+        bad, cooling = xp.where(cooling > 0, 0, bad), xp.maximum(cooling - 1, 0)
+        reduce = bad > self.patience
+        cooling, bad = xp.where(reduce, self.cooldown, cooling), xp.where(reduce, 0, bad)
+        rows, new = [], []
+        for row, lr in zip(progress.memory, lrs, strict=True):
+            factor, _, min_lr, eps = row.numbers
+            lower = xp.maximum(lr * factor, min_lr)
+            lr = xp.where(reduce & (lr - lower > eps), lower, lr)
+            new.append(lr if xp is jnp else float(lr))
+            rows.append(row._replace(written=new[-1]))
+        extra = [_number(x) for x in (best, bad, cooling)]
+        return Progress(then, rows, extra), new
+
+    def _is_better(self, row: Row, metric: Any, best: Any) -> Any:
+        threshold = row.numbers[1]
+        if self.threshold_mode == 'abs':
+            bound = best - threshold if self.mode == 'min' else best + threshold
+        else:
+            bound = best * (1.0 - threshold if self.mode == 'min' else 1.0 + threshold)
+        return metric < bound if self.mode == 'min' else metric > bound
+
+    def _progress(self) -> Progress:
+        extra = [self.best, self.num_bad_epochs, self.cooldown_counter]
+        return super()._progress()._replace(extra=extra)
+
+    def _put(self, progress: Progress) -> None:
+        super()._put(progress)
+        if progress.extra:
+            best, bad, cooling = progress.extra
+            self._best.replace([best])
+            for state, count in ((self._bad_epochs, bad), (self._cooling, cooling)):
+                put_value(state, count if is_tracer(count) else np.int32(count))
+
+    def _states(self) -> list[OptimState]:
+        return [*super()._states(), self._best, self._bad_epochs, self._cooling]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a snapshot as plain data."""
+        best, bad, cooling = self._progress().extra
+        return super().state_dict() | {
+            **{'best': best, 'num_bad_epochs': bad, 'cooldown_counter': cooling}
+        }
+
+    def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
+        """Return what keeps a snapshot from being loaded."""
+        wrong = super().differences(state_dict)
+        if not isinstance(state_dict, Mapping):
+            return wrong
+        best = state_dict.get('best')
+        if isinstance(best, bool) or not isinstance(best, int | float):
+            wrong.append(f'ReduceLROnPlateau: best must be a number, got {best!r}')
+        for key in ('num_bad_epochs', 'cooldown_counter'):
+            count = state_dict.get(key)
+            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**31:
+                wrong.append(f'ReduceLROnPlateau: {key} must be a count, got {count!r}')
+        return wrong
+
+    def _restore(self, saved: Mapping[str, Any]) -> None:
+        super()._restore(saved)
+        extra = [saved['best'], saved['num_bad_epochs'], saved['cooldown_counter']]
+        self._put(self._progress()._replace(extra=extra))
+
+
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """Return a name that is allowed, or raise."""
+    if value not in allowed:
+        choice = ' or '.join(map(repr, allowed))
+        raise ValueError(f'ReduceLROnPlateau needs {choice} for {name}, got {value!r}.')
+    return value
+
+
+def whole(name: str, value: Any) -> int:
+    """Return an integer >= 0, or raise."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f'ReduceLROnPlateau needs an integer >= 0 for {name}, got {value!r}.')
+    if value < 0:
+        raise ValueError(f'ReduceLROnPlateau needs an integer >= 0 for {name}, got {value!r}.')
+    return int(value)
+
+
+def _number(x: Any) -> Any:
+    return x if is_tracer(x) else np.asarray(x).item()

@@ -1,0 +1,516 @@
+"""Schedulers of the learning rate: affine in the base, group by group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax.numpy as jnp
+
+from ..hyper import check_number
+from ..observe import is_tracer
+from ..state import NumbersState, OptimState
+from .base import Progress, Scheduler
+
+if TYPE_CHECKING:
+    from ..groups import ParamGroup
+    from ..optimizer import OptaxOptimizer
+
+__all__ = ['OPTIMIZER_RATE', 'BaseRate', 'LRScheduler', 'Row']
+
+
+class _Omitted(float):
+    """A default that is told from the same number when it is given."""
+
+
+OPTIMIZER_RATE = _Omitted(1e-3)
+"""Left out, the base is the learning rate that the optimizer's groups have."""
+
+BaseRate = float | Sequence[float]
+
+
+class Row(NamedTuple):
+    """What a scheduler remembers of one group."""
+
+    base: Any  # the learning rate before any schedule
+    start: Any  # what the schedule starts from now: the base, or what manual changes made of it
+    written: Any  # the learning rate that it gave last
+    numbers: tuple[Any, ...]  # its live numbers, in the order of `LRScheduler._names`
+
+
+class LRScheduler(Scheduler):
+    """Base class of the schedulers that drive the learning rate of every group.
+
+    A scheduler is affine in the base learning rate, ``lr(t) = a(t) + b(t) * base``. A subclass
+    names its formula in ``schedule``, or gives the pair ``(a, b)`` in :meth:`affine` (or, as in
+    braintools, all learning rates in :meth:`get_lr`). As in torch, a learning rate that was
+    changed in between, by hand or by another scheduler, is carried on: ``lr(t + 1) = a(t + 1) +
+    b(t + 1) / b(t) * (lr - a(t))``, or ``lr - a(t)`` is kept where ``b(t) = 0``. Schedulers that
+    torch computes from the base alone do not (``carries``).
+
+    Parameters
+    ----------
+    base_lr : float or list of float
+        The learning rate before any schedule; a list has one for each group. Left out, it is what
+        the optimizer has.
+    last_epoch : int
+        The epoch to start from.
+    numbers : dict, optional
+        Live numbers besides those of ``schedule``.
+    **hyper
+        The hyper-parameters of ``schedule``. Floats are live, and may be lists with one for each
+        group.
+
+    Examples
+    --------
+    >>> import braintools_optim as bo
+    >>> class HalveOnce(bo.LRScheduler):
+    ...     def affine(self, epoch, group):
+    ...         return 0.0, 1.0 if epoch < 1 else 0.5
+    >>> opt = bo.SGD(lr=HalveOnce(0.1))
+    >>> opt.lr.step()
+    >>> opt.current_lr
+    0.05
+    >>> bo.CosineAnnealingLR(0.1, T_max=4).preview(3).round(4).tolist()
+    [[0.1], [0.0854], [0.05]]
+    """
+
+    __module__ = 'braintools_optim'
+
+    schedule: Any = None
+    """The formula, one of `braintools_optim.schedules`."""
+
+    carries = True
+    """Whether a learning rate that was changed in between is carried on."""
+
+    _names: tuple[str, ...] = ()  # its live numbers ...
+    _formula_names: tuple[str, ...] = ()  # ... of which the schedule's come first ...
+    _fixed: Mapping[str, Any] = {}  # ... and all else that it was given
+
+    def __init__(
+        self,
+        base_lr: BaseRate = OPTIMIZER_RATE,
+        last_epoch: int = 0,
+        *,
+        numbers: Mapping[str, Any] | None = None,
+        **hyper: Any,
+    ):
+        super().__init__(last_epoch)
+        owner = type(self).__name__
+        self._given = base_lr is not OPTIMIZER_RATE
+        live = self.schedule.numbers if self.schedule is not None else frozenset()
+        each = {'base_lr': base_lr, **(numbers or {}), **hyper}
+        self._lists = {  # the arguments that were given for each group, and for how many
+            k: len(v)
+            for k, v in each.items()
+            if isinstance(v, list | tuple) and (k in live or k not in hyper)
+        }
+        if 0 in self._lists.values():
+            empty = next(k for k, n in self._lists.items() if n == 0)
+            raise ValueError(f'{owner} needs at least one {empty}, got an empty list.')
+        count = max(self._lists.values(), default=1)
+        self._check_groups(count)
+        rows = []
+        for i in range(count):
+            mine = {k: v[i] if k in self._lists else v for k, v in each.items()}
+            base = check_number(owner, 'base_lr', mine.pop('base_lr'))
+            extra = {k: check_number(owner, k, mine.pop(k)) for k in numbers or {}}
+            checked = {} if self.schedule is None else self.schedule.check(owner, **mine)
+            mine = {k: v for k, v in checked.items() if k in live and v is not None} | extra
+            self._fixed = {k: v for k, v in checked.items() if k not in mine}
+            self._names, self._formula_names = tuple(mine), tuple(k for k in mine if k in live)
+            rows.append(Row(base, base, base, tuple(mine.values())))
+        self._pairs: dict[int, tuple] = {}  # the pair of the present epoch, group by group
+        self._memory = NumbersState([x for row in rows for x in _flat(row)])
+        self._known: tuple = (None, None)  # the numbers it put last, and the rows they were
+
+    # ---- the formula ---------------------------------------------------------------------
+
+    def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
+        """Return ``(a, b)`` of ``lr = a + b * base`` at an epoch, for one group."""
+        return self._pair(epoch, group, self._progress().memory[group])
+
+    def get_lr(self) -> list:
+        """Return the learning rate of each group at the present epoch."""
+        progress = self._progress()
+        return [
+            a + b * row.start
+            for i, row in enumerate(progress.memory)
+            for a, b in [self._affine(progress.epoch, i, row)]
+        ]
+
+    def _affine(self, epoch: Any, group: int, row: Row) -> tuple[Any, Any]:
+        if type(self).affine is not LRScheduler.affine:
+            return self.affine(epoch, group)
+        if not _concrete(epoch, row):
+            return self._pair(epoch, group, row)
+        key = epoch, row.start, row.numbers
+        known = self._pairs.get(group)
+        if known is None or known[0] != key:
+            known = self._pairs[group] = key, self._pair(epoch, group, row)
+        return known[1]
+
+    def _pair(self, epoch: Any, group: int, row: Row) -> tuple[Any, Any]:
+        if self.schedule is None:
+            raise NotImplementedError(f'{type(self).__name__} must define affine or get_lr.')
+        hyper = dict(zip(self._formula_names, row.numbers, strict=False))
+        if self.schedule.needs_base:
+            hyper['base'] = row.start
+        return self.schedule.pair(epoch, **self._fixed, **hyper)
+
+    def _by_get_lr(self, epoch: Any) -> list:
+        """Return the learning rates of a class that defines get_lr, at an epoch."""
+        present = self.last_epoch
+        self.last_epoch = OptimState(epoch)
+        try:
+            lrs = self.get_lr()
+        finally:
+            self.last_epoch = present
+        return list(lrs) if isinstance(lrs, list | tuple) else [lrs]
+
+    def _defines_get_lr(self) -> bool:
+        return type(self).get_lr is not LRScheduler.get_lr
+
+    def _advanced(
+        self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
+    ) -> tuple[Progress, list]:
+        now, rows = progress.epoch, progress.memory
+        then = now + 1 if epoch is None else epoch
+        if self._defines_get_lr():
+            new = self._by_get_lr(then)
+            return Progress(then, _written(rows, new)), new
+        carried = self.carries and epoch is None
+        moved = [
+            self._moved(i, row, lr, now, then, carried)
+            for i, (row, lr) in enumerate(zip(rows, lrs, strict=True))
+        ]
+        return Progress(then, [row for row, _ in moved]), [lr for _, lr in moved]
+
+    def _moved(
+        self, group: int, row: Row, lr: Any, now: Any, then: Any, carried: bool
+    ) -> tuple[Row, Any]:
+        """Return a group's row and learning rate at the epoch ``then``."""
+        if not carried:
+            a, b = self._affine(then, group, row)
+            start, new = row.base, a + b * row.base
+        else:
+            a0, b0 = self._affine(now, group, row)
+            a, b = self._affine(then, group, row)
+            if _concrete(then, row) and not is_tracer(lr):
+                start, new = _carried(row, lr, a0, b0, a, b)
+            else:
+                start, new = _carried_traced(row, lr, a0, b0, a, b)
+        return Row(row.base, start, new, row.numbers), new
+
+    # ---- groups --------------------------------------------------------------------------
+
+    def _begin(self, optimizer: OptaxOptimizer) -> list:
+        first = optimizer._initial_lrs(self)
+        lrs = optimizer.get_last_lr()
+        given = self._given_bases(lrs)
+        if given is not None and first is not None and not agree(given, first):
+            raise ValueError(
+                f'{type(self).__name__} starts from base_lr={given}, and another scheduler of this '
+                f'optimizer from {first}: leave base_lr out, or give the same.'
+            )
+        if first is None:
+            first = lrs = given or lrs
+        return self._adopt(first, lrs)
+
+    def _given_bases(self, lrs: list) -> list | None:
+        """Return the bases it was given, for groups that have these learning rates now.
+
+        One for all is not for groups whose learning rate is not that of the first.
+        """
+        if not self._given:
+            return None
+        bases = self.base_lrs
+        if 'base_lr' in self._lists:
+            return bases[: len(lrs)]
+        return [bases[0], *(bases[0] if agree([lr], lrs[:1]) else lr for lr in lrs[1:])]
+
+    def _adopt(self, bases: list, lrs: list) -> list:
+        """Take groups with these bases and present learning rates; return the new ones."""
+        rows = list(self._progress().memory)
+        spare = rows[len(bases) :]  # given for groups that are still to come
+        rows += [rows[0]] * (len(bases) - len(rows))
+        rows = [Row(b, x, x, r.numbers) for b, x, r in zip(bases, lrs, rows, strict=False)]
+        self._put(Progress(self._epoch(), rows + spare))
+        new = self._started(lrs)
+        self._put(Progress(self._epoch(), _written(rows, new) + spare))
+        return new
+
+    def _started(self, lrs: list) -> list:
+        """Return the learning rates of the first epoch, given those before it."""
+        progress = self._progress()
+        if self._defines_get_lr():
+            return self._by_get_lr(progress.epoch)[: len(lrs)]
+        pairs = [self._affine(progress.epoch, i, progress.memory[i]) for i in range(len(lrs))]
+        return [a + b * lr for (a, b), lr in zip(pairs, lrs, strict=True)]
+
+    def _gives_base(self) -> bool:
+        return self._given
+
+    def _wants_metric(self) -> bool:
+        return False
+
+    def _own_base(self, group: int) -> Any:
+        """Return the base that was given for a group that is yet to come, None if none was."""
+        rows = self._progress().memory
+        return rows[group].base if 'base_lr' in self._lists and group < len(rows) else None
+
+    def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:
+        rows = list(self._progress().memory)
+        i = group.index
+        for name, count in self._lists.items():
+            if name != 'base_lr' and i >= count:
+                raise ValueError(
+                    f'{type(self).__name__} was given {count} values for {name}, and this is group '
+                    f'{i}: construct it with one for each group, or with one number for all.'
+                )
+        row = Row(base, lr, lr, rows[min(i, len(rows) - 1)].numbers)
+        rows[i : i + 1] = [row]
+        self._put(Progress(self._epoch(), rows))
+        if self._defines_get_lr():
+            new = self._by_get_lr(self._epoch())[i]
+        else:
+            a, b = self._affine(self._epoch(), i, row)
+            new = a + b * lr
+        rows[i] = row._replace(written=new)
+        self._put(Progress(self._epoch(), rows))
+        return new
+
+    def _check_groups(self, count: int) -> None:
+        for name, length in self._lists.items():
+            if length != count and not (name == 'base_lr' and length < count and self.optimizer):
+                raise ValueError(
+                    f'{type(self).__name__} was given {length} values for {name}, for {count} '
+                    f'parameter groups.'
+                )
+
+    # ---- what it remembers ---------------------------------------------------------------
+
+    def _progress(self) -> Progress:
+        flat, width = self._memory.on_host(), 3 + len(self._names)
+        if flat is None:
+            flat = self._memory.entries()
+        elif flat is self._known[0]:
+            return Progress(self._epoch(), self._known[1])
+        rows = [
+            Row(flat[i], flat[i + 1], flat[i + 2], tuple(flat[i + 3 : i + width]))
+            for i in range(0, len(flat), width)
+        ]
+        return Progress(self._epoch(), rows)
+
+    def _put(self, progress: Progress) -> None:
+        flat = [x for row in progress.memory for x in _flat(row)]
+        self._memory.replace(flat)
+        if self._memory.on_host() is flat:  # it is not, where they are traced
+            self.__dict__['_known'] = flat, progress.memory
+        super()._put(progress)
+
+    def _states(self) -> list[OptimState]:
+        return [*super()._states(), self._memory]
+
+    def _lrs(self) -> list:
+        return self.get_lr() if self.optimizer is None else self.optimizer.get_last_lr()
+
+    @property
+    def base_lrs(self) -> list:
+        """The learning rate of each group before any schedule."""
+        return [row.base for row in self._progress().memory]
+
+    @property
+    def current_lrs(self) -> Any:
+        """The learning rates that the next step applies, with ``.value``."""
+        return _CurrentRates(self)
+
+    def get_last_lr(self) -> list:
+        """Return the learning rates that the next step applies, one for each group."""
+        return self.current_lrs.value
+
+    def apply(self, apply_fn: Callable[[Any], Any]) -> None:
+        """Replace the present learning rate of every group by a function of it."""
+        lrs = [apply_fn(lr) for lr in self._lrs()]
+        if self.optimizer is not None:
+            self.optimizer._assign({(i, 'lr'): lr for i, lr in enumerate(lrs)})
+            return
+        progress, rows = self._progress(), []
+        for i, (row, lr) in enumerate(zip(progress.memory, lrs, strict=True)):
+            lr = check_number(type(self).__name__, 'lr', lr)
+            a, b = self._affine(progress.epoch, i, row)
+            start = (lr - a) / b if self.carries and (is_tracer(b) or b != 0.0) else row.start
+            rows.append(row._replace(start=start, written=lr))
+        self._put(Progress(progress.epoch, rows))
+
+    def __call__(self, count: Any = None) -> Any:
+        """Return the learning rate; given a count, minus it, for ``optax.scale_by_schedule``."""
+        if count is None:
+            return self.current_lrs.value[0]
+        running = self.optimizer._running_hyper() if self.optimizer is not None else None
+        return -(running.lr if running is not None else self.current_lrs.value[0])
+
+    # ---- its hyper-parameters as attributes ----------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._names:
+            i = self._names.index(name)
+            values = [row.numbers[i] for row in self._progress().memory]
+            return values if name in self._lists else values[0]
+        if name in self._fixed:
+            return self._fixed[name]
+        raise AttributeError(f'{type(self).__name__} has no attribute {name!r}.')
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._names:
+            self._set_number(name, value)
+        elif name in self._fixed:
+            raise AttributeError(
+                f'{name} of {type(self).__name__} is fixed at construction; build a new scheduler.'
+            )
+        else:
+            object.__setattr__(self, name, value)
+
+    def _set_number(self, name: str, value: Any) -> None:
+        progress, owner = self._progress(), type(self).__name__
+        each = list(value) if isinstance(value, list | tuple) else [value] * len(progress.memory)
+        if len(each) != len(progress.memory):
+            raise ValueError(
+                f'{owner} needs {len(progress.memory)} values for {name}, got {value!r}.'
+            )
+        rows = []
+        for row, new in zip(progress.memory, each, strict=True):
+            hyper = dict(zip(self._names, row.numbers, strict=True)) | {name: new}
+            rows.append(row._replace(numbers=self._checked(hyper)))
+        self._put(Progress(progress.epoch, rows))
+
+    def _checked(self, hyper: Mapping[str, Any]) -> tuple:
+        """Return the live numbers of one group in order, or raise where one is not allowed."""
+        owner, own = type(self).__name__, {k: hyper[k] for k in self._formula_names}
+        if self.schedule is not None:
+            own = self.schedule.check(owner, **self._fixed, **own)
+        return tuple(
+            own[k] if k in self._formula_names else check_number(owner, k, hyper[k])
+            for k in self._names
+        )
+
+    # ---- saving and copying --------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a snapshot as plain data."""
+        rows = self._progress().memory
+        fixed = {k: v for k, v in self._fixed.items() if not _is_code(v)}
+        return super().state_dict() | {
+            'base_lrs': [row.base for row in rows],
+            'starts': [row.start for row in rows],
+            'written': [row.written for row in rows],
+            'current_lrs': list(self._lrs()),
+            'hyper': {k: [row.numbers[i] for row in rows] for i, k in enumerate(self._names)},
+            'fixed': {k: list(v) if isinstance(v, tuple) else v for k, v in fixed.items()},
+        }
+
+    def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
+        """Return what keeps a snapshot from being loaded."""
+        wrong = super().differences(state_dict)
+        if not isinstance(state_dict, Mapping):
+            return wrong
+        owner, mine = type(self).__name__, self.state_dict()
+        hyper = state_dict.get('hyper', {})
+        vectors = {k: state_dict.get(k) for k in ('base_lrs', 'starts', 'written', 'current_lrs')}
+        fits = isinstance(hyper, Mapping) and set(hyper) == set(self._names)
+        if not fits:
+            wrong.append(f'{owner}: hyper must have {list(self._names)}, got {hyper!r:.80}')
+        for key, values in (vectors | (dict(hyper) if fits else {})).items():
+            count = len(mine['current_lrs' if key == 'current_lrs' else 'base_lrs'])
+            if not isinstance(values, list | tuple) or len(values) != count:
+                wrong.append(f'{owner}: {key} must be {count} numbers, got {values!r}')
+                fits = False
+                continue
+            for value in values if key in vectors else ():
+                try:
+                    # A start may be anything finite: it is what a changed rate is traced back to.
+                    check_number(owner, 'lr' if key in ('base_lrs', 'current_lrs') else key, value)
+                except (TypeError, ValueError) as error:
+                    wrong.append(f'{key}: {error}')
+        for i in range(len(mine['base_lrs']) if fits else 0):
+            try:
+                self._checked({k: values[i] for k, values in hyper.items()})
+            except (TypeError, ValueError) as error:
+                wrong.append(str(error))
+        theirs = state_dict.get('fixed', {})
+        if theirs != mine['fixed']:
+            wrong.append(f'{owner}: it was built with {theirs}, here with {mine["fixed"]}')
+        return wrong
+
+    def _restore(self, saved: Mapping[str, Any]) -> None:
+        columns = [saved['hyper'][k] for k in self._names]
+        numbers = list(zip(*columns, strict=True)) or [()] * len(saved['base_lrs'])
+        parts = zip(saved['base_lrs'], saved['starts'], saved['written'], numbers, strict=True)
+        progress = Progress(saved['last_epoch'], [Row(*part) for part in parts])
+        self._put(progress)
+        self._drive(progress, list(saved['current_lrs']))
+
+    def copy(self, optimizer: OptaxOptimizer | None) -> Any:
+        """Return the same scheduler for a copy of its optimizer."""
+        new = super().copy(optimizer)
+        vars(new).update(_pairs={}, _known=(None, None), _lists=dict(self._lists))
+        return new
+
+    def __repr__(self) -> str:
+        shown = {k: getattr(self, k) for k in (*self._names, *self._fixed)}
+        hyper = ''.join(f', {k}={v!r}' for k, v in shown.items() if not _is_code(v))
+        return f'{type(self).__name__}(base_lrs={self.base_lrs}{hyper}, epoch={self._epoch()})'
+
+
+class _CurrentRates:
+    """The learning rates of a scheduler's groups as an object with ``.value``."""
+
+    def __init__(self, scheduler: LRScheduler):
+        self._scheduler = scheduler
+
+    @property
+    def value(self) -> list:
+        return self._scheduler._lrs()
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def agree(some: list, others: list) -> bool:
+    """Whether learning rates are the same, as far as is known while they are traced."""
+    pairs = zip(some, others, strict=True)
+    return all(is_tracer(x) or is_tracer(y) or x == y for x, y in pairs)
+
+
+def _concrete(epoch: Any, row: Row) -> bool:
+    """Whether nothing of it is traced: the numbers of a row come from one State."""
+    return type(row.base) is float and not is_tracer(epoch)
+
+
+def _flat(row: Row) -> tuple:
+    return (*row[:3], *row.numbers)
+
+
+def _written(rows: list[Row], lrs: list) -> list[Row]:
+    return [row._replace(written=lr) for row, lr in zip(rows, lrs, strict=False)]
+
+
+def _is_code(value: Any) -> bool:
+    return callable(value) or (isinstance(value, list) and any(map(callable, value)))
+
+
+def _carried(row: Row, lr: Any, a0: Any, b0: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    """Return the new start and learning rate by torch's recursion."""
+    if b0 != 0.0:
+        start = row.start if lr == row.written else (lr - a0) / b0
+        return start, a + b * start
+    beyond = lr - a0
+    return row.base + (beyond / b if b != 0.0 else 0.0), a + b * row.base + beyond
+
+
+def _carried_traced(row: Row, lr: Any, a0: Any, b0: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    rests, ends = jnp.equal(b0, 0.0), jnp.equal(b, 0.0)
+    carried = jnp.where(lr == row.written, row.start, (lr - a0) / jnp.where(rests, 1.0, b0))
+    anew = row.base + jnp.where(ends, 0.0, (lr - a0) / jnp.where(ends, 1.0, b))
+    start = jnp.where(rests, anew, carried)
+    return start, jnp.where(rests, a + b * row.base + (lr - a0), a + b * carried)

@@ -1,0 +1,60 @@
+"""Schedules made of the functions that are given: one, or several in sequence."""
+
+from __future__ import annotations
+
+import functools
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from .backend import scalar
+from .domain import Milestones, Real, Scalar, admit
+from .formula import Pair, Schedule, evaluate, family, plain
+
+
+@family
+def lambda_(xp: Any, t: Any, fn: Callable[[Any], Any]) -> Pair:
+    r"""Multiply the base by ``fn`` of the step.
+
+    .. math:: \eta_t = f(t)\,\eta
+    """
+    return 0.0, plain(fn(t))
+
+
+def sequential(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedule:
+    r"""Follow each of ``schedules`` (or pairs), from its own 0, up to the next of ``milestones``.
+
+    .. math:: \eta_t = f_i(t - m_i), \quad m_i \le t < m_{i+1}
+    """
+    at = admit('sequential', 'milestones', Milestones, milestones)
+    if len(schedules) != len(at) + 1:
+        raise ValueError(f'sequential: {len(schedules)} schedules need 1 milestone less, got {at}')
+    return functools.partial(evaluate, functools.partial(_join, list(schedules)), milestones=at)
+
+
+def _join(schedules: Sequence[Schedule], xp: Any, t: Any, milestones: Sequence[Any]) -> Any:
+    if xp is scalar:
+        i = bisect_right(milestones, t)
+        return plain(schedules[i](t - milestones[i - 1] if i else t))
+    value: Any = None
+    for f, begin, end in zip(schedules, [0, *milestones], [*milestones, None], strict=True):
+        # One that isn't running stays at its nearest step, where it is finite.
+        new = f(xp.clip(t - begin, 0, None if end is None else end - begin))
+        chosen = functools.partial(xp.where, t >= begin)
+        value = new if value is None else jax.tree.map(chosen, new, value)
+    return value
+
+
+def piecewise_constant(boundaries: Sequence[int], values: Sequence[Scalar]) -> Schedule:
+    r"""Take one of ``values`` after the other, the next at each of ``boundaries``.
+
+    .. math:: \eta_t = v_i, \quad b_i \le t < b_{i+1}
+    """
+    owner = 'piecewise_constant'
+    at = admit(owner, 'boundaries', Milestones, boundaries)
+    each = [admit(owner, 'values', Real, v) for v in values]
+    if len(each) != len(at) + 1:
+        raise ValueError(f'{owner}: {len(at)} boundaries need {len(at) + 1} values, got {values!r}')
+    return sequential([functools.partial(lambda v, t: v, v) for v in each], at)

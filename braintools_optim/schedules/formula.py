@@ -1,0 +1,125 @@
+"""From a formula to a public schedule."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .backend import array, scalar
+from .domain import Real, Scalar, admit, is_number
+
+Schedule = Callable[[Any], Any]
+Pair = tuple[Any, Any]
+P = ParamSpec('P')
+
+
+class Family(Protocol[P]):
+    """The schedules of one formula: call it with a base value and the hyper-parameters."""
+
+    pair: Callable[Concatenate[Any, P], Pair]  # (step, *hyper), unchecked
+    check: Callable[Concatenate[str, P], dict[str, Any]]  # (owner, *hyper) -> all, in normal form
+    names: tuple[str, ...]  # of all hyper-parameters
+    numbers: frozenset[str]  # of those that are floats, which may be traced, or differ by group
+    defaults: dict[str, Any]  # of those that have one
+    needs_base: bool  # whether pair takes the base value, too, as ``base``
+
+    def __call__(self, base: Scalar, *args: P.args, **kwargs: P.kwargs) -> Schedule:
+        """Return the schedule ``f(step)``."""
+
+
+def family(formula: Callable[Concatenate[Any, Any, P], Pair]) -> Family[P]:
+    """Turn ``formula(xp, t, *hyper)`` into the factory of its schedules, with pair and check."""
+    name, hints = formula.__name__, typing.get_type_hints(formula, include_extras=True)
+    parameters = list(inspect.signature(formula).parameters.values())[2:]
+    # A formula that isn't affine asks for the base by name.
+    signature = inspect.Signature([p for p in parameters if p.name != 'base'])
+    needs_base = len(signature.parameters) < len(parameters)
+    pair = functools.partial(evaluate, formula)
+
+    def check(owner: str, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError as e:
+            raise TypeError(f'{owner}: {e}; it takes {", ".join(signature.parameters)}') from None
+        return {
+            k: p.default
+            if given.get(k, p.default) is p.default
+            else admit(owner, k, hints[k], given[k])
+            for k, p in signature.parameters.items()
+        }
+
+    @functools.wraps(formula)
+    def factory(base: Any, *args: Any, **kwargs: Any) -> Schedule:
+        base, hyper = admit(name, 'base', Real, base), check(name, *args, **kwargs)
+        if needs_base:
+            hyper['base'] = base
+
+        def schedule(step: Any) -> Any:
+            a, b = pair(step, **hyper)
+            return a + b * base
+
+        return schedule
+
+    first = inspect.Parameter('base', inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation='Real')
+    public: Any = factory
+    public.__signature__ = inspect.Signature([first, *signature.parameters.values()])
+    public.pair, public.check, public.needs_base = pair, check, needs_base
+    public.names = tuple(signature.parameters)
+    public.numbers = frozenset(k for k in public.names if is_number(hints[k]))
+    public.defaults = {
+        k: p.default for k, p in signature.parameters.items() if p.default is not p.empty
+    }
+    return public
+
+
+# What needs no look inside to be computed by Python.
+_PLAIN = frozenset({bool, float, functools.partial, int, str, types.BuiltinFunctionType,
+                    types.FunctionType, types.MethodType, types.NoneType})  # fmt: skip
+
+
+def evaluate(formula: Callable[..., Any], t: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Call ``formula(xp, t, ...)``: xp is for JAX if anything is, else for arrays or numbers."""
+    if _PLAIN.issuperset(map(type, (t, *args, *kwargs.values()))):
+        return formula(scalar, t, *args, **kwargs)
+    values, named = plain((t, *args)), {k: plain(x) for k, x in kwargs.items()}
+    everything = (*values, *named.values())
+    if any(map(is_jax, everything)):
+        t = values[0]
+        integer = is_jax(t) and jnp.issubdtype(t.dtype, jnp.integer)
+        limit = jnp.iinfo(t.dtype if integer else jnp.int32).max
+        return formula(jnp, *_fit(values, limit), **{k: _fit(x, limit) for k, x in named.items()})
+    if any(isinstance(x, np.ndarray) for x in everything):
+        with np.errstate(over='ignore'):
+            return plain(formula(array, *values, **named))
+    return formula(scalar, *values, **named)
+
+
+def is_jax(x: Any) -> bool:
+    """Whether JAX must compute with it: a JAX array, or a sequence with one."""
+    if type(x) in _PLAIN:
+        return False
+    return isinstance(x, jax.Array) or (isinstance(x, list | tuple) and any(map(is_jax, x)))
+
+
+def plain(x: Any) -> Any:
+    """Return NumPy scalars, in sequences too, as Python numbers, and all else as it is."""
+    if type(x) in _PLAIN:
+        return x
+    if isinstance(x, list | tuple):
+        return x if _PLAIN.issuperset(map(type, x)) else type(x)([plain(y) for y in x])
+    return x.item() if isinstance(x, np.generic | np.ndarray) and x.ndim == 0 else x
+
+
+def _fit(x: Any, limit: int) -> Any:
+    """Return ints that steps can't reach as floats, which JAX can represent."""
+    if isinstance(x, list | tuple):
+        return type(x)([_fit(y, limit) for y in x])
+    return float(x) if isinstance(x, int) and x > limit else x
