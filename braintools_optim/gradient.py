@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.sparse import BCOO, JAXSparse
 from saiunit import Quantity
 
 from .leaf import Leaf
 from .state import Keys, UniqueStateManager, elementary, path_name, plain_keys
+from .transforms.sparse import coalesced
 
 __all__ = ['match_gradients', 'refuse_non_arrays']
 
@@ -150,13 +152,28 @@ def _combined(shares: list[jax.Array]) -> jax.Array | None:
         return None
     total = shares[0]
     for other in shares[1:]:
+        if isinstance(total, BCOO):
+            total = _joined(total, other)
+            continue
         same = (total == other) | (jnp.isnan(total) & jnp.isnan(other))
         total = jnp.where(same.all(), total, total + other)
     return total
 
 
+def _joined(one: BCOO, other: BCOO) -> BCOO:
+    """Return what sparse shares of a gradient add up to; equal ones count once."""
+    added = other.data
+    if one.nse == other.nse:
+        same_numbers = (one.data == other.data) | (jnp.isnan(one.data) & jnp.isnan(other.data))
+        same = (one.indices == other.indices).all() & same_numbers.all()
+        added = jnp.where(same, jnp.zeros_like(added), added)
+    data = jnp.concatenate([one.data, added])
+    indices = jnp.concatenate([one.indices, other.indices])
+    return coalesced(BCOO((data, indices), shape=one.shape))
+
+
 def _is_gradient_leaf(x: Any) -> bool:
-    return x is None or isinstance(x, Quantity)
+    return x is None or isinstance(x, Quantity | JAXSparse)
 
 
 def _show(keys: Keys) -> str:

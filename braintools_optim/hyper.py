@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .state import NumbersState
+from .own_state import NumbersState
 
 __all__ = [
     'RANGES',
@@ -24,6 +24,7 @@ __all__ = [
     'Range',
     'check_flag',
     'check_number',
+    'check_range',
     'is_live',
     'is_traced',
     'is_zero',
@@ -62,6 +63,24 @@ RANGES: dict[str, Range] = {
     'weight_decay': NON_NEGATIVE,
     'momentum': NON_NEGATIVE,
     'dampening': UNIT,
+    'alpha': NON_NEGATIVE,
+    'rho': UNIT,
+    'lr_decay': NON_NEGATIVE,
+    'initial_accumulator_value': NON_NEGATIVE,
+    'momentum_decay': NON_NEGATIVE,
+    'etas': NON_NEGATIVE,
+    'step_sizes': NON_NEGATIVE,
+    'lambd': NON_NEGATIVE,
+    't0': NON_NEGATIVE,
+    'beta1': DECAY,
+    'beta2_decay': Range(high=0.0, open_low=True),
+    'd': Range(1.0),
+    'ns_coefficients': FINITE,
+    'trust_coefficient': NON_NEGATIVE,
+    'p_bound': NON_NEGATIVE,
+    'base_alpha': NON_NEGATIVE,  # the alpha of an optimizer that Lookahead is over
+    'tolerance_grad': NON_NEGATIVE,
+    'tolerance_change': NON_NEGATIVE,
     'grad_clip_norm': CLIP,
     'grad_clip_value': CLIP,
     'factor': DECAY,
@@ -109,9 +128,14 @@ def check_number(owner: str, name: str, value: Any, like: Any = 0.0) -> Any:
             f'{owner} needs a number in {allowed} for {name}, got {value!r} '
             f'of type {type(value).__name__}.'
         ) from None
-    if number not in allowed:  # nan is in no range
-        raise ValueError(f'{owner} needs {name} in {allowed}, got {name}={number!r}.')
+    check_range(owner, name, number, allowed)
     return number
+
+
+def check_range(owner: str, name: str, number: Any, allowed: Range) -> None:
+    """Raise ValueError if a number is known and not allowed."""
+    if not is_traced(number) and number not in allowed:  # nan is in no range
+        raise ValueError(f'{owner} needs {name} in {allowed}, got {name}={number!r}.')
 
 
 def check_flag(owner: str, name: str, value: Any, like: Any) -> Any:

@@ -7,17 +7,20 @@ a gradient against its parameter stands here, and runs when a step is traced.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import saiunit
+from jax.experimental.sparse import BCOO, JAXSparse
 from saiunit import Quantity
 
 from .state import Keys, UniqueStateManager, path_name, plain_keys
+from .transforms.sparse import coalesced
 
-__all__ = ['Leaf', 'flat_values', 'leaves_of']
+__all__ = ['Leaf', 'checked_dtype', 'entries_of', 'flat_values', 'leaves_of', 'over_entries']
 
 
 def is_unit_leaf(x: Any) -> bool:
@@ -36,6 +39,8 @@ class Leaf:
     shape: tuple[int, ...]
     unit: Any  # a saiunit unit, or None for a plain array
     real_view: bool  # complex numbers are shown to the chain as pairs of reals
+    layouts: frozenset[str]  # of its gradients: 'dense', 'sparse'
+    state_dtype: Any  # what the chain computes in, None for the parameter's own dtype
 
     def check(self, value: Any) -> None:
         """Raise if the value cannot be optimized."""
@@ -64,12 +69,18 @@ class Leaf:
             )
         array = jnp.asarray(_mantissa(value))
         array = jax.lax.convert_element_type(array, array.dtype)  # drops the weak type
-        return _pairs(array) if self._as_pairs(array) else array
+        return self._for_chain(_pairs(array) if self._as_pairs(array) else array)
+
+    def _for_chain(self, array: jax.Array) -> jax.Array:
+        if self.state_dtype is None or jnp.iscomplexobj(array):
+            return array
+        return jax.lax.convert_element_type(array, self.state_dtype)
 
     def decode(self, array: jax.Array, old: Any) -> Any:
         """Return the chain's array as a parameter of the same kind as ``old``."""
         like = _mantissa(old)
         if self._as_pairs(like):
+            array = array.astype(jnp.finfo(jax.dtypes.result_type(like)).dtype)
             array = jax.lax.complex(array[..., 0], array[..., 1])
         if jax.dtypes.result_type(like) != array.dtype:
             array = array.astype(jax.dtypes.result_type(like))
@@ -77,16 +88,19 @@ class Leaf:
             array = jnp.full(array.shape, 0.0).at[...].set(array)
         return array if self.unit is None else Quantity(array, unit=self.unit)
 
-    def gradient(self, g: Any, value: Any) -> jax.Array:
-        """Return the chain's array of a gradient; raise if it is not one of this parameter."""
+    def gradient(self, g: Any, value: Any) -> Any:
+        """Return what the chain sees of a gradient; raise if it is not one of this parameter."""
+        self._check_layout(g)
         g = self._without_unit(g)
         like = _mantissa(value)
-        if jnp.shape(g) != jnp.shape(like):
+        shape = g.shape if isinstance(g, BCOO) else jnp.shape(g)
+        if shape != jnp.shape(like):
             raise ValueError(
                 f'the gradient of {self.name!r} must have the shape of the parameter, '
-                f'{jnp.shape(like)}, got {jnp.shape(g)}.'
+                f'{jnp.shape(like)}, got {shape}.'
             )
-        dtype, want = jax.dtypes.result_type(g), jax.dtypes.result_type(like)
+        dtype = jax.dtypes.result_type(entries_of(g))
+        want = jax.dtypes.result_type(like)
         if not (jnp.issubdtype(dtype, jnp.number) or dtype == jnp.bool_):
             raise TypeError(
                 f'the gradient of {self.name!r} has dtype {dtype}; expected {want}. (JAX gives '
@@ -96,8 +110,31 @@ class Leaf:
             raise TypeError(
                 f'the gradient of {self.name!r} is {dtype}, but the parameter is real ({want}).'
             )
+        if not jnp.issubdtype(want, jnp.complexfloating):
+            want = self.state_dtype or want
+        if isinstance(g, BCOO):
+            return coalesced(over_entries(lambda x: jax.lax.convert_element_type(x, want), g))
         array = jax.lax.convert_element_type(jnp.asarray(g), want)
-        return _pairs(array) if self._as_pairs(like) else array
+        return self._for_chain(_pairs(array)) if self._as_pairs(like) else array
+
+    def _check_layout(self, g: Any) -> None:
+        sparse = isinstance(g, JAXSparse)
+        if sparse and 'sparse' not in self.layouts:
+            raise TypeError(
+                f'the gradient of {self.name!r} is sparse, a {type(g).__name__}; this optimizer '
+                f'takes dense ones: give g.todense(), or use SparseAdam.'
+            )
+        if not sparse and 'dense' not in self.layouts:
+            raise TypeError(
+                f'the gradient of {self.name!r} is dense; this optimizer takes sparse ones, '
+                f'jax.experimental.sparse.BCOO: use Adam for this parameter.'
+            )
+        if sparse and not (isinstance(g, BCOO) and g.n_batch == 0 < g.n_sparse):
+            sizes = f' with n_batch={g.n_batch}, n_sparse={g.n_sparse}' * isinstance(g, BCOO)
+            raise TypeError(
+                f'the gradient of {self.name!r} must be a BCOO with n_batch=0 and n_sparse>0, '
+                f'got a {type(g).__name__}{sizes}.'
+            )
 
     def _as_pairs(self, array: Any) -> bool:
         return self.real_view and jnp.issubdtype(jnp.result_type(array), jnp.complexfloating)
@@ -130,7 +167,35 @@ def flat_values(value: Any) -> tuple[list[Any], Any]:
     return jax.tree.flatten(value, is_leaf=is_unit_leaf)
 
 
-def leaves_of(manager: UniqueStateManager, real_view: bool) -> list[Leaf]:
+def entries_of(g: Any) -> Any:
+    """Return the numbers of a gradient: those that a sparse one has."""
+    return g.data if isinstance(g, BCOO) else g
+
+
+def over_entries(f: Callable[[Any], Any], g: Any) -> Any:
+    """Return the gradient with a function applied to its numbers."""
+    if not isinstance(g, BCOO):
+        return f(g)
+    flags = {'indices_sorted': g.indices_sorted, 'unique_indices': g.unique_indices}
+    return BCOO((f(g.data), g.indices), shape=g.shape, **flags)
+
+
+def checked_dtype(owner: str, name: str, given: Any) -> Any:
+    """Return a floating-point dtype or None, or raise."""
+    if given is None:
+        return None
+    try:
+        dtype = jax.dtypes.canonicalize_dtype(given)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f'{owner} needs a floating-point dtype for {name}, got {given!r}.')
+    return dtype
+
+
+def leaves_of(
+    manager: UniqueStateManager, real_view: bool, layouts: frozenset[str], state_dtype: Any
+) -> list[Leaf]:
     """Return the leaves of every registered State, checked."""
     found = []
     for position, (path, state) in enumerate(manager.get_flattened()):
@@ -149,6 +214,8 @@ def leaves_of(manager: UniqueStateManager, real_view: bool) -> list[Leaf]:
                 shape=jnp.shape(_mantissa(value)),
                 unit=unit,
                 real_view=real_view,
+                layouts=layouts,
+                state_dtype=state_dtype,
             )
             leaf.check(value)
             found.append(leaf)

@@ -28,6 +28,8 @@ class LiveNumbers:
 
     structural: tuple[str, ...] = ()
     """Numbers whose zero at construction leaves a part of the state out (`Hyper.uses`)."""
+    static: tuple[str, ...] = ()
+    """Numbers that are fixed at construction, as flags are: those which shape the program."""
 
     _numbers: dict[str, Any]  # names and defaults of the live numbers that each group has
     _flags: dict[str, Any]  # names and defaults of the fixed options that each group has
@@ -44,8 +46,10 @@ class LiveNumbers:
         """Sort constructor arguments into live numbers and flags, checked."""
         name = type(self).__name__
         declared = self._declared()
-        for key in hyper:
-            if key not in declared and key not in ('lr', 'weight_decay', 'maximize'):
+        for key, value in hyper.items():
+            # The base passes a weight decay of zero for those that have none.
+            passed = key in ('lr', 'maximize') or (key == 'weight_decay' and is_zero(value))
+            if key not in declared and not passed:
                 known = sorted(argument_names(type(self)))
                 raise TypeError(
                     f'{name} has no argument {key!r}; it has {", ".join(known)}.'
@@ -59,7 +63,8 @@ class LiveNumbers:
             if isinstance(like, tuple | list):
                 like = (0.0,) * len(like)
             # A number that was given as None or 'x' is a mistake to report, not a flag.
-            if isinstance(like, bool) or not (key in RANGES or is_live(value)):
+            number = key not in self.static and (key in RANGES or is_live(value))
+            if isinstance(like, bool) or not number:
                 self._flags[key] = check_flag(name, key, value, like)
             else:
                 self._numbers[key] = check_number(name, key, value, like)
@@ -161,10 +166,12 @@ class LiveNumbers:
                 )
         if type(self).validate is not LiveNumbers.validate:
             for index in {index for index, _ in checked}:
-                group = self._groups[index]
-                numbers = {n: checked.get((index, n), group.number(n)) for n in self._numbers}
-                self.validate(Hyper(numbers, group.flags, group.unused))
+                self._validate_changes(self._groups[index], checked)
         self._table.write(checked)
+
+    def _validate_changes(self, group: ParamGroup, changes: Mapping[tuple[int, str], Any]) -> None:
+        numbers = {n: changes.get((group.index, n), group.number(n)) for n in self._numbers}
+        self.validate(Hyper(numbers, group.flags, group.unused))
 
     def _hyper(self, group: ParamGroup) -> Hyper:
         numbers = {name: group.number(name) for name in self._numbers}

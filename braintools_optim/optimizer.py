@@ -18,21 +18,16 @@ from brainstate.graph import Node
 from .checkpoint import plain
 from .groups import ParamGroup
 from .hyper import Hyper, check_flag, check_number, is_live, is_zero
-from .leaf import Leaf, flat_values, leaves_of
+from .leaf import Leaf, checked_dtype, flat_values, leaves_of
 from .live import LiveNumbers
+from .own_state import CoreState, PartState, undone_on_error
+from .rates import DrivenRates
 from .report import describe
 from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import beside, own_buffers
 from .signature import constructor_signature
-from .slot import take_over
-from .state import (
-    CoreState,
-    OptimState,
-    PartState,
-    UniqueStateManager,
-    nest,
-    undone_on_error,
-)
+from .slot import take_over, with_dtype
+from .state import OptimState, UniqueStateManager, nest
 from .step import GroupPlan, Stepper
 
 __all__ = ['OptaxOptimizer', 'Optimizer']
@@ -66,7 +61,7 @@ class Optimizer(Node):
         raise NotImplementedError(f'{type(self).__name__} must define update.')
 
 
-class OptaxOptimizer(LiveNumbers, Optimizer):
+class OptaxOptimizer(LiveNumbers, DrivenRates, Optimizer):
     """An optimizer whose algorithm is an optax chain.
 
     Every number given at construction (learning rate, decays, ...) is live: assign it on the
@@ -88,6 +83,11 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         Bound of every entry of the gradients.
     maximize : bool
         Climb instead of descending.
+    state_dtype : dtype, optional
+        What the chain computes and keeps its state in, such as float32 for parameters in bfloat16;
+        the dtype of each parameter if not given.
+    mu_dtype : dtype, optional
+        What first moments (state that is named ``mu``) are kept in.
 
     Examples
     --------
@@ -120,6 +120,8 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
 
     complex_as_real = True
     """Whether the chain sees complex parameters as pairs of reals, as torch treats them."""
+    gradient_layouts: frozenset[str] = frozenset({'dense'})
+    """What gradients the chain takes: 'dense' arrays, 'sparse' `jax.experimental.sparse.BCOO`."""
 
     graph_invisible_attrs = (
         *('_flags', '_numbers', '_options', '_table', '_groups', '_stepper', '_running'),
@@ -140,6 +142,8 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         grad_clip_value: float | None = None,
         *,
         maximize: bool = False,
+        state_dtype: Any = None,
+        mu_dtype: Any = None,
         **hyper: Any,
     ):
         super().__init__()
@@ -161,6 +165,8 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
             {'grad_clip_norm': grad_clip_norm, 'grad_clip_value': grad_clip_value},
         )
         self._tx = tx
+        self._state_dtype = checked_dtype(name, 'state_dtype', state_dtype)
+        self._mu_dtype = checked_dtype(name, 'mu_dtype', mu_dtype)
         self._schedulers: list[Scheduler] = []
         self._leaves: list[Leaf] = []
         self._stepper: Stepper | None = None
@@ -216,6 +222,18 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
 
     def _chain(self, group: ParamGroup, h: Hyper) -> optax.GradientTransformation:
         return group.chain or self.transform(h)
+
+    def _for_chain(
+        self,
+        extra: dict,
+        stepper: Stepper,
+        group: ParamGroup,
+        plan: Any,
+        values: list,
+        numbers: list,
+    ) -> dict:
+        """Return what the chain of a group takes besides gradients, given what step was given."""
+        return extra
 
     def _fixed_chain(self, h: Hyper) -> optax.GradientTransformation | None:
         """Return the chain that is built once for a group's values, if this is such a class."""
@@ -314,7 +332,8 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
 
     def _enroll(self, manager: UniqueStateManager, group: ParamGroup, new: list[int]) -> None:
         """Give the States at positions ``new`` to a group, with state for all its members."""
-        leaves = leaves_of(manager, self.complex_as_real and self._tx is None)
+        real_view = self.complex_as_real and self._tx is None
+        leaves = leaves_of(manager, real_view, self.gradient_layouts, self._state_dtype)
         if not new:
             self.param_states.adopt(manager)  # perhaps new names of known States
             return
@@ -325,6 +344,8 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         state = self._chain(group, self._hyper(group)).init(plan.tree(arrays))
         paths = [leaves[i].path for i in plan.leaves]
         values = [arrays[i] for i in plan.leaves]
+        if self._mu_dtype is not None:
+            state = with_dtype(state, paths, 'mu', self._mu_dtype, type(self).__name__)
         state = own_buffers(state, dict(zip(paths, values, strict=True)))
         chains, count = self._core.value
         if group.members:
@@ -337,6 +358,16 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         self.param_states.adopt(manager)
         self._leaves = leaves
         self._stepper = None
+
+    @property
+    def state_dtype(self) -> Any:
+        """The dtype in which the chain computes, None for that of each parameter."""
+        return self._state_dtype
+
+    @property
+    def mu_dtype(self) -> Any:
+        """The dtype of first moments, None for that in which the chain computes."""
+        return self._mu_dtype
 
     @property
     def opt_state(self) -> OptimState | None:
@@ -358,106 +389,6 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         """The parameter groups; empty until parameters are registered."""
         return list(self._groups) if len(self.param_states) else []
 
-    # ---- learning rate -------------------------------------------------------------------
-
-    @property
-    def lr(self) -> LRScheduler:
-        """The learning-rate scheduler; the number is ``current_lr``."""
-        return self._lr_scheduler
-
-    @lr.setter
-    def lr(self, value: Any) -> None:
-        raise AttributeError(
-            f'opt.lr is the scheduler; to change the learning rate assign '
-            f"opt.current_lr = {value!r} or opt.param_groups[i]['lr'] = {value!r}."
-        )
-
-    @property
-    def lr_scheduler(self) -> LRScheduler:
-        """The learning-rate scheduler, as ``lr``."""
-        return self._lr_scheduler
-
-    @property
-    def schedulers(self) -> list[Scheduler]:
-        """The schedulers that were added to the optimizer."""
-        return list(self._schedulers)
-
-    @property
-    def base_lr(self) -> Any:
-        """The learning rate of group 0 before any schedule."""
-        return self._lr_scheduler.base_lrs[0]
-
-    @property
-    def current_lr(self) -> Any:
-        """The learning rate that the next step applies to group 0; assign to change it."""
-        return self._table.read(0, 'lr')
-
-    @current_lr.setter
-    def current_lr(self, value: Any) -> None:
-        self._assign({(0, 'lr'): value})
-
-    def add_scheduler(self, scheduler: Scheduler) -> None:
-        """Let one more scheduler drive this optimizer, as ``Scheduler(optimizer, ...)`` does.
-
-        The first one becomes ``lr`` if the learning rate was a number. Several multiply, each
-        stepped on its own, as in torch.
-        """
-        if not isinstance(scheduler, Scheduler):
-            raise TypeError(
-                f'add_scheduler needs an LRScheduler or ParamScheduler, got {scheduler!r} of type '
-                f'{type(scheduler).__name__}.'
-            )
-        scheduler.attach_optimizer(self)
-
-    def _enlist(self, scheduler: Scheduler) -> None:
-        """Count a scheduler among those that drive this optimizer."""
-        if scheduler is self._lr_scheduler:
-            return
-        self._schedulers = [*self._schedulers, scheduler]
-        if self._lr_is_free and isinstance(scheduler, LRScheduler):
-            self._lr_scheduler, self._lr_is_free = scheduler, False
-
-    def _release(self, scheduler: Scheduler) -> None:
-        """Leave a scheduler to the composite that takes it in."""
-        self._schedulers = [s for s in self._schedulers if s is not scheduler]
-        if scheduler is self._lr_scheduler:
-            self._lr_is_free = True
-
-    def _initial_lrs(self, scheduler: Scheduler) -> list | None:
-        """Return the learning rates from which the schedulers beside this one started, if any."""
-        if self._lr_is_free or scheduler is self._lr_scheduler:
-            return None
-        return self._lr_scheduler.base_lrs[: len(self._groups)]
-
-    def _join_schedulers(self, group: ParamGroup, base: Any) -> None:
-        """Let the schedulers take a new group in; ``base`` is its own learning rate, if given."""
-        if base is None:
-            base = self._lr_scheduler._own_base(group.index)
-        if base is None:
-            base = self.current_lr if self._lr_is_free else self.base_lr
-        lr = base
-        for scheduler in self._all_schedulers():
-            lr = scheduler._join(group, base, lr)
-        changes = {(group.index, 'lr'): lr}
-        for scheduler in self._all_schedulers():
-            changes |= scheduler._settings(scheduler._progress())
-        self._assign(changes)
-
-    def get_last_lr(self) -> list:
-        """Return the learning rate that the next step applies to each group."""
-        entries = self._table.state.entries()
-        return [entries[self._table.slots[g.index, 'lr']] for g in self._groups]
-
-    def lr_apply(self, apply_fn: Callable[[Any], Any]) -> None:
-        """Replace the present learning rate of every group by a function of it."""
-        self._assign(
-            {(g.index, 'lr'): apply_fn(self._table.read(g.index, 'lr')) for g in self._groups}
-        )
-
-    def _all_schedulers(self) -> list[Scheduler]:
-        first = self._lr_scheduler
-        return [first, *(s for s in self._schedulers if s is not first)]
-
     # ---- stepping ------------------------------------------------------------------------
 
     def step(self, grads: Any, **extra: Any) -> None:
@@ -472,16 +403,17 @@ class OptaxOptimizer(LiveNumbers, Optimizer):
         **extra
             What the chain takes besides (``value``, ``value_fn`` ...), by optax's protocol.
         """
-        stepper = self._stepper
-        if stepper is None:
-            if not len(self.param_states):
-                raise ValueError(
-                    f'{type(self).__name__} has no parameters yet; call '
-                    f'register_trainable_weights before step.'
-                )
-            stepper = Stepper(self)
-            object.__setattr__(self, '_stepper', stepper)
-        stepper.run(grads, extra)
+        (self._stepper or self._new_stepper()).run(grads, extra)
+
+    def _new_stepper(self) -> Stepper:
+        if not len(self.param_states):
+            raise ValueError(
+                f'{type(self).__name__} has no parameters yet; call '
+                f'register_trainable_weights before step.'
+            )
+        stepper = Stepper(self)
+        object.__setattr__(self, '_stepper', stepper)
+        return stepper
 
     def update(self, grads: Any, **extra: Any) -> None:
         """Do the same as :meth:`step`."""

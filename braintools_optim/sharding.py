@@ -19,11 +19,13 @@ def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
     """Return a fresh chain state in buffers of its own, each placed like its parameter.
 
     A step donates its state, so no leaf may be somebody else's array, or stand there twice. What
-    has the shape of its parameter is sharded like it; everything else is replicated over the mesh.
+    has the shape of its parameter, perhaps behind one more axis, is sharded like it; everything
+    else is replicated over the mesh.
     """
     paths = list(params)
     mesh = next((s.mesh for s in map(_sharding, params.values()) if s is not None), None)
     seen = {id(p) for p in params.values()}
+    replicated = None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
     def own(leaf: Any, like: jax.Array | None) -> Any:
         array = jnp.asarray(leaf)
@@ -34,10 +36,7 @@ def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
         seen.add(id(array))
         if mesh is None or isinstance(array, jax.core.Tracer):
             return array
-        sharding = None
-        if like is not None and like.shape == array.shape:
-            sharding = _sharding(like)
-        return jax.device_put(array, sharding or NamedSharding(mesh, PartitionSpec()))
+        return jax.device_put(array, _sharding_like(array, like) or replicated)
 
     return rebuild(
         state,
@@ -54,6 +53,15 @@ def beside(value: Any, arrays: Sequence[jax.Array]) -> Any:
     if mesh is None or isinstance(value, jax.core.Tracer):
         return value
     return jax.device_put(value, NamedSharding(mesh, PartitionSpec()))
+
+
+def _sharding_like(array: jax.Array, like: jax.Array | None) -> NamedSharding | None:
+    sharding = None if like is None else _sharding(like)
+    if like is None or sharding is None or array.shape == like.shape:
+        return sharding if like is not None and array.shape == like.shape else None
+    if array.shape[1:] != like.shape or array.ndim != like.ndim + 1:
+        return None
+    return NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
 
 
 def _sharding(array: Any) -> NamedSharding | None:

@@ -25,18 +25,24 @@ class CommonOptions(TypedDict, total=False):
     """Options that every optimizer has.
 
     ``grad_clip_norm`` bounds the global norm of all gradients of all groups, ``grad_clip_value``
-    each entry; ``maximize`` climbs instead of descending.
+    each entry; ``maximize`` climbs instead of descending. ``state_dtype`` is the dtype in which
+    the chain computes and keeps its state, such as float32 for parameters in bfloat16;
+    ``mu_dtype`` the one in which it keeps first moments.
     """
 
     grad_clip_norm: float | None
     grad_clip_value: float | None
     maximize: bool
+    state_dtype: Any
+    mu_dtype: Any
 
 
 common_defaults: dict[str, Any] = {
     'grad_clip_norm': None,
     'grad_clip_value': None,
     'maximize': False,
+    'state_dtype': None,
+    'mu_dtype': None,
 }
 
 

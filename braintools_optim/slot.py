@@ -19,7 +19,8 @@ class Slot(NamedTuple):
     """A leaf of a chain's state.
 
     ``parameter`` is the path of the parameter it belongs to, None if it belongs to all. With
-    ``per_leaf`` it is a vector with an entry for each parameter, in the order of their tree.
+    ``per_leaf`` it is a vector with an entry for each parameter, in the order of their tree: of
+    such a field the name begins with ``leaf_``.
     """
 
     name: str
@@ -54,9 +55,13 @@ def slots_of(state: Any, parameters: Sequence[Keys]) -> list[Slot]:
         meanings.setdefault((s, owner), set()).add(f)
     names = short if all(len(m) == 1 for m in meanings.values()) else full
     return [
-        Slot(name, owner, bool(head) and plain_key(head[-1]) == 'leaf_counts', value)
+        Slot(name, owner, _is_per_leaf(head), value)
         for name, (head, owner, value) in zip(names, found, strict=True)
     ]
+
+
+def _is_per_leaf(head: tuple) -> bool:
+    return bool(head) and str(plain_key(head[-1])).startswith('leaf_')
 
 
 def _words(head: tuple, kinds: Any) -> str:
@@ -66,6 +71,25 @@ def _words(head: tuple, kinds: Any) -> str:
 def rebuild(state: Any, values: Sequence[Any]) -> Any:
     """Return a tree like ``state`` with these leaves, as counted by `slots_of`."""
     return jax.tree.unflatten(jax.tree.structure(state, is_leaf=is_masked), values)
+
+
+def with_dtype(state: Any, parameters: Sequence[Keys], name: str, dtype: Any, owner: str) -> Any:
+    """Return the state with the slots of one name in another dtype; raise if there are none."""
+    slots = slots_of(state, parameters)
+    if not any(_last_word(slot) == name for slot in slots):
+        kept = ', '.join(sorted({slot.name for slot in slots})) or 'nothing'
+        raise ValueError(f'{owner} keeps no {name} to be kept in {dtype}; it keeps {kept}.')
+    return rebuild(
+        state,
+        [
+            s.value.astype(dtype) if _last_word(s) == name and not is_masked(s.value) else s.value
+            for s in slots
+        ],
+    )
+
+
+def _last_word(slot: Slot) -> str:
+    return slot.name.rpartition('.')[2]
 
 
 def with_masked(state: Any, parameters: Sequence[Keys], absent: set[Keys]) -> Any:

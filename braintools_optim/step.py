@@ -7,7 +7,8 @@ program that reuses the buffers of the optimizer state; inside a trace it is inl
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import starmap
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +21,7 @@ from brainstate import State
 
 from .gradient import match_gradients, refuse_non_arrays
 from .hyper import Hyper
-from .leaf import Leaf, flat_values
+from .leaf import Leaf, entries_of, flat_values, over_entries
 from .observe import any_hooks, is_plain, traced
 from .slot import is_masked, with_masked
 from .state import UniqueStateManager, nest
@@ -28,7 +29,15 @@ from .state import UniqueStateManager, nest
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
 
-__all__ = ['GroupPlan', 'Stepper']
+__all__ = [
+    'GroupPlan',
+    'Stepper',
+    'flattened',
+    'next_count',
+    'own_copies',
+    'regrouped',
+    'write_all',
+]
 
 _CONFIG: Any = jax.config  # its attributes are set dynamically
 _CONTAINERS = frozenset([dict, list, tuple])
@@ -84,6 +93,7 @@ class Stepper:
         self.call: Any = None  # ... and of all ...
         self.key: Any = None  # ... and its kind
         self.keeping: dict[Any, Any] = {}  # jitted, donating nothing, by extra arguments
+        self.closures: dict[Any, Any] = {}  # compiled steps on closures, by what these mean
 
     # ---- the three roads -----------------------------------------------------------------
 
@@ -185,7 +195,7 @@ class Stepper:
 
     def _eager(self, values: list, *args: Any) -> tuple[tuple, list]:
         """Compute where nothing maps over States, so that they have the shapes they came with."""
-        for leaf, value in zip(self.leaves, _flattened(values), strict=True):
+        for leaf, value in zip(self.leaves, flattened(values), strict=True):
             leaf.check_shape(value)
         return self.compute(values, *args)
 
@@ -199,15 +209,15 @@ class Stepper:
         The states come first because JAX hands donated buffers to outputs in order.
         """
         optimizer = self.optimizer
-        old = _flattened(values)
+        old = flattened(values)
         found = match_gradients(grads, old, self.manager, self.leaves)
         numbers = optimizer._table.unpack(vector)
         for group, plan in zip(self.groups, self.plans, strict=True):
             if group.flags['maximize']:
                 for i in plan.leaves:
-                    found[i] = None if found[i] is None else -found[i]
+                    found[i] = _each(operator.neg, found[i])
         found = self._clipped(found, numbers[0])
-        foreign = {id(x) for x in [*old, *jax.tree.leaves((grads, extra))]}
+        foreign = [*old, *jax.tree.leaves((grads, extra))]
 
         new = list(old)
         new_states: list[Any] = []
@@ -217,38 +227,45 @@ class Stepper:
                 continue
             own = {name: numbers[group.index][name] for name in optimizer._numbers}
             h = Hyper(own, group.flags, group.unused)
-            updates, state = self._run_chain(group, plan, h, state, found, old, extra)
-            new_states.append(jax.tree.map(lambda x: jnp.copy(x) if id(x) in foreign else x, state))
+            given = optimizer._for_chain(extra, self, group, plan, values, numbers)
+            run = partial(_update, given, type(optimizer).__name__)
+            updates, state = self.run_chain(group, plan, h, state, found, old, run)
+            new_states.append(own_copies(state, foreign))
             for i, update in zip(plan.leaves, updates, strict=True):
                 if found[i] is not None:
                     p = self.leaves[i].encode(old[i])
                     new[i] = self.leaves[i].decode((p + update).astype(p.dtype), old[i])
-        return tuple(new_states), self._regrouped(values, new, found)
+        return tuple(new_states), regrouped(values, new, found)
 
     def _clipped(self, found: list, options: dict[str, Any]) -> list:
         """Bound the gradients: their global norm over all groups, then each entry."""
         if 'grad_clip_norm' in options:
-            squares = [_square_sum(g) for g in found if g is not None]
+            squares = [_square_sum(entries_of(g)) for g in found if g is not None]
             norm = jnp.sqrt(sum(squares, start=jnp.zeros(())))
             bound = options['grad_clip_norm']
             factor = jnp.where(norm > bound, bound / norm, 1.0)
-            found = [None if g is None else (g * factor).astype(g.dtype) for g in found]
+            found = [_each(lambda x: (x * factor).astype(x.dtype), g) for g in found]
         if 'grad_clip_value' in options:
             bound = options['grad_clip_value']
-            found = [None if g is None else _clip(g, bound) for g in found]
+            found = [_each(lambda x: _clip(x, bound), g) for g in found]
         return found
 
-    def _run_chain(
-        self, group: Any, plan: GroupPlan, h: Hyper, state: Any, found: list, old: list, extra: dict
+    def run_chain(
+        self,
+        group: Any,
+        plan: GroupPlan,
+        h: Hyper,
+        state: Any,
+        found: list,
+        old: list,
+        run: Callable[[Any, Any, Any, Any], tuple[Any, Any]],
     ) -> tuple[list, Any]:
-        """Return the updates of the plan's leaves, and the chain's new state."""
+        """Run the group's chain on gradients, its state and parameters, without absent ones.
+
+        Return what ``run`` makes of each of the plan's leaves, and the chain's new state.
+        """
         optimizer = self.optimizer
         chain = optimizer._chain(group, h)
-        if extra and not isinstance(chain, optax.GradientTransformationExtraArgs):
-            raise TypeError(
-                f'{type(optimizer).__name__}.step got {", ".join(extra)}, but its chain takes no '
-                f'extra arguments.'
-            )
         gone = optax.MaskedNode()
         grads = plan.tree([gone if g is None else g for g in found])
         params = plan.tree(
@@ -262,23 +279,44 @@ class Stepper:
         seen = with_masked(state, paths, absent) if absent else state
         optimizer._run_as(h)
         try:
-            updates, new = chain.update(grads, seen, params, **extra)
+            made, new = run(chain, grads, seen, params)
         finally:
             optimizer._run_as(None)
         if absent:
             new = jax.tree.map(lambda n, o: o if is_masked(n) else n, new, state, is_leaf=is_masked)
-        return plan.treedef.flatten_up_to(updates), _alike(new, state, type(optimizer).__name__)
+        return plan.treedef.flatten_up_to(made), _alike(new, state, type(optimizer).__name__)
 
-    def _regrouped(self, values: list, new: list, found: list) -> list:
-        """Return the new leaves as State values; None for a State none of whose leaves moved."""
-        regrouped, start = [], 0
-        for value in values:
-            leaves, treedef = flat_values(value)
-            stop = start + len(leaves)
-            moved = any(g is not None for g in found[start:stop])
-            regrouped.append(treedef.unflatten(new[start:stop]) if moved else None)
-            start = stop
-        return regrouped
+
+def _update(
+    extra: dict[str, Any], owner: str, chain: Any, grads: Any, state: Any, params: Any
+) -> tuple[Any, Any]:
+    """Return what a chain returns."""
+    if extra and not isinstance(chain, optax.GradientTransformationExtraArgs):
+        raise TypeError(
+            f'{owner}.step got {", ".join(extra)}, but its chain takes no extra arguments.'
+        )
+    return chain.update(grads, state, params, **extra)
+
+
+def regrouped(values: list, new: list, found: list | None = None) -> list:
+    """Return leaves in the place of those of State values.
+
+    Given the gradients, None stands for a State none of whose leaves has one.
+    """
+    made, start = [], 0
+    for value in values:
+        leaves, treedef = flat_values(value)
+        stop = start + len(leaves)
+        moved = found is None or any(g is not None for g in found[start:stop])
+        made.append(treedef.unflatten(new[start:stop]) if moved else None)
+        start = stop
+    return made
+
+
+def own_copies(state: Any, foreign: list) -> Any:
+    """Return a chain's state without the very arrays that are somebody else's."""
+    known = set(map(id, foreign))
+    return jax.tree.map(lambda x: jnp.copy(x) if id(x) in known else x, state)
 
 
 def next_count(count: Any) -> Any:
@@ -325,7 +363,8 @@ def _signature(args: tuple) -> tuple:
     return treedef, tuple(map(jax.typeof, leaves)), placed
 
 
-def _flattened(values: list) -> list:
+def flattened(values: list) -> list:
+    """Return the leaves of State values, each with its unit."""
     return [leaf for value in values for leaf in flat_values(value)[0]]
 
 
@@ -337,6 +376,11 @@ def _split(extra: dict[str, Any]) -> tuple[dict[str, Any], tuple]:
 
 def _is_array(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
+
+
+def _each(f: Callable[[Any], Any], g: Any) -> Any:
+    """Return a gradient with a function applied to its numbers, None where there is none."""
+    return None if g is None else over_entries(f, g)
 
 
 def _square_sum(g: jax.Array) -> jax.Array:

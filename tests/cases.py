@@ -11,12 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import brainstate
+import cases_adaptive
+import cases_authors
+import cases_matrix
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import reference
+from reference_curvature import lbfgs
 
 import braintools_optim as bo
 
@@ -32,9 +36,10 @@ class Case:
 
     ``oracle`` names the torch.optim class whose numbers it has (None: there is none), ``rule`` is
     its update in numpy. ``traits`` say what a test must know: ``momentum`` (the first update from
-    zero does not show it), ``contracted`` (XLA contracts its multiplications and additions
-    differently when groups change). ``live`` gives two values to move between for every live
-    number. ``skip`` maps a promise, or ``live:<number>``, to the reason why it does not apply.
+    zero does not show it), ``late`` (some steps do not show some numbers), ``rests`` (a step
+    may leave a parameter where it is), ``contracted`` (XLA contracts its multiplications and
+    additions differently when groups change). ``live`` gives two values to move between for every
+    live number. ``skip`` maps a promise, or ``live:<number>``, to the reason why it does not apply.
     """
 
     id: str
@@ -112,6 +117,10 @@ NESTEROV = {'live:dampening': 'torch allows no dampening with nesterov'}
 SHARED_COUNT = {
     'no_absent_count': "optax's own scale_by_adam counts once for all parameters of a chain"
 }
+
+LBFGS = {'lr': (0.3, 1.2), 'tolerance_grad': (0.0, 1.5), 'tolerance_change': (0.0, 0.5)}
+OF_GROUP = frozenset({'late', 'rests'})
+ONE_HISTORY = {'groups': 'a group has one history of all its parameters: groups change it'}
 
 CASES = [
     Case(
@@ -215,6 +224,22 @@ CASES = [
         traits=frozenset({'momentum'}),
         live=LR,
         skip={'live:weight_decay': 'default_tx bakes it into its chain, and says so when assigned'},
+    ),
+    *cases_adaptive.rows(Case),
+    *cases_authors.rows(Case),
+    *cases_matrix.rows(Case),
+    Case('lbfgs', bo.LBFGS, {'lr': 0.5}, lbfgs, None, OF_GROUP, LBFGS, ONE_HISTORY),
+    Case(
+        'lbfgs-all',
+        bo.LBFGS,
+        {
+            **{'lr': 0.5, 'memory_size': 2, 'scale_init_precond': False},
+            **{'maximize': True, 'grad_clip_norm': 2.0, 'grad_clip_value': 0.6},
+        },
+        lbfgs,
+        traits=OF_GROUP,
+        live={'lr': (0.2, 0.8), 'tolerance_grad': (0.0, 1.0), 'tolerance_change': (0.0, 3.0)},
+        skip=ONE_HISTORY,
     ),
 ]
 
@@ -334,9 +359,11 @@ def build(case: Case, params: dict[str, Any], groups: int = 1, **changed: Any) -
     return opt
 
 
-def reference_for(case: Case, values: dict[str, Any] | None = None) -> tuple[Any, Callable]:
+def reference_for(
+    case: Case, values: dict[str, Any] | None = None, group_of: Callable = group_of
+) -> tuple[Any, Callable]:
     """Return the row's reference, and its step, which knows clipping and maximize."""
-    ref = reference.Reference(case.rule, values or start())
+    ref = reference.Reference(case.rule, values or start(), group_of)
     common = ('grad_clip_norm', 'grad_clip_value', 'maximize', 'tx')
 
     def step(grads: dict[str, Any], hyper: Any = None, **bounds: Any) -> None:

@@ -1,16 +1,18 @@
 """Record trajectories of torch.optim into tests/golden/, the oracle of the parity tests.
 
-Usage: ``python tests/record_torch.py [suite ...]`` (all suites without arguments). Needs torch;
-the tests that read the files do not. Each suite becomes ``torch_<suite>.npz`` with the keys
+Usage: ``python tests/record_torch.py`` records SGD and Adam; the other families have scripts of
+their own, which import this one. Needs torch; the tests that read the files do not. Each script
+writes ``torch_<suite>.npz`` with the keys
 
-- ``cases``: JSON list of the cases, ``versions``: JSON of torch's and numpy's versions;
+- ``cases``: JSON list of the cases; ``versions``: JSON of torch's and numpy's versions and the
+  script;
 - ``<problem>/params/<leaf>`` and ``<problem>/grads/<leaf>`` (a row per step), full precision;
-- ``<case>/<dtype>/<leaf>``: the parameters after each step.
+- ``<case>/<dtype>/<leaf>``: the parameters after each step;
+- ``<case>/<dtype>/<leaf>.<name>``: what the optimizer keeps of a leaf, where the case asks for it.
 """
 
 import inspect
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +28,18 @@ PROBLEMS = {
 }
 
 
-def case(name, optimizer, *, problem='problem', changes=(), groups=(), absent=None, **kwargs):
+def case(
+    name, optimizer, *, problem='problem', changes=(), late=False, groups=(), absent=None, keeps=(),
+    **kwargs,
+):  # fmt: skip
     """Describe one trajectory.
 
-    ``changes`` are ``(step, options)`` set on every group before that step (from 0), ``groups``
-    are parameter groups that name their leaves, ``absent`` maps a leaf to the steps at which its
-    gradient is None; ``kwargs`` go to the optimizer.
+    ``changes`` are ``(step, options)`` set on every group before that step (from 0); torch is told
+    one step before where it acts on them one step ``late``. ``groups`` are parameter groups that
+    name their leaves, ``absent`` maps a leaf to the steps at which its gradient is None, ``keeps``
+    are names in torch's state to record, too; ``kwargs`` go to the optimizer.
     """
-    script = {'changes': changes, 'groups': groups, 'absent': absent}
+    script = {'changes': changes, 'late': late, 'groups': groups, 'absent': absent, 'keeps': keeps}
     given = {key: value for key, value in script.items() if value}
     return {'name': name, 'optimizer': optimizer, 'kwargs': kwargs, 'problem': problem} | given
 
@@ -152,8 +158,6 @@ CORE = [
     case('adamw_absent', 'AdamW', lr=1e-2, weight_decay=0.3, absent=ABSENT),
 ]
 
-SUITES = {'core': CORE}
-
 
 def make_problem(name):
     """Initial parameters and gradients that do not depend on them, from a fixed seed."""
@@ -201,26 +205,31 @@ def record(case, params, grads, dtype):
     }
     optimizer = make_optimizer(case, leaves)
     changes, absent = dict(case.get('changes', ())), case.get('absent', {})
-    trajectory = {leaf: [] for leaf in leaves}
+    names = {leaf: [f'{leaf}.{name}' for name in case.get('keeps', ())] for leaf in leaves}
+    trajectory = {name: [] for leaf in leaves for name in (leaf, *names[leaf])}
     for step in range(STEPS):
+        change = changes.get(step + case.get('late', 0), {})
         for group in optimizer.param_groups:
-            unknown = changes.get(step, {}).keys() - group.keys()
+            unknown = change.keys() - group.keys()
             if unknown:
                 raise KeyError(f'{case["name"]}: {case["optimizer"]} has no options {unknown}')
-            group.update(changes.get(step, {}))
+            group.update(change)
         for leaf, param in leaves.items():
             missing = step in absent.get(leaf, ())
             param.grad = None if missing else torch.tensor(grads[leaf][step], dtype=torch_dtype)
         optimizer.step()
         for leaf, param in leaves.items():
             trajectory[leaf].append(param.detach().numpy().copy())
+            for name in names[leaf]:  # not there before the first gradient
+                kept = optimizer.state[param].get(name.partition('.')[2], torch.zeros_like(param))
+                trajectory[name].append(kept.detach().numpy().copy())
     return {leaf: np.stack(values) for leaf, values in trajectory.items()}
 
 
-def record_suite(suite):
-    """Write one suite's npz."""
-    cases = SUITES[suite]
-    versions = {'torch': torch.__version__, 'numpy': np.__version__}
+def record_suite(suite, cases, script, sources=None):
+    """Write one suite's npz, and the index of all."""
+    versions = {'torch': torch.__version__, 'numpy': np.__version__, 'script': Path(script).name}
+    versions |= {'sources': sources} if sources else {}
     arrays = {'cases': np.array(json.dumps(cases)), 'versions': np.array(json.dumps(versions))}
     for problem in {case['problem']: None for case in cases}:  # a dict keeps the order
         params, grads = make_problem(problem)
@@ -236,29 +245,35 @@ def record_suite(suite):
                         raise ValueError(f'{key} is recorded twice or is not finite')
                     arrays[key] = values
     GOLDEN.mkdir(exist_ok=True)
-    np.savez_compressed(GOLDEN / f'torch_{suite}.npz', **arrays)
+    np.savez_compressed(GOLDEN / f'{"" if sources else "torch_"}{suite}.npz', **arrays)
+    write_index()
 
 
 def write_index():
     """Write INDEX.md from the files recorded so far."""
     lines = [
-        '# Trajectories recorded from torch.optim',
+        '# Trajectories recorded from torch.optim and from authors of algorithms',
         '',
         'Written by `tests/record_torch.py`, whose docstring explains the keys; do not edit.',
     ]
-    for suite in SUITES:
-        path = GOLDEN / f'torch_{suite}.npz'
-        if not path.exists():
-            continue
+    for path in sorted(GOLDEN.glob('*.npz')):
         with np.load(path, allow_pickle=False) as data:
+            if 'versions' not in data:  # of another kind
+                continue
             cases, versions = (json.loads(data[key].item()) for key in ('cases', 'versions'))
+            closures = json.loads(data['closures'].item()) if 'closures' in data else []
+        what = (
+            f'{len(closures) or len(cases)} {"closures" if closures else f"cases of {STEPS} steps"}'
+        )
         lines += [
             '',
             f'## {path.name}',
             '',
-            f'{len(cases)} cases of {STEPS} steps, recorded with torch {versions["torch"]}, numpy '
-            f'{versions["numpy"]} by `python tests/record_torch.py {suite}`.',
+            f'{what}, recorded with torch {versions["torch"]}, numpy '
+            f'{versions["numpy"]} by `python tests/{versions["script"]}`.',
             '',
+            *(f'- {name}: {source}' for name, source in versions.get('sources', {}).items()),
+            *([''] if 'sources' in versions else []),
             '| case | optimizer | kwargs | problem, script |',
             '|---|---|---|---|',
         ]
@@ -269,17 +284,13 @@ def write_index():
                 for key, value in case.items()
             )
             lines.append(f'| {name} | {optimizer} | `{json.dumps(kwargs)}` | {script} |')
+        lines += [
+            f'| {case["name"]} | closure | `{json.dumps(case["kwargs"])}` | {case["problem"]}, '
+            f'{case["steps"]} steps |'
+            for case in closures
+        ]
     (GOLDEN / 'INDEX.md').write_text('\n'.join(lines) + '\n')
 
 
-def main(suites):
-    unknown = set(suites) - SUITES.keys()
-    if unknown:
-        sys.exit(f'unknown suites {sorted(unknown)}; there are {sorted(SUITES)}')
-    for suite in suites or SUITES:
-        record_suite(suite)
-    write_index()
-
-
 if __name__ == '__main__':
-    main(sys.argv[1:])
+    record_suite('core', CORE, __file__)

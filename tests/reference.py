@@ -2,7 +2,8 @@
 
 Written from the papers and torch's documentation, not from the package: a rule takes a parameter,
 its gradient, a dict in which it keeps what it remembers, and this update's hyper-parameters; it
-returns the new parameter. The package must agree with these whatever changes between steps.
+returns the new parameter. A rule with ``of_group`` takes and returns all parameters of a group that
+have gradients, by name. The package must agree with these whatever changes between steps.
 """
 
 import numpy as np
@@ -57,8 +58,10 @@ def adamw(p, g, memory, *, weight_decay=0.01, **h):
 class Reference:
     """Parameters by name, updated by one rule."""
 
-    def __init__(self, rule, params):
+    def __init__(self, rule, params, group_of=lambda name: 0):
         self.rule = rule
+        self.group_of = group_of
+        self.group_memory = {group_of(name): {} for name in params}
         self.params = {name: np.array(value, np.float64) for name, value in params.items()}
         self.memory = {name: {} for name in params}
 
@@ -66,6 +69,13 @@ class Reference:
         """Update all with a gradient; ``hyper`` maps a name to its group's values."""
         grads = {k: np.array(g, np.float64) for k, g in grads.items() if g is not None}
         norm = np.sqrt(sum((g * g).sum() for g in grads.values()))
+        scale = clip_norm / norm if norm > clip_norm else 1.0
+        grads = {k: np.clip(g * scale, -clip_value, clip_value) for k, g in grads.items()}
+        if hasattr(self.rule, 'of_group'):
+            for group, memory in self.group_memory.items():
+                own = {k: g for k, g in grads.items() if self.group_of(k) == group}
+                if own:
+                    self.params |= self.rule(self.params, own, memory, **hyper[min(own)])
+            return
         for name, g in grads.items():
-            g = np.clip(g * min(1.0, clip_norm / norm), -clip_value, clip_value)
             self.params[name] = self.rule(self.params[name], g, self.memory[name], **hyper[name])

@@ -50,6 +50,16 @@ BUILT = {
     'OptaxOptimizer': lambda: bo.OptaxOptimizer(lr=0.1),
     'clipped': lambda: bo.Adam(0.1, grad_clip_norm=1.0, grad_clip_value=1.0),
     'scale': lambda: bo.OptaxOptimizer(tx=optax.scale(-0.1)),
+    'RMSprop': lambda: bo.RMSprop(0.1, momentum=0.9),
+    'Adagrad': lambda: bo.Adagrad(0.1),
+    'Adadelta': lambda: bo.Adadelta(0.1),
+    'Adamax': lambda: bo.Adamax(0.1),
+    'Nadam': lambda: bo.Nadam(0.1),
+    'RAdam': lambda: bo.RAdam(0.1),
+    'Rprop': lambda: bo.Rprop(0.1),
+    'ASGD': lambda: bo.ASGD(0.1),
+    'Adafactor': lambda: bo.Adafactor(0.1, beta1=0.9),
+    'Muon': lambda: bo.Muon(0.1, reshape='last'),
 }
 GRADS = {'x': jnp.ones(2), 'y': jnp.ones((3, 2)), 'z': jnp.ones(4)}
 _idle: dict = {}  # built optimizers; a row that changed its own does not give it back
@@ -90,6 +100,22 @@ BAD = {
     'weight_decay': NUMBERS,
     'momentum': [*NUMBERS, -0.5],
     'dampening': [NAN, None, 'x', INF],
+    'alpha': NUMBERS,
+    'rho': [*NUMBERS, 1.5],
+    'lr_decay': NUMBERS,
+    'initial_accumulator_value': NUMBERS,
+    'momentum_decay': NUMBERS,
+    'etas': [(1.5, 1.2), (1, 1.2), (-0.5, 1.2), (0.5, 0.9), (NAN, 1.2), None, 'xy', (), (0.9,)],
+    'step_sizes': [(-1, 0.9), (NAN, 0.9), None, 'xy', (), (0.9,), 0.9],
+    'lambd': NUMBERS,
+    't0': NUMBERS,
+    'centered': [None, 'yes', 1, 0.9],
+    'beta2_decay': [*NUMBERS[:3], 0.5, INF, True],
+    'd': [*NUMBERS[:4], 0.5, True],
+    'ns_coefficients': [None, 'xyz', 0.9, ()],
+    'ns_steps': [None, 'x', 2.5, -1, 100, True],
+    'factored': [None, 'yes', 1, 0.9],
+    'original': [None, 'yes', 1, 0.9],
     'amsgrad': [None, 'yes', 1, 0.9],
     'decoupled_weight_decay': [None, 'yes', 1, 0.9],
     'nesterov': [None, 'yes', 1, 0.9],
@@ -97,14 +123,18 @@ BAD = {
     'grad_clip_norm': [0, -1, NAN, 'x', True],
     'grad_clip_value': [0, -1, NAN, 'x', True],
 }
-FLAGS = {'amsgrad', 'decoupled_weight_decay', 'nesterov', 'maximize'}
+FLAGS = {'amsgrad', 'centered', 'decoupled_weight_decay', 'nesterov', 'maximize'}
+FLAGS |= {'factored', 'original', 'ns_steps'}
 CLASSES = ['SGD', 'Momentum', 'MomentumNesterov', 'Adam', 'AdamW', 'OptaxOptimizer']
+CLASSES += ['RMSprop', 'Adagrad', 'Adadelta', 'Adamax', 'Nadam', 'RAdam', 'Rprop', 'ASGD']
+CLASSES += ['Adafactor', 'Muon']
 VALUES = [
     pytest.param(name, option, value, id=f'{name}-{option}={value}')
     for name in CLASSES
     for option, values in BAD.items()
     if option in signature(getattr(bo, name)).parameters
     for value in values
+    if (name, option, value) != ('Adafactor', 'lr', None)  # its own choice
 ]
 
 
@@ -189,6 +219,20 @@ CONSTRUCTION = {
     'a parameter': (lambda: bo.AdamW(param(2)), *TO_REGISTER),
     'states of a module': (lambda: bo.Adam(MODEL.states(), 0.1), *TO_REGISTER),
     'params= as in torch': (lambda: bo.Adam(params=PARAMS), TypeError, ['Adam', "'params'"]),
+    'alpha of RMSprop': (lambda: bo.RMSprop(alpha=1.5), ValueError, ['RMSprop', 'alpha', '[0, 1)']),
+    'etas that do not shrink': (
+        *(lambda: bo.Rprop(etas=(0.0, 1.2)), ValueError),
+        ['Rprop', 'etas[0]', '(0, 1)', 'etas[0]=0.0'],
+    ),
+    'etas that do not grow': (
+        *(lambda: bo.Rprop(etas=(0.5, 1.0)), ValueError),
+        ['Rprop', 'etas[1]', '(1, inf)', 'etas[1]=1.0'],
+    ),
+    'no step size': (
+        *(lambda: bo.Rprop(step_sizes=(0.5, 0.25)), ValueError),
+        ['Rprop', 'step_sizes[1]', '[0.5, inf)', '0.25'],
+    ),
+    'Rprop with decay': (lambda: bo.Rprop(weight_decay=0.1), TypeError, ["'weight_decay'"]),
     'parameters for tx': (lambda: bo.OptaxOptimizer(PARAMS), *TO_REGISTER),
     'tx with weight_decay': (
         *(lambda: bo.OptaxOptimizer(tx=optax.sgd(0.1), weight_decay=0.1), ValueError),
@@ -277,6 +321,12 @@ CALLS = {
         *('plain SGD', group('momentum', 0.9), ValueError),
         ['SGD', 'momentum=0', 'group 0', '> 0'],
     ),
+    'alpha of RMSprop': (
+        *('RMSprop', assign('alpha', 1.0), ValueError),
+        ['RMSprop', 'alpha', '[0, 1)', '1.0'],
+    ),
+    'etas': ('Rprop', group('etas', (0.5, 0.75)), ValueError, ['Rprop', 'etas[1]', '0.75']),
+    'step_sizes': ('Rprop', group('step_sizes', (2.0, 1.0)), ValueError, ['step_sizes[1]', '1.0']),
     'dampening with nesterov': (
         *('nesterov', assign('dampening', 0.5), ValueError),
         ['SGD', 'nesterov', 'dampening', '0.5'],

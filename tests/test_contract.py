@@ -51,7 +51,7 @@ PACKAGE = str(Path(bo.__file__).parent)
 def test_every_exported_optimizer_has_a_row():
     exported = [getattr(bo, name) for name in bo.__all__]
     optimizers = {x for x in exported if isinstance(x, type) and issubclass(x, bo.Optimizer)}
-    assert optimizers - {bo.Optimizer} <= {case.cls for case in CASES}
+    assert optimizers - {bo.Optimizer} <= {cls for case in CASES for cls in case.cls.__mro__}
 
 
 def test_rows_are_complete():
@@ -123,12 +123,12 @@ def test_numbers_change_each_step_without_compiling(case, how, x64):
 
 @over_cases('live')
 def test_each_live_number_matters_to_the_test_above(case):
-    want = follow(case, 6, case.live)
+    want = follow(case, 8, case.live)
     for name in case.live:
-        still = follow(case, 6, set(case.live) - {name})
-        moved = [np.abs(want[2][k] - still[2][k]).max() for k in SHAPES]
-        if name == 'momentum' or name == 'dampening':  # nothing is told by one step from zero
-            moved = [np.abs(want[5][k] - still[5][k]).max() for k in SHAPES]
+        still = follow(case, 8, set(case.live) - {name})
+        # Nothing is told about momentum by one step from zero.
+        t = 7 if name in ('momentum', 'dampening') or 'late' in case.traits else 2
+        moved = [np.abs(want[t][k] - still[t][k]).max() for k in SHAPES]
         assert max(moved) > 1e-6, name
 
 
@@ -359,7 +359,8 @@ def kept(before, after, names):
 def test_growing_in_mid_training_keeps_what_is_there(case, way, x64):
     params = make_params()
     opt = case.make().register_trainable_weights({k: params[k] for k in ('a', 's')})
-    ref, ref_step = reference_for(case)
+    of = group_of if way == 'add_param_group' else lambda name: 0
+    ref, ref_step = reference_for(case, group_of=of)
     for t in range(3):
         opt.step(grads_tree(t, names=('a', 's')))
         ref_step(gradients(t, names=('a', 's')))
@@ -678,7 +679,8 @@ def test_a_parameter_without_gradient_is_left_alone(case, x64):
         after = named(params)
         assert all(after[k].tobytes() == values[k].tobytes() for k in absent)
         assert kept(before, moments(opt), absent)
-        assert all((after[k] != values[k]).any() for k in {'a', 's'} - absent)
+        moved = {k for k in SHAPES if (after[k] != values[k]).any()}
+        assert {'a', 's'} - absent <= moved or 'rests' in case.traits
         ref_step({k: None if k in absent else g for k, g in gradients(t).items()})
         assert int(opt.step_count.value) == t + 1
         if 'no_absent_count' not in case.skip:

@@ -106,6 +106,33 @@ ARGUMENTS = {
         **{'weight_decay': 0.0, 'amsgrad': False, **CLIP},
     },
     bo.AdamW: {'lr': 0.001, 'betas': (0.9, 0.999), 'eps': 1e-8, 'weight_decay': 0.01, **CLIP},
+    bo.RMSprop: {
+        **{'lr': 0.01, 'alpha': 0.99, 'eps': 1e-8, 'weight_decay': 0.0, 'momentum': 0.0},
+        **{'centered': False, **CLIP},
+    },
+    bo.Adagrad: {
+        **{'lr': 0.01, 'lr_decay': 0.0, 'weight_decay': 0.0, 'initial_accumulator_value': 0.0},
+        **{'eps': 1e-10, **CLIP},
+    },
+    bo.Adadelta: {'lr': 1.0, 'rho': 0.9, 'eps': 1e-6, 'weight_decay': 0.0, **CLIP},
+    bo.Adamax: {'lr': 0.002, 'betas': (0.9, 0.999), 'eps': 1e-8, 'weight_decay': 0.0, **CLIP},
+    bo.Nadam: {
+        **{'lr': 0.002, 'betas': (0.9, 0.999), 'eps': 1e-8, 'weight_decay': 0.0},
+        **{'momentum_decay': 0.004, **CLIP},
+    },
+    bo.RAdam: {'lr': 0.001, 'betas': (0.9, 0.999), 'eps': 1e-8, 'weight_decay': 0.0, **CLIP},
+    bo.Rprop: {'lr': 0.01, 'etas': (0.5, 1.2), 'step_sizes': (1e-6, 50.0), **CLIP},
+    bo.Lion: {'lr': 1e-4, 'betas': (0.9, 0.99), 'weight_decay': 0.0, **CLIP},
+    bo.Lamb: {'lr': 0.001, 'betas': (0.9, 0.999), 'eps': 1e-6, 'weight_decay': 0.0, **CLIP},
+    bo.Lars: {
+        **{'lr': 1.0, 'momentum': 0.9, 'weight_decay': 0.0, 'trust_coefficient': 0.001},
+        **{'eps': 1e-8, **CLIP},
+    },
+    bo.Novograd: {'lr': 0.001, 'betas': (0.9, 0.999), 'eps': 1e-8, 'weight_decay': 0.0, **CLIP},
+    bo.Fromage: {'lr': 1.0, 'momentum': 0.0, **CLIP},
+    bo.AdaBelief: {'lr': 0.001, 'betas': (0.9, 0.999), 'eps': 1e-16, 'weight_decay': 0.0, **CLIP},
+    bo.Yogi: {'lr': 0.001, 'betas': (0.9, 0.999), 'eps': 0.001, 'weight_decay': 0.0, **CLIP},
+    bo.SM3: {'lr': 1.0, 'momentum': 0.9, 'eps': 1e-8, 'weight_decay': 0.0, **CLIP},
     bo.LRScheduler: {'base_lr': 0.001, 'last_epoch': 0},
     bo.ConstantLR: {'base_lr': 0.001, 'factor': 1 / 3, 'total_iters': 5, 'last_epoch': 0},
     bo.UniqueStateManager: {'pytree': None},
@@ -118,6 +145,43 @@ def test_constructor_arguments_and_defaults(cls):
     assert {n: parameters[n].default for n in ARGUMENTS[cls]} == ARGUMENTS[cls]
     given = {n: v for n, v in ARGUMENTS[cls].items() if n not in ('beta1', 'beta2')}
     cls(**given)
+
+
+BY_POSITION = [bo.SGD, bo.Momentum, bo.MomentumNesterov, bo.AdamW, bo.RMSprop, bo.Adagrad]
+BY_POSITION += [bo.Adadelta, bo.Adamax, bo.Nadam, bo.RAdam, bo.Rprop]
+BY_POSITION += [bo.Lion, bo.Lamb, bo.Lars, bo.Novograd, bo.Fromage, bo.AdaBelief, bo.Yogi, bo.SM3]
+
+
+@pytest.mark.parametrize('cls', BY_POSITION)
+def test_order_of_positional_arguments(cls):
+    parameters = inspect.signature(cls).parameters.values()
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    assert names == [n for n in ARGUMENTS[cls] if n not in CLIP]
+
+
+def test_lookahead_as_braintools_has_it():
+    names = ['base_optimizer', 'sync_period', 'alpha', 'lr', 'weight_decay', *CLIP]
+    parameters = inspect.signature(bo.Lookahead).parameters
+    assert [n for n in parameters if n in names] == names
+    assert (parameters['sync_period'].default, parameters['alpha'].default) == (5, 0.5)
+    w = ParamState(jnp.ones(2))
+    base = optax.sgd(learning_rate=0.1)
+    opt = bo.Lookahead(base_optimizer=base, sync_period=2, alpha=0.5)
+    opt.register_trainable_weights({'w': w})
+    for _ in range(2):
+        opt.step({'w': jnp.ones(2)})
+    np.testing.assert_allclose(w.value, 0.9, 1e-6)
+
+
+def test_adafactor_takes_the_arguments_of_braintools():
+    # Its defaults are torch's, and d, beta2_decay and a relative lr of 0.01 go by two names.
+    theirs = {
+        **{'lr': None, 'eps': (1e-30, 0.001), 'clip_threshold': 1.0, 'decay_rate': 0.8},
+        **{'beta1': None, 'weight_decay': 0.0, 'factored': True, **CLIP},
+    }
+    opt = bo.Adafactor(**theirs)
+    assert (opt.current_lr, opt.d, opt.beta2_decay, opt.beta1) == (0.01, 1.0, -0.8, 0.0)
+    assert (opt.clip_threshold, opt.decay_rate, opt.eps) == (1.0, 0.8, (1e-30, 0.001))
 
 
 def test_kinds():

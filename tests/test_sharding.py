@@ -12,7 +12,7 @@ import sys
 import pytest
 
 STEPS = 3
-OPTIMIZERS = ['SGD', 'Adam', 'tx']
+OPTIMIZERS = ['SGD', 'Adam', 'LBFGS', 'tx']
 ROADS = ['eager', 'jit', 'for_loop']
 
 
@@ -148,6 +148,7 @@ def main():
     make = {
         'SGD': lambda: bo.SGD(0.1, momentum=0.9, weight_decay=0.01, grad_clip_norm=1.0),
         'Adam': lambda: bo.Adam(0.1, amsgrad=True, grad_clip_value=0.5),
+        'LBFGS': lambda: bo.LBFGS(0.1, memory_size=3),
         'tx': lambda: bo.OptaxOptimizer(tx=optax.adamw(0.1)),
     }
 

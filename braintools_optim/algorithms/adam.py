@@ -12,6 +12,7 @@ from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_adam
+from .chain import descent
 
 __all__ = ['Adam', 'AdamW']
 
@@ -79,10 +80,8 @@ class Adam(OptaxOptimizer):
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay before (L2) or after (decoupled) Adam's direction."""
         b1, b2 = h.betas
-        decay = optax.add_decayed_weights(h.weight_decay)
         direction = scale_by_adam(b1, b2, h.eps, h.amsgrad)
-        order = (direction, decay) if h.decoupled_weight_decay else (decay, direction)
-        return optax.chain(*order, optax.scale_by_learning_rate(h.lr))
+        return descent(h, direction, h.decoupled_weight_decay)
 
 
 class AdamW(OptaxOptimizer):
@@ -124,8 +123,4 @@ class AdamW(OptaxOptimizer):
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Adam's direction, then decay, then the step."""
         b1, b2 = h.betas
-        return optax.chain(
-            scale_by_adam(b1, b2, h.eps, h.amsgrad),
-            optax.add_decayed_weights(h.weight_decay),
-            optax.scale_by_learning_rate(h.lr),
-        )
+        return descent(h, scale_by_adam(b1, b2, h.eps, h.amsgrad), decoupled=True)

@@ -11,6 +11,7 @@ from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_momentum
+from .chain import descent
 
 __all__ = ['SGD', 'Momentum', 'MomentumNesterov']
 
@@ -69,13 +70,9 @@ class SGD(OptaxOptimizer):
 
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay, then momentum, then the step."""
-        return optax.chain(
-            optax.add_decayed_weights(h.weight_decay),
-            scale_by_momentum(h.momentum, h.dampening, h.nesterov)
-            if h.uses('momentum')
-            else optax.identity(),
-            optax.scale_by_learning_rate(h.lr),
-        )
+        if not h.uses('momentum'):
+            return descent(h, optax.identity())
+        return descent(h, scale_by_momentum(h.momentum, h.dampening, h.nesterov))
 
 
 class Momentum(OptaxOptimizer):
@@ -106,11 +103,7 @@ class Momentum(OptaxOptimizer):
 
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay, then momentum, then the step."""
-        return optax.chain(
-            optax.add_decayed_weights(h.weight_decay),
-            optax.trace(h.momentum, nesterov=self.nesterov),
-            optax.scale_by_learning_rate(h.lr),
-        )
+        return descent(h, optax.trace(h.momentum, nesterov=self.nesterov))
 
 
 class MomentumNesterov(Momentum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +49,18 @@ def _export_group(optimizer: OptaxOptimizer, group: ParamGroup) -> dict[str, Any
     return {
         'params': [names[i] for i in group.members],
         **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()},
-        **{k: v if isinstance(v, bool | str | None) else repr(v) for k, v in group.flags.items()},
+        **{k: _plain_flag(v) for k, v in group.flags.items()},
     }
+
+
+def _plain_flag(flag: Any) -> Any:
+    """Return what is written of a flag; of a function its name, which outlives the process."""
+    if isinstance(flag, bool | str | None):
+        return flag
+    if isinstance(flag, tuple):  # a chain is its functions
+        return [_plain_flag(x) for x in flag]
+    name = getattr(flag, '__qualname__', None)
+    return repr(flag) if name is None else f'{flag.__module__}.{name}'
 
 
 def _slots(optimizer: OptaxOptimizer, group: ParamGroup) -> tuple[list[Slot], dict[Keys, str]]:
@@ -137,6 +148,10 @@ def _is_count(value: Any) -> bool:
     return whole and 0 <= value < 2**31
 
 
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _checked_group(
     optimizer: OptaxOptimizer, group: ParamGroup, saved: Mapping, wrong: list[str]
 ) -> dict[tuple[int, str], Any]:
@@ -163,6 +178,10 @@ def _checked_group(
         if key in group.unused and value != 0.0:
             wrong.append(f'{where}: {key} was {value}, here it was built with 0 and has no state')
         numbers[group.index, key] = value
+    try:
+        optimizer._validate_changes(group, numbers)
+    except (TypeError, ValueError) as error:
+        wrong.append(f'{where}: {error}')
     return numbers
 
 
@@ -213,11 +232,14 @@ def _checked_slots(
 
     for slot in slots:
         if slot.per_leaf:
-            counts = [take(slot.name, name) for name in names.values()]
-            fit = all(map(_is_count, counts))
+            entries = [take(slot.name, name) for name in names.values()]
+            dtype = slot.value.dtype
+            whole = np.issubdtype(dtype, np.integer)
+            fit = all(map(_is_count if whole else _is_finite, entries))
             if not fit:
-                wrong.append(f'{where}: {slot.name} must be counts in [0, 2**31), got {counts}')
-            values.append(_placed(np.asarray(counts, np.int32), slot.value) if fit else None)
+                allowed = 'counts in [0, 2**31)' if whole else 'finite numbers'
+                wrong.append(f'{where}: {slot.name} must be {allowed}, got {entries}')
+            values.append(_placed(np.asarray(entries, dtype), slot.value) if fit else None)
         elif is_masked(slot.value):
             values.append(slot.value)
         else:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from .. import schedules
 from ..observe import is_tracer
-from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler, Row
+from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler
+from .row import Row
 
 __all__ = [
     *('ConstantLR', 'CosineAnnealingLR', 'CosineAnnealingWarmRestarts', 'InverseSqrtLR'),
@@ -350,11 +351,11 @@ class SWALR(LRScheduler):
         )
 
     def _moved(
-        self, group: int, row: Row, lr: Any, now: Any, then: Any, carried: bool
+        self, group: int, row: Row, lr: Any, now: Any, then: Any, carries: bool
     ) -> tuple[Row, Any]:
         a, b = self._affine(now, group, row)
         if is_tracer(b):
             lr = jnp.where(b == 0.0, a, lr)
         elif b == 0.0:
             lr = a
-        return super()._moved(group, row, lr, now, then, carried)
+        return super()._moved(group, row, lr, now, then, carries)

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..checkpoint.errors import IncompatibleCheckpoint
 from ..observe import is_tracer
-from ..state import OptimState, put_value, undone_on_error
+from ..own_state import put_value, undone_on_error
+from ..state import OptimState
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup

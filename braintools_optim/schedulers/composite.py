@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from ..observe import is_tracer
-from ..state import OptimState, undone_on_error
+from ..own_state import undone_on_error
+from ..state import OptimState
 from .base import Progress, Scheduler
-from .rate import LRScheduler, agree
+from .rate import LRScheduler
+from .row import agree
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup

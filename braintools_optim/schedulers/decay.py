@@ -8,7 +8,8 @@ from typing import Any
 from .. import schedules
 from ..observe import is_tracer
 from .base import call_or_each
-from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler, Row
+from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler, PresentRate
+from .row import Row
 
 __all__ = [
     *('ExponentialDecayLR', 'ExponentialLR', 'InverseTimeLR', 'LambdaLR', 'MultiStepLR'),
@@ -326,7 +327,7 @@ class LambdaLR(LRScheduler):
         return schedules.lambda_.pair(epoch, fn=self._function(group))
 
 
-class MultiplicativeLR(LambdaLR):
+class MultiplicativeLR(PresentRate, LambdaLR):
     r"""Multiply the present learning rate by a function of the epoch.
 
     .. math:: \eta_t = f(t)\,\eta_{t-1}
@@ -343,21 +344,8 @@ class MultiplicativeLR(LambdaLR):
 
     __module__ = 'braintools_optim'
 
-    def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
-        """Return ``(0, 1)``: it acts on the present learning rate, whatever that is."""
-        return 0.0, 1.0
-
-    def get_lr(self) -> list:
-        """Return the learning rate of each group at the present epoch."""
-        if self.optimizer is not None:
-            return self.optimizer.get_last_lr()
-        return [row.written for row in self._progress().memory]
-
-    def _defines_get_lr(self) -> bool:
-        return False
-
     def _moved(
-        self, group: int, row: Row, lr: Any, now: Any, then: Any, carried: bool
+        self, group: int, row: Row, lr: Any, now: Any, then: Any, carries: bool
     ) -> tuple[Row, Any]:
         starts = not is_tracer(then) and then == 0  # torch leaves the learning rate there
         new = lr if starts else lr * self._function(group)(then)

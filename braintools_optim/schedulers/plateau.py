@@ -10,14 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..observe import is_tracer
-from ..state import NumbersState, OptimState, put_value
+from ..own_state import NumbersState, put_value
+from ..state import OptimState
 from .base import Progress
-from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler, Row
+from .rate import OPTIMIZER_RATE, BaseRate, PresentRate
+from .row import Row
 
 __all__ = ['ReduceLROnPlateau']
 
 
-class ReduceLROnPlateau(LRScheduler):
+class ReduceLROnPlateau(PresentRate):
     r"""Multiply the learning rate by a factor whenever a metric has stopped to improve.
 
     Parameters
@@ -87,19 +89,6 @@ class ReduceLROnPlateau(LRScheduler):
     def cooldown_counter(self) -> Any:
         """How many epochs still do not count."""
         return _number(self._cooling.value)
-
-    def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
-        """Return ``(0, 1)``: it acts on the present learning rate, whatever that is."""
-        return 0.0, 1.0
-
-    def get_lr(self) -> list:
-        """Return the learning rate of each group at the present epoch."""
-        if self.optimizer is not None:
-            return self.optimizer.get_last_lr()
-        return [row.written for row in self._progress().memory]
-
-    def _defines_get_lr(self) -> bool:
-        return False
 
     def _wants_metric(self) -> bool:
         return True

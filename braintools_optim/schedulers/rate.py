@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import jax.numpy as jnp
+from typing import TYPE_CHECKING, Any
 
 from ..hyper import check_number
 from ..observe import is_tracer
-from ..state import NumbersState, OptimState
+from ..own_state import NumbersState
+from ..state import OptimState
 from .base import Progress, Scheduler
+from .row import Row, agree, carried, flat, is_concrete, written
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['OPTIMIZER_RATE', 'BaseRate', 'LRScheduler', 'Row']
+__all__ = ['OPTIMIZER_RATE', 'BaseRate', 'LRScheduler', 'PresentRate']
 
 
 class _Omitted(float):
@@ -27,15 +27,6 @@ OPTIMIZER_RATE = _Omitted(1e-3)
 """Left out, the base is the learning rate that the optimizer's groups have."""
 
 BaseRate = float | Sequence[float]
-
-
-class Row(NamedTuple):
-    """What a scheduler remembers of one group."""
-
-    base: Any  # the learning rate before any schedule
-    start: Any  # what the schedule starts from now: the base, or what manual changes made of it
-    written: Any  # the learning rate that it gave last
-    numbers: tuple[Any, ...]  # its live numbers, in the order of `LRScheduler._names`
 
 
 class LRScheduler(Scheduler):
@@ -121,7 +112,7 @@ class LRScheduler(Scheduler):
             self._names, self._formula_names = tuple(mine), tuple(k for k in mine if k in live)
             rows.append(Row(base, base, base, tuple(mine.values())))
         self._pairs: dict[int, tuple] = {}  # the pair of the present epoch, group by group
-        self._memory = NumbersState([x for row in rows for x in _flat(row)])
+        self._memory = NumbersState([x for row in rows for x in flat(row)])
         self._known: tuple = (None, None)  # the numbers it put last, and the rows they were
 
     # ---- the formula ---------------------------------------------------------------------
@@ -142,7 +133,7 @@ class LRScheduler(Scheduler):
     def _affine(self, epoch: Any, group: int, row: Row) -> tuple[Any, Any]:
         if type(self).affine is not LRScheduler.affine:
             return self.affine(epoch, group)
-        if not _concrete(epoch, row):
+        if not is_concrete(epoch, row):
             return self._pair(epoch, group, row)
         key = epoch, row.start, row.numbers
         known = self._pairs.get(group)
@@ -178,28 +169,25 @@ class LRScheduler(Scheduler):
         then = now + 1 if epoch is None else epoch
         if self._defines_get_lr():
             new = self._by_get_lr(then)
-            return Progress(then, _written(rows, new)), new
-        carried = self.carries and epoch is None
+            return Progress(then, written(rows, new)), new
+        carries = self.carries and epoch is None
         moved = [
-            self._moved(i, row, lr, now, then, carried)
+            self._moved(i, row, lr, now, then, carries)
             for i, (row, lr) in enumerate(zip(rows, lrs, strict=True))
         ]
         return Progress(then, [row for row, _ in moved]), [lr for _, lr in moved]
 
     def _moved(
-        self, group: int, row: Row, lr: Any, now: Any, then: Any, carried: bool
+        self, group: int, row: Row, lr: Any, now: Any, then: Any, carries: bool
     ) -> tuple[Row, Any]:
         """Return a group's row and learning rate at the epoch ``then``."""
-        if not carried:
+        if not carries:
             a, b = self._affine(then, group, row)
             start, new = row.base, a + b * row.base
         else:
             a0, b0 = self._affine(now, group, row)
             a, b = self._affine(then, group, row)
-            if _concrete(then, row) and not is_tracer(lr):
-                start, new = _carried(row, lr, a0, b0, a, b)
-            else:
-                start, new = _carried_traced(row, lr, a0, b0, a, b)
+            start, new = carried(row, lr, a0, b0, a, b)
         return Row(row.base, start, new, row.numbers), new
 
     # ---- groups --------------------------------------------------------------------------
@@ -237,7 +225,7 @@ class LRScheduler(Scheduler):
         rows = [Row(b, x, x, r.numbers) for b, x, r in zip(bases, lrs, rows, strict=False)]
         self._put(Progress(self._epoch(), rows + spare))
         new = self._started(lrs)
-        self._put(Progress(self._epoch(), _written(rows, new) + spare))
+        self._put(Progress(self._epoch(), written(rows, new) + spare))
         return new
 
     def _started(self, lrs: list) -> list:
@@ -291,22 +279,22 @@ class LRScheduler(Scheduler):
     # ---- what it remembers ---------------------------------------------------------------
 
     def _progress(self) -> Progress:
-        flat, width = self._memory.on_host(), 3 + len(self._names)
-        if flat is None:
-            flat = self._memory.entries()
-        elif flat is self._known[0]:
+        numbers, width = self._memory.on_host(), 3 + len(self._names)
+        if numbers is None:
+            numbers = self._memory.entries()
+        elif numbers is self._known[0]:
             return Progress(self._epoch(), self._known[1])
         rows = [
-            Row(flat[i], flat[i + 1], flat[i + 2], tuple(flat[i + 3 : i + width]))
-            for i in range(0, len(flat), width)
+            Row(*numbers[i : i + 3], tuple(numbers[i + 3 : i + width]))  # type: ignore[call-arg]
+            for i in range(0, len(numbers), width)
         ]
         return Progress(self._epoch(), rows)
 
     def _put(self, progress: Progress) -> None:
-        flat = [x for row in progress.memory for x in _flat(row)]
-        self._memory.replace(flat)
-        if self._memory.on_host() is flat:  # it is not, where they are traced
-            self.__dict__['_known'] = flat, progress.memory
+        numbers = [x for row in progress.memory for x in flat(row)]
+        self._memory.replace(numbers)
+        if self._memory.on_host() is numbers:  # it is not, where they are traced
+            self.__dict__['_known'] = numbers, progress.memory
         super()._put(progress)
 
     def _states(self) -> list[OptimState]:
@@ -462,6 +450,25 @@ class LRScheduler(Scheduler):
         return f'{type(self).__name__}(base_lrs={self.base_lrs}{hyper}, epoch={self._epoch()})'
 
 
+class PresentRate(LRScheduler):
+    """What schedulers share that act on the present learning rate, whatever it is."""
+
+    __module__ = 'braintools_optim'
+
+    def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
+        """Return ``(0, 1)``."""
+        return 0.0, 1.0
+
+    def get_lr(self) -> list:
+        """Return the learning rate of each group at the present epoch."""
+        if self.optimizer is not None:
+            return self.optimizer.get_last_lr()
+        return [row.written for row in self._progress().memory]
+
+    def _defines_get_lr(self) -> bool:
+        return False
+
+
 class _CurrentRates:
     """The learning rates of a scheduler's groups as an object with ``.value``."""
 
@@ -476,41 +483,5 @@ class _CurrentRates:
         return repr(self.value)
 
 
-def agree(some: list, others: list) -> bool:
-    """Whether learning rates are the same, as far as is known while they are traced."""
-    pairs = zip(some, others, strict=True)
-    return all(is_tracer(x) or is_tracer(y) or x == y for x, y in pairs)
-
-
-def _concrete(epoch: Any, row: Row) -> bool:
-    """Whether nothing of it is traced: the numbers of a row come from one State."""
-    return type(row.base) is float and not is_tracer(epoch)
-
-
-def _flat(row: Row) -> tuple:
-    return (*row[:3], *row.numbers)
-
-
-def _written(rows: list[Row], lrs: list) -> list[Row]:
-    return [row._replace(written=lr) for row, lr in zip(rows, lrs, strict=False)]
-
-
 def _is_code(value: Any) -> bool:
     return callable(value) or (isinstance(value, list) and any(map(callable, value)))
-
-
-def _carried(row: Row, lr: Any, a0: Any, b0: Any, a: Any, b: Any) -> tuple[Any, Any]:
-    """Return the new start and learning rate by torch's recursion."""
-    if b0 != 0.0:
-        start = row.start if lr == row.written else (lr - a0) / b0
-        return start, a + b * start
-    beyond = lr - a0
-    return row.base + (beyond / b if b != 0.0 else 0.0), a + b * row.base + beyond
-
-
-def _carried_traced(row: Row, lr: Any, a0: Any, b0: Any, a: Any, b: Any) -> tuple[Any, Any]:
-    rests, ends = jnp.equal(b0, 0.0), jnp.equal(b, 0.0)
-    carried = jnp.where(lr == row.written, row.start, (lr - a0) / jnp.where(rests, 1.0, b0))
-    anew = row.base + jnp.where(ends, 0.0, (lr - a0) / jnp.where(ends, 1.0, b))
-    start = jnp.where(rests, anew, carried)
-    return start, jnp.where(rests, a + b * row.base + (lr - a0), a + b * carried)

@@ -1,11 +1,81 @@
 """Pure optax transformations that optax lacks, or computes otherwise than an algorithm's owner."""
 
 from .adam import ScaleByAdamState, scale_by_adam
+from .adam_variants import (
+    ScaleByNadamState,
+    ScaleByTwoMomentsState,
+    scale_by_adamax,
+    scale_by_nadam,
+    scale_by_radam,
+)
+from .adaptive import (
+    ScaleByAdagradState,
+    ScaleByCenteredRmsState,
+    scale_by_adagrad,
+    scale_by_centered_rms,
+)
+from .asgd import StepByAsgdState, step_by_asgd
+from .belief import scale_by_belief, scale_by_yogi
+from .descend import descend
+from .factored import ScaleByAdafactorState, scale_by_adafactor
+from .layerwise import (
+    BoundNormState,
+    ScaleByNovogradState,
+    bound_norm,
+    scale_by_lars_ratio,
+    scale_by_layer_ratio,
+    scale_by_novograd,
+)
+from .lbfgs import StepByLbfgsState, step_by_lbfgs
+from .lookahead import LookaheadState, lookahead
 from .momentum import ScaleByMomentumState, scale_by_momentum
+from .orthogonal import Reshape, ScaleByMuonState, newton_schulz, scale_by_muon
+from .rprop import StepByRpropState, step_by_rprop
+from .sm3 import ScaleBySm3State, scale_by_sm3
+from .sparse import ScaleBySparseAdamState, scale_by_sparse_adam
+from .strong_wolfe import StrongWolfeState, scale_by_strong_wolfe
 
 __all__ = [
+    'BoundNormState',
+    'LookaheadState',
+    'Reshape',
+    'ScaleByAdafactorState',
+    'ScaleByAdagradState',
     'ScaleByAdamState',
+    'ScaleByCenteredRmsState',
     'ScaleByMomentumState',
+    'ScaleByMuonState',
+    'ScaleByNadamState',
+    'ScaleByNovogradState',
+    'ScaleBySm3State',
+    'ScaleBySparseAdamState',
+    'ScaleByTwoMomentsState',
+    'StepByAsgdState',
+    'StepByLbfgsState',
+    'StepByRpropState',
+    'StrongWolfeState',
+    'bound_norm',
+    'descend',
+    'lookahead',
+    'newton_schulz',
+    'scale_by_adafactor',
+    'scale_by_adagrad',
     'scale_by_adam',
+    'scale_by_adamax',
+    'scale_by_belief',
+    'scale_by_centered_rms',
+    'scale_by_lars_ratio',
+    'scale_by_layer_ratio',
     'scale_by_momentum',
+    'scale_by_muon',
+    'scale_by_nadam',
+    'scale_by_novograd',
+    'scale_by_radam',
+    'scale_by_sm3',
+    'scale_by_sparse_adam',
+    'scale_by_strong_wolfe',
+    'scale_by_yogi',
+    'step_by_asgd',
+    'step_by_lbfgs',
+    'step_by_rprop',
 ]

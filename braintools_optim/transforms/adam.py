@@ -10,7 +10,7 @@ import optax
 
 from .count import advanced, one_minus_power, spread, zero_counts
 
-__all__ = ['ScaleByAdamState', 'scale_by_adam']
+__all__ = ['ScaleByAdamState', 'bias_corrected', 'scale_by_adam']
 
 
 class ScaleByAdamState(NamedTuple):
@@ -48,14 +48,20 @@ def scale_by_adam(
         mu = jax.tree.map(lambda m, g: b1 * m + (1.0 - b1) * g, state.mu, updates)
         nu = jax.tree.map(lambda v, g: b2 * v + (1.0 - b2) * (g * g.conj()).real, state.nu, updates)
         nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu) if amsgrad else None
-        # Reciprocals: XLA reads them out of their vector, but divides in a kernel for each leaf.
-        scale1 = spread(1.0 / one_minus_power(b1, counts), updates)
-        scale2 = spread(jax.lax.rsqrt(one_minus_power(b2, counts)), updates)
-
-        def direction(m: Any, v: Any, s1: Any, s2: Any) -> Any:
-            return m * s1.astype(m.dtype) / (jnp.sqrt(v) * s2.astype(v.dtype) + eps)
-
-        updates = jax.tree.map(direction, mu, nu_max if amsgrad else nu, scale1, scale2)
+        updates = bias_corrected(mu, nu_max if amsgrad else nu, counts, b1, b2, eps)
         return updates, ScaleByAdamState(counts, mu, nu, nu_max)
 
     return optax.GradientTransformation(init, update)
+
+
+def bias_corrected(mu: Any, nu: Any, counts: jax.Array, b1: Any, b2: Any, eps: Any) -> Any:
+    """Return the first moment by the root of the second, each corrected by its leaf's count."""
+    # Reciprocals: XLA reads them out of their vector, but divides in a kernel for each leaf.
+    scale1 = spread(1.0 / one_minus_power(b1, counts), mu)
+    scale2 = spread(jax.lax.rsqrt(one_minus_power(b2, counts)), mu)
+
+    def quotient(m: Any, v: Any, s1: Any, s2: Any) -> Any:
+        root = jnp.sqrt(v) * s2.astype(v.dtype) + eps
+        return (m * s1.astype(m.dtype) / root).astype(m.dtype)
+
+    return jax.tree.map(quotient, mu, nu, scale1, scale2)

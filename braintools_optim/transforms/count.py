@@ -2,7 +2,8 @@
 
 torch counts the steps of every parameter on its own: one whose gradient was absent, or that came
 later, is bias-corrected by its own count. Here all counts of a state are one integer vector in a
-field named ``leaf_counts``, with an entry for each leaf in the order of the parameter tree.
+field named ``leaf_counts``, with an entry for each leaf in the order of the parameter tree. Other
+numbers that an algorithm keeps for each parameter stand in vectors named ``leaf_...`` likewise.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-__all__ = ['advanced', 'one_minus_power', 'spread', 'zero_counts']
+__all__ = ['advanced', 'one_minus_power', 'present', 'spread', 'zero_counts']
 
 
 def _is_masked(x: Any) -> bool:
@@ -26,10 +27,15 @@ def zero_counts(params: optax.Params) -> jax.Array:
     return jnp.zeros(len(jax.tree.leaves(params, is_leaf=_is_masked)), jnp.int32)
 
 
+def present(updates: optax.Updates) -> np.ndarray:
+    """Return for each leaf whether it is there, not masked."""
+    leaves = jax.tree.leaves(updates, is_leaf=_is_masked)
+    return np.array([not _is_masked(x) for x in leaves], bool)
+
+
 def advanced(counts: jax.Array, updates: optax.Updates) -> jax.Array:
     """Add one for each leaf that is not masked in ``updates``; stop at the largest integer."""
-    leaves = jax.tree.leaves(updates, is_leaf=_is_masked)
-    one = np.array([not _is_masked(x) for x in leaves], np.int32)
+    one = present(updates).astype(np.int32)
     top = np.iinfo(np.int32).max
     return jnp.where(counts < top, counts + one, top)
 

@@ -1,0 +1,236 @@
+"""Optimizers that learn the curvature of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Unpack
+
+import optax
+
+from ..closure import step_by_closure
+from ..hyper import Hyper
+from ..objective import GroupView, number_of
+from ..optimizer import OptaxOptimizer
+from ..schedulers import LRScheduler
+from ..signature import CommonOptions
+from ..state import nest
+from ..transforms import descend, scale_by_strong_wolfe, step_by_lbfgs
+
+__all__ = ['LBFGS']
+
+_STEPS = 100  # of optax's line searches, as in braintools
+
+
+class LBFGS(OptaxOptimizer):
+    r"""L-BFGS, as ``torch.optim.LBFGS``.
+
+    .. math:: \theta \leftarrow \theta - \eta H_t g_t
+
+    with the inverse Hessian :math:`H_t` of the last steps and the changes of the gradient over
+    them, and :math:`\eta \min(1, 1 / \|g\|_1)` in the first step.
+
+    Parameters
+    ----------
+    lr : float or LRScheduler
+        Learning rate :math:`\eta`; a line search begins with it.
+    memory_size, history_size : int
+        How many steps are remembered (torch's default is 100).
+    scale_init_precond : bool
+        Scale :math:`H` by the last curvature, and shorten the first step.
+    linesearch, line_search_fn : {None, 'strong_wolfe', 'zoom', 'backtracking'} or transformation
+        torch's, one of optax's, or any that takes ``value``, ``grad``, ``value_fn``.
+    max_iter, max_eval : int
+        Iterations and evaluations in a step on a closure; ``max_iter * 5 // 4`` by default.
+    tolerance_grad, tolerance_change : float
+        Where it stops: the largest entry of the gradient, and of a step or change of the loss.
+
+    For smooth losses without noise and few parameters. Liu & Nocedal, 1989. Deviations from torch:
+    in a step the States that a closure writes, or draws random numbers from, change once; an absent
+    gradient leaves its parameter alone and the curvature begins anew. Each group has a history of
+    its own; a line search or a closure needs a single group.
+    """
+
+    static = ('memory_size', 'max_iter', 'max_eval')
+
+    def __init__(
+        self,
+        lr: float | LRScheduler = 1.0,
+        memory_size: int = 10,
+        scale_init_precond: bool = True,
+        linesearch: str | optax.GradientTransformation | None = None,
+        *,
+        max_iter: int = 20,
+        max_eval: int | None = None,
+        tolerance_grad: float = 1e-7,
+        tolerance_change: float = 1e-9,
+        history_size: int | None = None,
+        line_search_fn: str | None = None,
+        **common: Unpack[CommonOptions],
+    ):
+        if max_eval is None and isinstance(max_iter, int):
+            max_eval = max_iter * 5 // 4
+        super().__init__(
+            lr=lr,
+            memory_size=_agreed('memory_size', memory_size, 10, 'history_size', history_size),
+            scale_init_precond=scale_init_precond,
+            linesearch=_agreed('linesearch', linesearch, None, 'line_search_fn', line_search_fn),
+            max_iter=max_iter,
+            max_eval=max_eval,
+            tolerance_grad=tolerance_grad,
+            tolerance_change=tolerance_change,
+            **common,
+        )
+
+    def validate(self, h: Hyper) -> None:
+        """Raise where sizes are no positive integers, or the line search is unknown."""
+        owner = type(self).__name__
+        for name in ('memory_size', 'max_iter', 'max_eval'):
+            value = getattr(h, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f'{owner} needs an integer >= 1 for {name}, got {value!r}.')
+            if value < 1:
+                raise ValueError(f'{owner} needs {name} >= 1, got {name}={value}.')
+        search = h.linesearch
+        if search not in tuple(_SEARCHES) and not isinstance(search, optax.GradientTransformation):
+            names = ', '.join(map(repr, _SEARCHES))
+            raise ValueError(
+                f'{owner} needs {names} or an optax.GradientTransformation for linesearch, '
+                f'got {search!r}.'
+            )
+
+    def transform(self, h: Hyper) -> optax.GradientTransformation:
+        """The step with its curvature, and the line search along it."""
+        search = _SEARCHES.get(h.linesearch, lambda _: h.linesearch)(h)
+        return step_by_lbfgs(
+            *(h.lr, h.memory_size, h.scale_init_precond),
+            *(search, h.tolerance_grad, h.tolerance_change),
+        )
+
+    def add_param_group(self, params: Any, **hyper: Any) -> None:
+        """Add a group of parameters with values and a history of its own."""
+        if self.linesearch is not None or hyper.get('linesearch') is not None:
+            raise ValueError(
+                f'{type(self).__name__} with a line search has one group, since the search needs '
+                f'the whole loss; register all parameters at once, or build it without one.'
+            )
+        super().add_param_group(params, **hyper)
+
+    def step(
+        self,
+        grads: Any = None,
+        value: Any = None,
+        value_fn: Callable[[Any], Any] | None = None,
+        *,
+        closure: Callable[[], Any] | None = None,
+        **extra: Any,
+    ) -> Any:
+        """Make one iteration on gradients, or up to ``max_iter`` on a closure.
+
+        Parameters
+        ----------
+        grads : pytree
+            Gradients under the keys of their parameters; or a closure, as in torch.
+        value, value_fn
+            The loss and the function of the parameters' values, a tree as that of
+            ``param_states.to_pytree_value()``, which computes it: what a line search needs.
+        closure : callable
+            A function without arguments that returns the loss. It reads the parameters' States;
+            what else changes from step to step belongs into States, too, or into the arguments of
+            a function under ``brainstate.transform.jit``: on new arrays it would be compiled anew.
+
+        Returns
+        -------
+        The first loss that the closure returned, None without a closure.
+        """
+        owner = type(self).__name__
+        if closure is None and callable(grads):
+            grads, closure = None, grads
+        if (grads is None) == (closure is None):
+            came = 'neither' if grads is None else 'both'
+            raise TypeError(f'{owner}.step needs gradients or a closure, got {came}.')
+        if closure is None:
+            super().step(grads, **self._for_search(value, value_fn), **extra)
+            return None
+        unused = {'value': value, 'value_fn': value_fn, **extra}
+        if given := [name for name, x in unused.items() if x is not None]:
+            raise TypeError(f'{owner}.step takes {", ".join(given)} with gradients, not a closure.')
+        if not callable(closure):
+            raise TypeError(
+                f'{owner}.step needs a function without arguments as closure, got {closure!r}.'
+            )
+        if len(self.param_groups) > 1:
+            raise ValueError(
+                f'{owner}.step takes a closure with one parameter group, and there are '
+                f'{len(self.param_groups)}; give it gradients, or register all parameters at once.'
+            )
+        return step_by_closure(self._stepper or self._new_stepper(), closure)
+
+    def update(
+        self,
+        grads: Any = None,
+        value: Any = None,
+        value_fn: Callable[[Any], Any] | None = None,
+        **extra: Any,
+    ) -> Any:
+        """Do the same as :meth:`step`."""
+        return self.step(grads, value, value_fn, **extra)
+
+    def _for_search(self, value: Any, value_fn: Any) -> dict[str, Any]:
+        """Return what the line search takes; raise if it is missing."""
+        needed = {'value': value, 'value_fn': value_fn}
+        search = self.linesearch
+        if search is None:
+            return {}
+        lacking = [name for name, x in needed.items() if x is None]
+        takes = isinstance(search, str | optax.GradientTransformationExtraArgs)
+        if lacking and takes:
+            shown = repr(search) if isinstance(search, str) else 'the given transformation'
+            raise TypeError(
+                f'{type(self).__name__} with linesearch={shown} needs value, the loss, and '
+                f'value_fn, which computes it from the values of the parameters: '
+                f'step(grads, value=..., value_fn=...); {" and ".join(lacking)} is missing. '
+                f'Or give step(closure=...).'
+            )
+        return needed if takes else {}
+
+    def _for_chain(
+        self, extra: dict, stepper: Any, group: Any, plan: Any, values: list, numbers: list
+    ) -> dict:
+        if 'value_fn' not in extra:
+            return extra
+        view, value_fn = GroupView(stepper, group, plan, values, numbers), extra['value_fn']
+        paths = self.param_states.unique_paths
+        objective = view.objective(lambda held: value_fn(nest(paths, held)))
+        return {**extra, 'value': view.sign * number_of(extra['value']), 'value_fn': objective}
+
+    def _descend(
+        self, h: Hyper, chain: Any, value_fn: Any, params: Any, state: Any, value: Any, grads: Any
+    ) -> tuple[Any, Any]:
+        """Return the parameters and the state after the iterations of a step on a closure."""
+        return descend(
+            *(chain, value_fn, params, state, value, grads),
+            max_iter=h.max_iter,
+            max_eval=h.max_eval,
+            tolerance_grad=h.tolerance_grad,
+            tolerance_change=h.tolerance_change,
+        )
+
+
+_SEARCHES: dict[Any, Callable[[Hyper], Any]] = {
+    None: lambda h: None,
+    'strong_wolfe': lambda h: scale_by_strong_wolfe(tolerance_change=h.tolerance_change),
+    'zoom': lambda h: optax.scale_by_zoom_linesearch(_STEPS, initial_guess_strategy='one'),
+    'backtracking': lambda h: optax.scale_by_backtracking_linesearch(_STEPS, store_grad=True),
+}
+
+
+def _agreed(name: str, value: Any, default: Any, torch_name: str, torch_value: Any) -> Any:
+    """Return an argument that was given by braintools' name or by torch's."""
+    if torch_value is None or value == torch_value:
+        return value
+    if value != default:
+        raise ValueError(
+            f'{name} and {torch_name} mean the same in LBFGS, got {name}={value!r} and '
+            f'{torch_name}={torch_value!r}; give one of them.'
+        )
+    return torch_value

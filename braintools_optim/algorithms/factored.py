@@ -1,0 +1,116 @@
+"""Adafactor, which keeps rows and columns of the second moment."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+import optax
+
+from ..hyper import Hyper, check_number
+from ..optimizer import OptaxOptimizer
+from ..schedulers import LRScheduler
+from ..signature import CommonOptions
+from ..transforms import scale_by_adafactor
+
+__all__ = ['Adafactor']
+
+
+class Adafactor(OptaxOptimizer):
+    r"""Adam's memory cut to a row and a column of each matrix, as ``torch.optim.Adafactor``.
+
+    .. math:: V_t = R_t C_t / \bar R_t, \quad u_t = \frac{g_t}{\sqrt{\max(V_t, \epsilon_1^2)}},
+              \quad \theta \leftarrow \theta - \eta \lambda \theta - \frac{\max(\epsilon_2,
+              rms(\theta)) \min(\eta, 1/\sqrt t)}{\max(1, rms(u_t) / d)} u_t
+
+    with averages :math:`R, C` of the rows and columns of :math:`g^2`, of decay
+    :math:`1 - t^\tau`.
+
+    Parameters
+    ----------
+    lr : float or LRScheduler, optional
+        Largest relative step :math:`\eta`; None is 0.01.
+    beta2_decay : float
+        :math:`\tau`.
+    eps : tuple of float
+        :math:`\epsilon_1, \epsilon_2`; the first may be None or 0, each dtype's own precision.
+    d : float
+        Bound of the update's root mean square.
+    weight_decay : float
+        Decoupled decay :math:`\lambda`.
+    beta1 : float, optional
+        Average the updates with this decay; built with None or 0 it keeps no average.
+    factored : bool
+        False keeps the second moment of matrices in full.
+    original : bool
+        The authors' rule: :math:`\epsilon_1`, here 1e-30, is added to :math:`g^2`; no maximum.
+    clip_threshold, decay_rate : float, optional
+        braintools' names of ``d`` and of ``-beta2_decay``.
+
+    For models whose optimizer state must be small. Shazeer & Stern, arXiv:1804.04235. Where
+    :math:`\epsilon_1^2` is too small for the dtype, its smallest number stands in (torch: nan).
+    """
+
+    structural = ('beta1',)
+    complex_as_real = False
+
+    def __init__(
+        self,
+        lr: float | LRScheduler | None = 1e-2,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 1e-3),
+        d: float = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        beta1: float | None = None,
+        factored: bool = True,
+        original: bool = False,
+        clip_threshold: float | None = None,
+        decay_rate: float | None = None,
+        **common: Unpack[CommonOptions],
+    ):
+        if isinstance(eps, tuple | list) and eps and eps[0] is None:
+            eps = (0.0, *eps[1:])
+        if decay_rate is not None:
+            decay_rate = -check_number(type(self).__name__, 'decay_rate', decay_rate)
+        super().__init__(
+            lr=1e-2 if lr is None else lr,
+            beta2_decay=_one(beta2_decay, -0.8, decay_rate, 'beta2_decay, -decay_rate'),
+            eps=eps,
+            d=_one(d, 1.0, clip_threshold, 'd, clip_threshold'),
+            weight_decay=weight_decay,
+            beta1=0.0 if beta1 is None else beta1,
+            factored=factored,
+            original=original,
+            **common,
+        )
+
+    def transform(self, h: Hyper) -> optax.GradientTransformation:
+        """Adafactor's own step, averaged, then the decay."""
+        return optax.chain(
+            scale_by_adafactor(h.lr, h.beta2_decay, h.eps, h.d, h.factored, h.original),
+            optax.ema(h.beta1, debias=False) if h.uses('beta1') else optax.identity(),
+            optax.add_decayed_weights(h.lr * h.weight_decay),
+            optax.scale(-1.0),
+        )
+
+    @property
+    def clip_threshold(self) -> Any:
+        """braintools' name of ``d``."""
+        return self.d
+
+    @property
+    def decay_rate(self) -> Any:
+        """braintools' ``-beta2_decay``."""
+        return -self.beta2_decay
+
+
+def _one(value: Any, default: float, alias: Any, names: str) -> Any:
+    """Return the number that was given under either name."""
+    if alias is None:
+        return value
+    if value not in (default, alias):
+        raise ValueError(
+            f'Adafactor needs one number for ({names}), got {value!r} and {alias!r}; they are '
+            f'two names of it, give one.'
+        )
+    return alias

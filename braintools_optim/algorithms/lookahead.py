@@ -1,0 +1,150 @@
+"""Lookahead, over any other optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Unpack
+
+import optax
+
+from ..hyper import UNIT, Hyper, check_range
+from ..optimizer import OptaxOptimizer
+from ..schedulers import LRScheduler
+from ..signature import CommonOptions
+from ..transforms import lookahead
+
+__all__ = ['Lookahead']
+
+
+class Lookahead(OptaxOptimizer):
+    r"""Lookahead, as its authors have it: every so often go only part of the way.
+
+    .. math:: \phi \leftarrow \phi + \alpha (\theta - \phi), \quad \theta \leftarrow \phi
+              \quad \text{after every } k \text{ steps of the base optimizer}
+
+    All numbers and flags of a base optimizer of this library become this one's, live and with
+    groups: ``Lookahead(Adam(1e-3))`` has ``betas``. One by the name of an argument below gets
+    ``base_`` before it. The base optimizer itself is not used any more.
+
+    Parameters
+    ----------
+    base_optimizer : OptaxOptimizer or optax.GradientTransformation
+        An optimizer without parameters, or a complete chain, as ``optax.adam(1e-3)``.
+    sync_period : int
+        :math:`k`, counted for each parameter.
+    alpha : float
+        :math:`\alpha`; with 1 there is no looking ahead.
+    lr : float or LRScheduler, optional
+        Instead of the base optimizer's. It multiplies what a chain returns, one by default.
+    weight_decay : float, optional
+        Instead of the base optimizer's. Given a chain, L2 decay added to the gradient before it.
+
+    For a steadier run of an optimizer that oscillates. Zhang et al., arXiv:1907.08610. Where
+    braintools ignores ``lr``, here a chain's own learning rate is multiplied by it.
+    """
+
+    static: tuple[str, ...] = ('sync_period',)
+    graph_invisible_attrs = (*OptaxOptimizer.graph_invisible_attrs, 'base_optimizer')  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        base_optimizer: OptaxOptimizer | optax.GradientTransformation,
+        sync_period: int = 5,
+        alpha: float = 0.5,
+        lr: float | LRScheduler | None = None,
+        weight_decay: float | None = None,
+        **common: Unpack[CommonOptions],
+    ):
+        own: dict[str, Any] = {'sync_period': sync_period, 'alpha': alpha, **common}
+        given = {'lr': lr, 'weight_decay': weight_decay}
+        own |= {name: value for name, value in given.items() if value is not None}
+        self.base_optimizer = base_optimizer
+        if not isinstance(base_optimizer, OptaxOptimizer):
+            if not isinstance(base_optimizer, optax.GradientTransformation):
+                raise TypeError(
+                    f'{type(self).__name__} needs an optimizer or an optax.GradientTransformation '
+                    f'for base_optimizer, got {base_optimizer!r}.'
+                )
+            self.complex_as_real = False
+            super().__init__(**{'lr': 1.0, **own})
+            return
+        if 'weight_decay' in own and 'weight_decay' not in base_optimizer._numbers:
+            raise TypeError(
+                f'{type(self).__name__} over {type(base_optimizer).__name__} has no weight_decay.'
+            )
+        taken = self._taken_from(base_optimizer)
+        try:
+            super().__init__(**{**taken, **own})
+        except BaseException:
+            for scheduler in base_optimizer._all_schedulers():
+                scheduler._set_optimizer(base_optimizer)
+            raise
+        if 'lr' not in own:  # it may have been changed since its scheduler wrote it
+            self.current_lr = base_optimizer.current_lr
+        for scheduler in base_optimizer.schedulers:
+            if scheduler.optimizer is None:
+                self.add_scheduler(scheduler)
+
+    def _taken_from(self, base: OptaxOptimizer) -> dict[str, Any]:
+        """Return the constructor's arguments that are the base optimizer's, taken over."""
+        name, scheduler = type(base).__name__, base.lr
+        if len(base.param_states) or scheduler.optimizer is not base:
+            raise ValueError(
+                f'{type(self).__name__} needs a base optimizer of its own, and this {name} '
+                f'{"has parameters" if len(base.param_states) else "is in use"}; build another.'
+            )
+        for each in base._all_schedulers():
+            each._set_optimizer(None)
+        clash = ('sync_period', 'alpha')
+        inner = {k: getattr(base, k) for k in (*base._numbers, *base._flags) if k != 'lr'}
+        self._names = {k: f'base_{k}' if k in clash else k for k in ('lr', *inner)}
+        self.structural = tuple(self._names[k] for k in base.structural)
+        self.static = (*Lookahead.static, *(self._names[k] for k in base._flags))
+        self.complex_as_real = base.complex_as_real and base._tx is None
+        options = {k: getattr(base, k) for k, v in base._options.items() if v is not None}
+        lr = base.current_lr if base._lr_is_free else scheduler
+        return {'lr': lr, **{self._names[k]: v for k, v in inner.items()}, **options}
+
+    def _declared(self) -> dict[str, Any]:
+        named = super()._declared()
+        if isinstance(self.base_optimizer, OptaxOptimizer):
+            base = self.base_optimizer
+            if 'weight_decay' not in base._numbers:
+                del named['weight_decay']
+            known = {**base._numbers, **base._flags}
+            named |= {self._names[k]: v for k, v in known.items()}
+        return named
+
+    def _base_values(self, h: Hyper) -> Hyper:
+        """Return the values of the base optimizer, under the names it has for them."""
+        values: Mapping[str, Any] = {k: getattr(h, own) for k, own in self._names.items()}
+        return Hyper(values, {}, frozenset(k for k in values if not h.uses(self._names[k])))
+
+    def validate(self, h: Hyper) -> None:
+        """Raise where there is nothing to count to, or the base optimizer would."""
+        owner, period = type(self).__name__, h.sync_period
+        if isinstance(period, bool) or not isinstance(period, int):
+            raise TypeError(f'{owner} needs an integer >= 1 for sync_period, got {period!r}.')
+        if period < 1:
+            raise ValueError(f'{owner} needs sync_period >= 1, got sync_period={period}.')
+        check_range(owner, 'alpha', h.alpha, UNIT)
+        if isinstance(self.base_optimizer, OptaxOptimizer):
+            self.base_optimizer.validate(self._base_values(h))
+
+    def transform(self, h: Hyper) -> optax.GradientTransformation:
+        """Look ahead with the base optimizer's chain."""
+        base = self.base_optimizer
+        if isinstance(base, OptaxOptimizer):
+            chain = base.transform(self._base_values(h))
+        else:
+            decay = optax.add_decayed_weights(h.weight_decay)
+            chain = optax.chain(decay, base, optax.scale(h.lr))
+        return lookahead(chain, h.sync_period, h.alpha)
+
+    def _fixed_chain(self, h: Hyper) -> optax.GradientTransformation | None:
+        base = self.base_optimizer
+        if not isinstance(base, OptaxOptimizer):
+            return None
+        base._lr_scheduler = self._lr_scheduler  # which the chain may read
+        chain = base._fixed_chain(self._base_values(h))
+        return None if chain is None else lookahead(chain, h.sync_period, h.alpha)

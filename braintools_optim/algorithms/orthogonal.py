@@ -1,0 +1,109 @@
+"""Muon, which makes the updates of matrices orthogonal."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+import optax
+
+from ..hyper import Hyper
+from ..optimizer import OptaxOptimizer
+from ..schedulers import LRScheduler
+from ..signature import CommonOptions
+from ..transforms import Reshape, scale_by_muon
+
+__all__ = ['Muon']
+
+
+class Muon(OptaxOptimizer):
+    r"""Momentum orthogonalized by Newton-Schulz iterations, as ``torch.optim.Muon``.
+
+    .. math:: m_t = \mu m_{t-1} + (1 - \mu) g_t, \quad \theta \leftarrow \theta - \eta \lambda
+              \theta - \eta \kappa\, NS\big(\mu m_t + (1 - \mu) g_t\big)
+
+    with :math:`\kappa = \sqrt{\max(1, rows/columns)}`, and :math:`NS(m_t)` without ``nesterov``.
+
+    Parameters
+    ----------
+    lr : float or LRScheduler
+        Learning rate :math:`\eta`.
+    weight_decay : float
+        Decoupled decay :math:`\lambda`.
+    momentum : float
+        :math:`\mu`.
+    nesterov : bool
+        Look ahead along the momentum.
+    ns_coefficients, eps, ns_steps
+        Coefficients of the iteration, the least norm it divides by, and how often it runs.
+    adjust_lr_fn : {None, 'original', 'match_rms_adamw'}
+        The latter makes :math:`\kappa = 0.2 \sqrt{\max(rows, columns)}`.
+    reshape : {None, 'last', 'first'} or callable
+        The matrix that a parameter is: itself; its last or first axis against all others; or
+        the shape that a function of its shape returns.
+    ns_dtype : str, optional
+        Precision of the iteration, the parameter's of at least float32 by default.
+
+    For hidden layers' matrices; biases and embeddings want AdamW. Jordan et al. (2024),
+    kellerjordan.github.io/posts/muon; Liu et al., arXiv:2502.16982. torch iterates in bfloat16:
+    ``ns_dtype='bfloat16'``. Rows are outputs for torch; where they are inputs, :math:`\kappa`
+    differs.
+    """
+
+    static = ('ns_steps',)
+    complex_as_real = False
+
+    def __init__(
+        self,
+        lr: float | LRScheduler = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
+        eps: float = 1e-7,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = None,
+        *,
+        reshape: Reshape = None,
+        ns_dtype: str | None = None,
+        **common: Unpack[CommonOptions],
+    ):
+        super().__init__(
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            nesterov=nesterov,
+            ns_coefficients=ns_coefficients,
+            eps=eps,
+            ns_steps=ns_steps,
+            adjust_lr_fn=adjust_lr_fn,
+            reshape=reshape,
+            ns_dtype=ns_dtype,
+            **common,
+        )
+
+    def validate(self, h: Hyper) -> None:
+        """Raise where an option is none that there is."""
+        steps = h.ns_steps
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps < 100:
+            raise _unknown('ns_steps', 'an integer in [0, 100)', steps)
+        if h.adjust_lr_fn not in (None, 'original', 'match_rms_adamw'):
+            raise _unknown('adjust_lr_fn', "None, 'original' or 'match_rms_adamw'", h.adjust_lr_fn)
+        if not (callable(h.reshape) or h.reshape in (None, 'last', 'first')):
+            raise _unknown('reshape', "None, 'last', 'first' or a function", h.reshape)
+        if h.ns_dtype not in (None, 'bfloat16', 'float16', 'float32', 'float64'):
+            raise _unknown('ns_dtype', "None or a float dtype's name", h.ns_dtype)
+
+    def transform(self, h: Hyper) -> optax.GradientTransformation:
+        """The orthogonal direction, then decay, then the step."""
+        return optax.chain(
+            scale_by_muon(
+                *(h.momentum, h.nesterov, h.ns_coefficients, h.eps, h.ns_steps),
+                *(h.adjust_lr_fn, h.reshape, h.ns_dtype),
+            ),
+            optax.add_decayed_weights(h.weight_decay),
+            optax.scale_by_learning_rate(h.lr),
+        )
+
+
+def _unknown(name: str, allowed: str, got: Any) -> ValueError:
+    return ValueError(f'Muon needs {allowed} for {name}, got {got!r}.')

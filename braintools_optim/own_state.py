@@ -1,0 +1,230 @@
+"""The States of optimizers and schedulers: written as cheaply as can be, or not at all.
+
+Where nobody observes them, they are written past their public property, and in parts from which
+the value is made only when somebody looks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from brainstate import State
+
+from .observe import is_tracer, recorded, traced, unobserved, x64_enabled
+from .state import OptimState
+
+__all__ = ['CoreState', 'LateState', 'NumbersState', 'PartState', 'put_value', 'undone_on_error']
+
+_FLOAT = frozenset([float])
+
+
+def put_value(state: State, value: Any) -> None:
+    """Write a State, past its public property where nobody observes it."""
+    if not is_tracer(value) and unobserved(state):  # a tenth of the cost
+        state.__dict__.update(_value=value, _been_writen=True)
+    else:
+        state.value = value
+
+
+class LateState(OptimState):
+    """A State whose value is made when somebody looks, out of parts that cost less to write."""
+
+    __module__ = 'braintools_optim'
+
+    def put_parts(self, *parts: Any) -> None:
+        """Put what the next value is made of, where nobody observes the State."""
+        cell = self.__dict__
+        cell['_been_writen'] = True
+        cell['_parts'] = parts
+
+    def make(self, *parts: Any) -> Any:
+        """Return the value that parts make up."""
+        raise NotImplementedError
+
+    @property
+    def _value(self) -> Any:
+        cell = self.__dict__
+        if (parts := cell.get('_parts')) is not None:
+            cell['_value'] = self.make(*parts)
+            del cell['_parts']  # parts go first as long as they are there: nothing is half written
+        return cell['_value']
+
+    @_value.setter
+    def _value(self, value: Any) -> None:
+        self.__dict__['_value'] = value
+        self.__dict__.pop('_parts', None)
+
+    def restore_value(self, v: Any) -> None:
+        """Put back what a jitted function returned.
+
+        It has the structure that it had, so where nobody observes the State it needs none of the
+        checks, which would take a tenth of a small step.
+        """
+        if unobserved(self):
+            self._value = v
+        else:
+            super().restore_value(v)
+
+    def to_state_ref(self) -> Any:
+        """Return the State as brainstate's graph functions carry it."""
+        assert self._value is not None  # looks, so that the value is where State expects it
+        return super().to_state_ref()
+
+
+class CoreState(LateState):
+    """All that a step of an optimizer writes besides parameters: ``(chain states, step count)``.
+
+    It is one State, since each one costs time in every jitted call. A compiled step leaves the
+    chain states as mere leaves, with their tree and the count: that is all that the next one needs.
+    """
+
+    __module__ = 'braintools_optim'
+
+    def make(self, leaves: list, treedef: Any, count: Any) -> tuple[tuple, Any]:
+        """Return the chain states as trees, and the count."""
+        return jax.tree.unflatten(treedef, leaves), count
+
+    def take(self) -> tuple[list, Any, Any]:
+        """Return the leaves and tree of the chain states, and the count."""
+        cell = self.__dict__
+        if (parts := cell.get('_parts')) is not None:
+            return parts
+        chains, count = cell['_value']
+        return *jax.tree.flatten(chains), count
+
+
+class NumbersState(LateState):
+    """Numbers, such as the hyper-parameters, which every step reads and hardly anybody writes.
+
+    Its value is a vector of JAX's precision; the host remembers the Python floats that it was made
+    of, so that numbers read back as they were given.
+    """
+
+    __module__ = 'braintools_optim'
+
+    value: Any
+
+    def __init__(self, numbers: list):
+        super().__init__(None)
+        self.replace(numbers)
+
+    def make(self, numbers: list) -> np.ndarray:
+        """Return numbers as JAX would convert them, which costs it five times as much."""
+        value = np.array(numbers, np.float64 if x64_enabled() else np.float32)
+        self.__dict__['_made_of'] = value, numbers
+        return value
+
+    def duplicate(self) -> NumbersState:
+        """Return a State of its own with the same numbers."""
+        return type(self)(self.entries())
+
+    def entries(self) -> list:
+        """Return the numbers in a new list: floats, or tracers where they are traced."""
+        numbers = self.on_host()
+        if numbers is not None:
+            return numbers.copy()
+        value = self.value
+        return [value[i] for i in range(value.shape[0])]
+
+    def replace(self, numbers: list) -> None:
+        """Write new numbers, which may be traced; the list must not be changed any more."""
+        if not _FLOAT.issuperset(map(type, numbers)) and any(map(is_tracer, numbers)):
+            wide = jnp.result_type(float)
+            self.value = jnp.stack([jnp.asarray(x, wide) for x in numbers])
+        elif unobserved(self):  # a third of the cost of the public property
+            self.put_parts(numbers)
+        else:
+            self.value = self.make(numbers)
+
+    def on_host(self) -> list | None:
+        """Return the numbers in double precision, not to be changed, or None if they are traced."""
+        cell = self.__dict__
+        if recorded():
+            value = self.value
+        elif (parts := cell.get('_parts')) is not None:
+            return parts[0]
+        else:
+            value = cell['_value']
+        if isinstance(value, jax.core.Tracer):
+            return None
+        known, numbers = cell['_made_of']
+        if known is value:
+            return numbers
+        host = np.asarray(value)
+        # The shortest decimal that is this float32: people gave 0.1, not 0.10000000149.
+        numbers = host.tolist() if host.dtype == np.float64 else [float(str(x)) for x in host]
+        cell['_made_of'] = value, numbers
+        return numbers
+
+    def given_out(self) -> Any:
+        """Return the value, which moves to the device once it has stayed for a step."""
+        value = self._value
+        if type(value) is np.ndarray and not traced():
+            cell = self.__dict__
+            if cell.get('_seen') is value:
+                known, numbers = cell['_made_of']
+                cell['_value'] = on_device = jnp.asarray(value)
+                cell['_made_of'] = on_device if known is value else known, numbers
+                return on_device
+            cell['_seen'] = value
+        return value
+
+    def restore_value(self, v: Any) -> None:
+        """Put a value back, as jitted functions do with all that they only read, too."""
+        if v is not self._value:
+            super().restore_value(v)
+        else:
+            self.given_out()
+
+
+class PartState(OptimState):
+    """A part of another State under a name of its own: reading and writing go to the whole."""
+
+    __module__ = 'braintools_optim'
+
+    def __init__(self, whole: State, path: tuple[int, ...]):
+        # Not a State in its own right: nobody but the whole is traced, saved or mapped.
+        self.__dict__.update(State.copy(whole).__dict__, _whole=whole, _path=path)
+
+    @property
+    def value(self) -> Any:
+        """The part's value."""
+        found = self._whole.value
+        for key in self._path:
+            found = found[key]
+        return found
+
+    @value.setter
+    def value(self, new: Any) -> None:
+        self._whole.value = _replaced(self._whole.value, self._path, new)
+
+    @property
+    def _value(self) -> Any:
+        return self.value
+
+
+def _replaced(tree: tuple, path: tuple[int, ...], new: Any) -> tuple:
+    first, *rest = path
+    inner = _replaced(tree[first], tuple(rest), new) if rest else new
+    return (*tree[:first], inner, *tree[first + 1 :])
+
+
+class undone_on_error:  # noqa: N801  (a context manager; as a generator it would cost thrice)
+    """Give objects (States, too) their attributes back if anything goes wrong in between."""
+
+    __slots__ = ('_before',)
+
+    def __init__(self, *objects: Any):
+        self._before = [(x.__dict__, dict(x.__dict__)) for x in objects]
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
+        if error is not None:
+            for present, before in self._before:
+                present.clear()
+                present.update(before)

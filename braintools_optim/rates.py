@@ -1,0 +1,121 @@
+"""The learning rates of an optimizer, and the schedulers that drive them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .groups import ParamGroup
+from .hyper import HyperTable
+from .schedulers import LRScheduler, Scheduler
+
+__all__ = ['DrivenRates']
+
+
+class DrivenRates:
+    """What lets schedulers drive an optimizer."""
+
+    _table: HyperTable
+    _groups: list[ParamGroup]
+    _assign: Callable[[Any], None]
+    _lr_scheduler: LRScheduler
+    _lr_is_free: bool  # whether the first scheduler that is added takes the place of `lr`
+    _schedulers: list[Scheduler]
+
+    @property
+    def lr(self) -> LRScheduler:
+        """The learning-rate scheduler; the number is ``current_lr``."""
+        return self._lr_scheduler
+
+    @lr.setter
+    def lr(self, value: Any) -> None:
+        raise AttributeError(
+            f'opt.lr is the scheduler; to change the learning rate assign '
+            f"opt.current_lr = {value!r} or opt.param_groups[i]['lr'] = {value!r}."
+        )
+
+    @property
+    def lr_scheduler(self) -> LRScheduler:
+        """The learning-rate scheduler, as ``lr``."""
+        return self._lr_scheduler
+
+    @property
+    def schedulers(self) -> list[Scheduler]:
+        """The schedulers that were added to the optimizer."""
+        return list(self._schedulers)
+
+    @property
+    def base_lr(self) -> Any:
+        """The learning rate of group 0 before any schedule."""
+        return self._lr_scheduler.base_lrs[0]
+
+    @property
+    def current_lr(self) -> Any:
+        """The learning rate that the next step applies to group 0; assign to change it."""
+        return self._table.read(0, 'lr')
+
+    @current_lr.setter
+    def current_lr(self, value: Any) -> None:
+        self._assign({(0, 'lr'): value})
+
+    def add_scheduler(self, scheduler: Scheduler) -> None:
+        """Let one more scheduler drive this optimizer, as ``Scheduler(optimizer, ...)`` does.
+
+        The first one becomes ``lr`` if the learning rate was a number. Several multiply, each
+        stepped on its own, as in torch.
+        """
+        if not isinstance(scheduler, Scheduler):
+            raise TypeError(
+                f'add_scheduler needs an LRScheduler or ParamScheduler, got {scheduler!r} of type '
+                f'{type(scheduler).__name__}.'
+            )
+        scheduler.attach_optimizer(self)  # type: ignore[arg-type]  # mixed into one
+
+    def _enlist(self, scheduler: Scheduler) -> None:
+        """Count a scheduler among those that drive this optimizer."""
+        if scheduler is self._lr_scheduler:
+            return
+        self._schedulers = [*self._schedulers, scheduler]
+        if self._lr_is_free and isinstance(scheduler, LRScheduler):
+            self._lr_scheduler, self._lr_is_free = scheduler, False
+
+    def _release(self, scheduler: Scheduler) -> None:
+        """Leave a scheduler to the composite that takes it in."""
+        self._schedulers = [s for s in self._schedulers if s is not scheduler]
+        if scheduler is self._lr_scheduler:
+            self._lr_is_free = True
+
+    def _initial_lrs(self, scheduler: Scheduler) -> list | None:
+        """Return the learning rates from which the schedulers beside this one started, if any."""
+        if self._lr_is_free or scheduler is self._lr_scheduler:
+            return None
+        return self._lr_scheduler.base_lrs[: len(self._groups)]
+
+    def _join_schedulers(self, group: ParamGroup, base: Any) -> None:
+        """Let the schedulers take a new group in; ``base`` is its own learning rate, if given."""
+        if base is None:
+            base = self._lr_scheduler._own_base(group.index)
+        if base is None:
+            base = self.current_lr if self._lr_is_free else self.base_lr
+        lr = base
+        for scheduler in self._all_schedulers():
+            lr = scheduler._join(group, base, lr)
+        changes = {(group.index, 'lr'): lr}
+        for scheduler in self._all_schedulers():
+            changes |= scheduler._settings(scheduler._progress())
+        self._assign(changes)
+
+    def get_last_lr(self) -> list:
+        """Return the learning rate that the next step applies to each group."""
+        entries = self._table.state.entries()
+        return [entries[self._table.slots[g.index, 'lr']] for g in self._groups]
+
+    def lr_apply(self, apply_fn: Callable[[Any], Any]) -> None:
+        """Replace the present learning rate of every group by a function of it."""
+        self._assign(
+            {(g.index, 'lr'): apply_fn(self._table.read(g.index, 'lr')) for g in self._groups}
+        )
+
+    def _all_schedulers(self) -> list[Scheduler]:
+        first = self._lr_scheduler
+        return [first, *(s for s in self._schedulers if s is not first)]

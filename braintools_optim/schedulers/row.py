@@ -1,0 +1,64 @@
+"""What a scheduler remembers of each group, and torch's recursion on it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from ..observe import is_tracer
+
+__all__ = ['Row', 'agree', 'carried', 'flat', 'is_concrete', 'written']
+
+
+class Row(NamedTuple):
+    """What a scheduler remembers of one group."""
+
+    base: Any  # the learning rate before any schedule
+    start: Any  # what the schedule starts from now: the base, or what manual changes made of it
+    written: Any  # the learning rate that it gave last
+    numbers: tuple[Any, ...]  # its live numbers, in the order of `LRScheduler._names`
+
+
+def flat(row: Row) -> tuple:
+    """Return the numbers of a row one after the other."""
+    return (*row[:3], *row.numbers)
+
+
+def written(rows: list[Row], lrs: list) -> list[Row]:
+    """Return rows with the learning rates that were given last."""
+    return [row._replace(written=lr) for row, lr in zip(rows, lrs, strict=False)]
+
+
+def agree(some: list, others: list) -> bool:
+    """Whether learning rates are the same, as far as is known while they are traced."""
+    pairs = zip(some, others, strict=True)
+    return all(is_tracer(x) or is_tracer(y) or x == y for x, y in pairs)
+
+
+def is_concrete(epoch: Any, row: Row) -> bool:
+    """Whether nothing of it is traced: the numbers of a row come from one State."""
+    return type(row.base) is float and not is_tracer(epoch)
+
+
+def carried(row: Row, lr: Any, a0: Any, b0: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    """Return the new start and learning rate, given ``(a, b)`` of the last epoch and of this.
+
+    A learning rate that is not what was written is carried on: the schedule goes on as if it had
+    come from another start. Where ``b`` was 0, what was added to ``a`` stays added.
+    """
+    if not (is_concrete(lr, row) and not is_tracer(b0) and not is_tracer(b)):
+        return _carried_traced(row, lr, a0, b0, a, b)
+    if b0 != 0.0:
+        start = row.start if lr == row.written else (lr - a0) / b0
+        return start, a + b * start
+    beyond = lr - a0
+    return row.base + (beyond / b if b != 0.0 else 0.0), a + b * row.base + beyond
+
+
+def _carried_traced(row: Row, lr: Any, a0: Any, b0: Any, a: Any, b: Any) -> tuple[Any, Any]:
+    rests, ends = jnp.equal(b0, 0.0), jnp.equal(b, 0.0)
+    carried = jnp.where(lr == row.written, row.start, (lr - a0) / jnp.where(rests, 1.0, b0))
+    anew = row.base + jnp.where(ends, 0.0, (lr - a0) / jnp.where(ends, 1.0, b))
+    start = jnp.where(rests, anew, carried)
+    return start, jnp.where(rests, a + b * row.base + (lr - a0), a + b * carried)

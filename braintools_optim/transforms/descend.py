@@ -1,0 +1,99 @@
+"""Several iterations of L-BFGS on a known objective, as torch makes them in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .lbfgs import StepByLbfgsState
+from .wide import cast_like, largest, moved, wide
+
+__all__ = ['descend']
+
+
+class Progress(NamedTuple):
+    """Where the iterations are, and how many evaluations they have taken."""
+
+    params: Any
+    state: StepByLbfgsState
+    value: jax.Array
+    grad: Any
+    iterations: jax.Array
+    evaluations: jax.Array
+    going: jax.Array
+
+
+def descend(
+    tx: optax.GradientTransformationExtraArgs,
+    value_fn: Callable[[Any], Any],
+    params: Any,
+    state: StepByLbfgsState,
+    value: Any,
+    grad: Any,
+    *,
+    max_iter: int = 20,
+    max_eval: int = 25,
+    tolerance_grad: Any = 1e-7,
+    tolerance_change: Any = 1e-9,
+) -> tuple[Any, StepByLbfgsState]:
+    """Iterate :func:`step_by_lbfgs` to the end of ``torch.optim.LBFGS.step``.
+
+    It is over after ``max_iter`` iterations or ``max_eval`` evaluations (that of ``value`` and
+    ``grad`` is the first), when no entry of the gradient is above ``tolerance_grad``, or when an
+    iteration changed every parameter or the value by less than ``tolerance_change``. The new
+    parameters are returned, not the way there: in a sum with where it began small numbers would be
+    lost.
+    """
+    kind = wide(params)
+    evaluate = jax.value_and_grad(value_fn)
+
+    def turn(now: Progress) -> Progress:
+        step, new_state = tx.update(
+            *(now.grad, now.state, now.params),
+            value=now.value,
+            value_fn=value_fn,
+            max_linesearch_steps=max_eval - now.evaluations,
+        )
+        new = moved(now.params, 1.0, step)
+        iterations = now.iterations + 1
+        last = iterations >= max_iter
+        value, grad, used = _at(new, new_state.search, now, last)
+        evaluations = now.evaluations + used.astype(jnp.int32)
+        return Progress(
+            *(new, cast_like(new_state, now.state), value, grad),
+            *(iterations, evaluations),
+            going=~(
+                last
+                | (evaluations >= max_eval)
+                | (largest(grad) <= tolerance_grad)
+                | (largest(step) <= tolerance_change)
+                | (jnp.abs(value - now.value) < tolerance_change)
+            ),
+        )
+
+    def _at(new: Any, search: Any, now: Progress, last: jax.Array) -> tuple[Any, Any, Any]:
+        """Return the objective at a new point: what a line search found there, if it tells."""
+        found, its_grad = getattr(search, 'value', None), getattr(search, 'grad', None)
+        told = optax.tree.get(getattr(search, 'info', search), 'num_linesearch_steps', 0)
+        steps = jnp.asarray(told)
+        if found is not None and its_grad is not None:
+            return found.astype(kind), cast_like(its_grad, now.grad), steps
+        # Nobody uses what would be evaluated after the last iteration.
+        value, grad = jax.lax.cond(
+            last, lambda x: (now.value, now.grad), lambda x: strongly(*evaluate(x)), new
+        )
+        return value, grad, steps + ~last
+
+    def strongly(value: Any, grad: Any) -> tuple[Any, Any]:
+        return jnp.asarray(value).astype(kind), cast_like(grad, params)
+
+    one = jnp.ones((), jnp.int32)
+    begin = Progress(
+        *(params, state, *strongly(value, grad), one - 1, one), ~(largest(grad) <= tolerance_grad)
+    )
+    end = jax.lax.while_loop(lambda now: now.going, turn, begin)
+    return end.params, end.state

@@ -1,0 +1,58 @@
+"""Lookahead over any transformation."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .count import advanced, spread, zero_counts
+
+__all__ = ['LookaheadState', 'lookahead']
+
+
+class LookaheadState(NamedTuple):
+    """Each leaf's updates since it was synchronized, the slow weights, the fast steps' state."""
+
+    leaf_counts: jax.Array
+    slow: optax.Params
+    fast: optax.OptState
+
+
+def lookahead(
+    fast: optax.GradientTransformation, sync_period: int = 5, alpha: Any = 0.5
+) -> optax.GradientTransformation:
+    r"""Take steps, and every so often go only part of the way from where they began.
+
+    .. math:: \theta \leftarrow \phi \leftarrow \phi + \alpha (\theta + u_t - \phi)
+              \text{ at every } k \text{th update, else } \theta \leftarrow \theta + u_t
+
+    with the updates :math:`u` of ``fast``. It differs from :func:`optax.lookahead` in keeping the
+    slow weights :math:`\phi` in its state, and in counting every leaf's updates on its own. It
+    comes last in a chain.
+    """
+    inner = optax.with_extra_args_support(fast)
+
+    def init(params: optax.Params) -> LookaheadState:
+        return LookaheadState(zero_counts(params), params, inner.init(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        updates, fast_state = inner.update(updates, state.fast, params, **extra)
+        counts = advanced(state.leaf_counts, updates)
+        due = counts >= sync_period
+        at = spread(due, updates)
+
+        def pulled(s: Any, p: Any, u: Any, now: Any) -> Any:
+            return jnp.where(now, s + alpha * (p + u - s), s).astype(s.dtype)
+
+        slow = jax.tree.map(pulled, state.slow, params, updates, at)
+        updates = jax.tree.map(
+            lambda u, s, p, now: jnp.where(now, s - p, u), updates, slow, params, at
+        )
+        return updates, LookaheadState(jnp.where(due, 0, counts), slow, fast_state)
+
+    if isinstance(fast, optax.GradientTransformationExtraArgs):
+        return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformation(init, update)

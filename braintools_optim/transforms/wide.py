@@ -1,0 +1,42 @@
+"""Sums over all leaves of a tree, in at least single precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+__all__ = ['cast_like', 'inner', 'largest', 'moved', 'wide', 'widened']
+
+
+def wide(tree: Any) -> Any:
+    """Return the dtype in which numbers of the whole tree are kept."""
+    return jnp.result_type(jnp.float32, *(x.dtype for x in jax.tree.leaves(tree)))
+
+
+def widened(x: jax.Array) -> jax.Array:
+    """Return an array in at least single precision."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def inner(one: Any, other: Any) -> jax.Array:
+    """Return the inner product of two trees of real arrays."""
+    products = jax.tree.map(lambda a, b: jnp.sum(widened(a) * widened(b)), one, other)
+    return sum(jax.tree.leaves(products), start=jnp.zeros((), wide(one)))
+
+
+def largest(tree: Any) -> jax.Array:
+    """Return the largest absolute value; nan if there is one."""
+    tops = [jnp.max(jnp.abs(x), initial=0.0).astype(wide(tree)) for x in jax.tree.leaves(tree)]
+    return jnp.max(jnp.stack(tops))
+
+
+def moved(tree: Any, t: Any, direction: Any) -> Any:
+    """Return the tree moved by ``t`` times a direction, in its own dtypes."""
+    return jax.tree.map(lambda x, d: (x + t * d).astype(x.dtype), tree, direction)
+
+
+def cast_like(new: Any, old: Any) -> Any:
+    """Return a tree with the dtypes of another one, strongly typed."""
+    return jax.tree.map(lambda n, o: jax.lax.convert_element_type(n, jnp.result_type(o)), new, old)

@@ -1,0 +1,394 @@
+"""Algorithms that torch lacks: their authors' trajectories, and what is special of each."""
+
+import copy
+import inspect
+import json
+from pathlib import Path
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from brainstate import ParamState
+from brainstate.transform import jit
+from test_parity import NARROW, WIDE, error
+
+import braintools_optim as bo
+
+FILE = np.load(Path(__file__).parent / 'golden' / 'authors.npz')
+
+
+def lookahead_over(cls):
+    """Construct Lookahead from its own arguments and those of its base together."""
+
+    def make(sync_period=5, alpha=0.5, **kwargs):
+        return bo.Lookahead(cls(**kwargs), sync_period, alpha)
+
+    return make
+
+
+def made(case):
+    """The recorded case, with how its optimizer is constructed."""
+    wrapper, _, base = case['optimizer'].partition(' ')
+    return case | {'file': FILE, 'make': lookahead_over(getattr(bo, base)) if base else None}
+
+
+RECORDED = {case['name']: made(case) for case in json.loads(FILE['cases'].item())}
+
+
+@pytest.mark.parametrize('name', RECORDED)
+def test_float64_is_the_authors(name, x64):
+    assert error(RECORDED[name], WIDE[RECORDED[name]['problem']]) <= 1e-9
+
+
+@pytest.mark.parametrize('name', RECORDED)
+def test_float32_is_the_authors(name):
+    assert error(RECORDED[name], NARROW[RECORDED[name]['problem']]) <= 2e-5
+
+
+# ---- optax as a second source, where it agrees -------------------------------------------------
+
+START = {'w': np.arange(-2.0, 4.0).reshape(2, 3), 'b': np.array([0.5, -1.0])}
+OPTAX = {
+    'lion': (bo.Lion(0.05, weight_decay=0.1), optax.lion(0.05, b2=0.99, weight_decay=0.1)),
+    'lamb': (bo.Lamb(0.05, weight_decay=0.1), optax.lamb(0.05, weight_decay=0.1)),
+    'fromage': (bo.Fromage(0.05), optax.fromage(0.05)),
+    'novograd': (
+        bo.Novograd(0.05, weight_decay=0.1),
+        optax.novograd(0.05, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.1),
+    ),
+    'sm3': (bo.SM3(0.05), optax.sm3(0.05, 0.9)),
+    'lars': (
+        bo.Lars(bo.ConstantLR(0.5, 0.1, 4)),
+        optax.lars(lambda t: jnp.where(t < 4, 0.05, 0.5), eps=1e-8),
+    ),
+}
+
+
+def grads_at(t):
+    return {k: jnp.asarray(np.cos(3.0 * t + v)) for k, v in START.items()}
+
+
+@pytest.mark.parametrize('name', OPTAX)
+def test_optax_agrees(name, x64):
+    opt, tx = copy.deepcopy(OPTAX[name][0]), OPTAX[name][1]
+    params = {k: ParamState(jnp.asarray(v)) for k, v in START.items()}
+    opt.register_trainable_weights(params)
+    values = {k: jnp.asarray(v) for k, v in START.items()}
+    state = tx.init(values)
+    for t in range(8):
+        opt.step(grads_at(t))
+        opt.lr.step()
+        updates, state = tx.update(grads_at(t), state, values)
+        values = optax.apply_updates(values, updates)
+    for k, v in values.items():
+        np.testing.assert_allclose(params[k].value, v, rtol=1e-10)
+
+
+# ---- what is special of each -------------------------------------------------------------------
+
+
+def lars(lr):
+    """Lars with steps that a bfloat16 can show."""
+    return bo.Lars(lr, trust_coefficient=1.0)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float16, jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize(
+    'make',
+    [bo.Lion, bo.Lamb, lars, bo.Novograd, bo.Fromage, bo.AdaBelief, bo.Yogi, bo.SM3],
+)
+def test_gradients_and_parameters_of_zero(make, dtype):
+    params = {'zero': jnp.zeros(3, dtype), 'one': jnp.ones((400, 2), dtype)}
+    states = {k: ParamState(v) for k, v in params.items()}
+    opt = make(lr=0.125).register_trainable_weights(states)
+    for scale in (0.0, 0.0, 8.0, 0.0):
+        opt.step({k: jnp.full_like(v, scale) for k, v in params.items()})
+        values = {k: state.value for k, state in states.items()}
+        assert all(v.dtype == dtype and np.isfinite(np.float32(v)).all() for v in values.values())
+        if int(opt.step_count.value) < 3 and make is not bo.Fromage:  # which turns, by an angle
+            assert all((v == params[k]).all() for k, v in values.items())
+    assert all((s.value != params[k]).all() for k, s in states.items())
+
+
+def test_fromage_keeps_the_size_of_layers(x64):
+    w = ParamState(jnp.array([3.0, 4.0]))
+    opt = bo.Fromage(0.5).register_trainable_weights({'w': w})
+    opt.step({'w': jnp.array([8.0, -6.0])})  # at right angles to the layer
+    np.testing.assert_allclose(jnp.linalg.norm(w.value), 5.0)
+    np.testing.assert_allclose(w.value @ jnp.array([3.0, 4.0]) / 25.0, np.cos(np.arctan(0.5)))
+
+
+def test_fromage_shrinks_as_little_as_its_learning_rate_says():
+    # 1 / sqrt(1 + lr^2) is one in float32; what one step does not show, many must.
+    w = ParamState(jnp.float32(1.0))
+    opt = bo.Fromage(1e-3).register_trainable_weights({'w': w})
+    jitted = jit(lambda: brainstate.transform.for_loop(lambda t: opt.step({'w': 0.0 * t}), STEPS))
+    jitted()
+    np.testing.assert_allclose(w.value, (1 + 1e-6) ** (-len(STEPS) / 2), rtol=1e-4)
+
+
+STEPS = jnp.arange(2000.0)
+
+
+def test_sm3_is_small():
+    w = ParamState(jnp.ones((50, 60, 2)))
+    opt = bo.SM3(momentum=0.0).register_trainable_weights({'w': w})
+    assert sum(x.size for x in jax.tree.leaves(opt.opt_state.value)) == 50 + 60 + 2
+
+
+def test_lars_applies_the_learning_rate_before_the_momentum(x64):
+    w = ParamState(jnp.array([1.0]))
+    opt = bo.Lars(1.0, momentum=0.5, trust_coefficient=0.1, eps=0.0)
+    opt.register_trainable_weights({'w': w})
+    opt.step({'w': jnp.array([7.0])})
+    np.testing.assert_allclose(w.value, 0.9)
+    opt.current_lr = 0.0
+    opt.step({'w': jnp.array([7.0])})
+    np.testing.assert_allclose(w.value, 0.85)
+
+
+# ---- Lookahead ---------------------------------------------------------------------------------
+
+
+def over(base, *more, **kwargs):
+    """Lookahead over two groups: the optimizer and its parameters."""
+    v, w = ParamState(jnp.ones(2)), ParamState(jnp.ones(2))
+    opt = bo.Lookahead(base, *more, **kwargs).register_trainable_weights({'w': w})
+    opt.add_param_group({'v': v})
+    return opt, w, v
+
+
+GRADS = {'w': jnp.ones(2), 'v': jnp.ones(2)}
+
+
+def test_lookahead_goes_part_of_the_way(x64):
+    opt, w, _ = over(bo.SGD(0.1), 3, 0.25)
+    seen = []
+    for _ in range(7):
+        opt.step(GRADS)
+        seen.append(float(w.value[0]))
+    np.testing.assert_allclose(seen, [0.9, 0.8, 0.925, 0.825, 0.725, 0.85, 0.75])
+
+
+def test_lookahead_has_the_numbers_and_flags_of_its_base():
+    base = bo.SGD(0.1, momentum=0.9, nesterov=True, maximize=True, grad_clip_norm=3.0)
+    opt, w, v = over(base, alpha=1.0)
+    assert set(opt.param_groups[0]) == {
+        *('params', 'lr', 'momentum', 'dampening', 'weight_decay', 'alpha'),
+        *('nesterov', 'maximize', 'sync_period'),
+    }
+    assert (opt.momentum, opt.nesterov, opt.maximize, opt.grad_clip_norm) == (0.9, True, True, 3.0)
+    twin = bo.SGD(0.1, momentum=0.9, nesterov=True, maximize=True, grad_clip_norm=3.0)
+    x, y = ParamState(jnp.ones(2)), ParamState(jnp.ones(2))
+    twin.register_trainable_weights({'w': x}).add_param_group({'v': y})
+    for o in (opt, twin):
+        o.step(GRADS)
+        o.param_groups[1].update(momentum=0.5, weight_decay=0.1, lr=0.3)
+        o.grad_clip_norm = 0.7
+        o.step(GRADS)
+    np.testing.assert_array_equal(w.value, x.value)
+    np.testing.assert_array_equal(v.value, y.value)
+    with pytest.raises(ValueError, match='SGD needs momentum > 0 with nesterov=True'):
+        over(bo.SGD(0.1, momentum=0.9, nesterov=True))[0].add_param_group(
+            {'x': ParamState(jnp.ones(1))}, momentum=0.0
+        )
+
+
+def test_lookahead_takes_the_scheduler_of_its_base():
+    scheduler = bo.ConstantLR(0.4, factor=0.5, total_iters=1)
+    opt, w, v = over(bo.SGD(scheduler))
+    assert opt.lr is scheduler and opt.get_last_lr() == [0.2, 0.2]
+    opt.step(GRADS)
+    scheduler.step()
+    opt.step(GRADS)
+    np.testing.assert_allclose((w.value, v.value), 1 - 0.2 - 0.4, rtol=1e-6)
+    beside = bo.ExponentialLR(0.4, gamma=0.5)
+    base = bo.SGD(bo.ConstantLR(0.4, 1.0, 0))
+    base.add_scheduler(beside)
+    opt, w, _ = over(base)
+    assert opt.schedulers == [beside]
+    beside.step()
+    assert opt.get_last_lr() == [0.2, 0.2]
+    opt = bo.Lookahead(bo.SGD(0.4))
+    late = bo.ExponentialLR(opt, gamma=0.5)
+    assert opt.lr is late
+    changed = bo.Adam(0.1)
+    changed.current_lr, changed.eps = 0.3, 1e-3
+    opt = bo.Lookahead(changed)
+    assert (opt.current_lr, opt.eps) == (0.3, 1e-3)
+
+
+def test_lookahead_with_a_learning_rate_and_decay_of_its_own():
+    opt = bo.Lookahead(bo.AdamW(bo.ConstantLR(0.4)), lr=0.25, weight_decay=0.5)
+    assert (opt.current_lr, opt.weight_decay, opt.betas) == (0.25, 0.5, (0.9, 0.999))
+    assert bo.Lookahead(bo.AdamW(0.4)).weight_decay == 0.01
+
+
+@pytest.mark.parametrize('how', ['default', 'lr', 'scheduler'])
+def test_lookahead_over_a_chain_multiplies_what_it_returns(how):
+    lr = {'default': None, 'lr': 0.5, 'scheduler': bo.ConstantLR(1.0, 0.5, 1)}[how]
+    opt, w, v = over(optax.sgd(0.25), 2, 0.5, lr=lr)
+    opt.param_groups[1]['lr'] = 2.0
+    opt.step(GRADS)
+    first = 0.75 if how == 'default' else 0.875
+    np.testing.assert_allclose((w.value[0], v.value[0]), (first, 0.5))
+    opt.step(GRADS)
+    np.testing.assert_allclose((w.value[0], v.value[0]), (first, 0.5))
+
+
+class OldSGD(bo.OptaxOptimizer):
+    def default_tx(self):
+        return optax.scale_by_schedule(self._lr_scheduler)
+
+
+@pytest.mark.parametrize(
+    'base', [OldSGD, lambda lr: bo.OptaxOptimizer(optax.sgd(lr))], ids=['default_tx', 'tx']
+)
+def test_lookahead_over_a_chain_that_is_fixed(base):
+    opt, w, v = over(base(lr=0.25), 2, 0.5)
+    with pytest.raises(AttributeError, match='alpha is baked'):
+        opt.alpha = 0.3
+    if base is OldSGD:
+        opt.param_groups[1]['lr'] = 0.5
+    twin = copy.deepcopy(opt)
+    opt.step(GRADS)
+    opt.step(GRADS)
+    np.testing.assert_allclose((w.value[0], v.value[0]), (0.75, 0.5 if base is OldSGD else 0.75))
+    if base is OldSGD:
+        twin.current_lr = 0.0
+    twin.step({'w': GRADS['w']})
+    np.testing.assert_allclose(w.value[0], 0.75 if base is OldSGD else 0.5)
+
+
+def test_lookahead_gives_extra_arguments_on():
+    def update(updates, state, params=None, *, value, **extra):
+        return jax.tree.map(lambda p: -value * p, params), state
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    opt, w, _ = over(tx)
+    opt.step(GRADS, value=0.5)
+    np.testing.assert_allclose(w.value, 0.5)
+
+
+def test_lookahead_can_be_copied_and_looked_at():
+    opt, w, _ = over(bo.Adam(0.1), sync_period=2)
+    opt.step(GRADS)
+    other = copy.deepcopy(opt)
+    before = w.value
+    opt.step(GRADS)
+    after, w.value = w.value, before
+    other.step(GRADS)
+    np.testing.assert_array_equal(w.value, after)
+    assert repr(opt).startswith('Lookahead (step 2') and 'betas' in repr(opt)
+    assert all(isinstance(s, bo.OptimState) for s in brainstate.graph.states(opt).values())
+    again, x, _ = over(bo.Adam(0.1), sync_period=3)
+    with pytest.raises(bo.IncompatibleCheckpoint, match='sync_period'):
+        again.load_state_dict(opt.state_dict())
+
+
+def test_lookahead_of_lookahead(x64):
+    opt, w, _ = over(bo.Lookahead(bo.SGD(0.1), 2, 0.5), 4, 0.5)
+    assert (opt.alpha, opt.base_alpha, opt.sync_period, opt.base_sync_period) == (0.5, 0.5, 4, 2)
+    for _ in range(4):
+        opt.step(GRADS)
+    np.testing.assert_allclose(w.value, 0.9)
+
+
+def registered():
+    return bo.Adam().register_trainable_weights({'w': ParamState(jnp.ones(1))})
+
+
+def in_use():
+    base = bo.Adam()
+    bo.Lookahead(base)
+    return base
+
+
+MISTAKES = {
+    'no optimizer': (lambda: bo.Lookahead('adam'), TypeError, ['Lookahead', "'adam'", 'base']),
+    'a class': (lambda: bo.Lookahead(bo.Adam), TypeError, ['Lookahead', 'base_optimizer']),
+    'parameters': (lambda: bo.Lookahead([ParamState(1.0)]), TypeError, ['register']),
+    'registered': (lambda: bo.Lookahead(registered()), ValueError, ['Adam', 'has parameters']),
+    'base of another': (lambda: bo.Lookahead(in_use()), ValueError, ['Adam', 'in use']),
+    'decay of Fromage': (lambda: bo.Fromage(weight_decay=0.1), TypeError, ['Fromage', 'p_bound']),
+    'decay of none': (
+        *(lambda: bo.Lookahead(bo.Fromage(), weight_decay=0.1), TypeError),
+        ['Lookahead', 'weight_decay'],
+    ),
+    'rectify and amsgrad': (
+        *(lambda: bo.AdaBelief(amsgrad=True, rectify=True), ValueError),
+        ['AdaBelief', 'rectify=False', 'amsgrad'],
+    ),
+    'nesterov': (
+        *(lambda: bo.Lars(momentum=0.0, nesterov=True), ValueError),
+        ['Lars', 'nesterov', 'momentum > 0'],
+    ),
+}
+RANGES = {
+    'sync_period': [0, -1, 2.5, True, 'x', None],
+    'alpha': [-0.1, 1.5, float('nan'), 'x', None],
+    'trust_coefficient': [-1, float('inf'), 'x', None],
+    'initial_accumulator_value': [-1, float('nan'), 'x', None],
+    'p_bound': [-1, float('inf'), 'x', None],
+    'momentum': [-0.5, float('nan'), 'x', None],
+    'betas': [(1.5, 0.9), (0.9,), 'xy', None],
+    'eps': [-1, float('nan'), 'x', None],
+    'weight_decay': [-1, float('nan'), 'x'],
+    'grad_averaging': [None, 'yes', 1],
+    'amsgrad': [None, 'yes', 1],
+    'rectify': [None, 'yes', 1],
+    'decoupled_weight_decay': [None, 'yes', 1],
+}
+CLASSES = [
+    *(bo.AdaBelief, bo.Fromage, bo.Lamb, bo.Lars, bo.Lion),
+    *(bo.Lookahead, bo.Novograd, bo.SM3, bo.Yogi),
+]
+WRONG = [
+    pytest.param(cls, option, value, id=f'{cls.__name__}-{option}={value}')
+    for cls in CLASSES
+    for option, values in RANGES.items()
+    if option in inspect.signature(cls).parameters
+    for value in values
+]
+
+
+def test_a_base_that_was_refused_can_be_used():
+    base = bo.Adam(bo.ConstantLR(0.1))
+    with pytest.raises(ValueError, match='alpha'):
+        bo.Lookahead(base, alpha=2.0)
+    assert bo.Lookahead(base, alpha=1.0).lr is base.lr
+
+
+@pytest.mark.parametrize('row', MISTAKES)
+def test_mistakes(row):
+    make, kind, words = MISTAKES[row]
+    with pytest.raises(kind) as caught:
+        make()
+    assert [w for w in words if w not in str(caught.value)] == [], caught.value
+
+
+@pytest.mark.parametrize(('cls', 'option', 'value'), WRONG)
+def test_wrong_values(cls, option, value):
+    base = (bo.SGD(0.1),) if cls is bo.Lookahead else ()
+    with pytest.raises((TypeError, ValueError)) as caught:
+        cls(*base, **{option: value})
+    shown = f'{value:g}' if type(value) in (int, float) else repr(value)
+    shown = '1.5' if shown == '(1.5, 0.9)' else shown
+    assert all(w in str(caught.value) for w in (cls.__name__, option, shown)), caught.value
+    opt = cls(*((bo.SGD(0.1),) if base else ()))
+    before = repr(opt)
+    with pytest.raises((TypeError, ValueError, AttributeError)):
+        setattr(opt, option, value)
+    assert repr(opt) == before
+
+
+def test_a_wrong_alpha_of_a_group_is_refused():
+    opt, _, _ = over(bo.SGD(0.1))
+    with pytest.raises(ValueError, match=r'Lookahead needs alpha in \[0, 1\], got alpha=1.5'):
+        opt.param_groups[1]['alpha'] = 1.5
+    with pytest.raises(ValueError, match='Lookahead needs sync_period >= 1, got sync_period=0'):
+        opt.add_param_group({'x': ParamState(jnp.ones(1))}, sync_period=0)
+    assert opt.param_groups[1]['alpha'] == 0.5 and len(opt.param_groups) == 2

@@ -1,0 +1,116 @@
+"""Dtypes of the state that differ from those of the parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brainstate import ParamState
+
+import braintools_optim as bo
+
+KEEP_MU = [bo.Adam, bo.AdamW, bo.NAdam, bo.RAdam, bo.Lion, bo.AdaBelief, bo.Yogi, bo.Lamb]
+
+
+def run(value, steps=30, cls=bo.Adam, split=False, **options):
+    start = jnp.asarray(value)
+    param = ParamState(start)
+    opt = cls(1e-3, **options).register_trainable_weights({'w': param})
+    for t in range(steps):
+        opt.step({'w': jnp.asarray(np.cos(np.arange(4.0) + 0.3 * t), start.dtype)})
+    return opt, param.value
+
+
+def floats_of(opt):
+    state = jax.tree.leaves(opt.opt_state.value)
+    return [x for x in state if jnp.issubdtype(x.dtype, jnp.floating) and x.shape == (4,)]
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize('cls', [bo.Adam, bo.SGD, bo.Lion, bo.RMSprop, bo.Adagrad])
+def test_wide_state_of_narrow_parameters(cls, dtype):
+    """The moments are those of a float32 run on the same gradients; parameters are rounded once."""
+    more = {'momentum': 0.9} if cls is bo.SGD else {}
+    start = jnp.array([1.0, 2.0, -3.0, 0.5], dtype)
+    opt, narrow = run(start, cls=cls, state_dtype=jnp.float32, **more)
+    assert narrow.dtype == dtype and opt.state_dtype == jnp.float32
+    param = ParamState(start.astype(jnp.float32))
+    wide = cls(1e-3, **more).register_trainable_weights({'w': param})
+    for t in range(30):
+        g = jnp.asarray(np.cos(np.arange(4.0) + 0.3 * t), dtype)
+        wide.step({'w': g.astype(jnp.float32)})
+    for got, want in zip(floats_of(opt), floats_of(wide), strict=True):
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+def test_gradients_are_not_rounded_on_the_way():
+    param = ParamState(jnp.ones(4, jnp.bfloat16))
+    opt = bo.SGD(1.0, momentum=0.9, state_dtype=jnp.float32)
+    opt.register_trainable_weights({'w': param}).step({'w': jnp.full(4, 0.1234567)})
+    (buffer,) = floats_of(opt)
+    np.testing.assert_array_equal(buffer, np.full(4, 0.1234567, np.float32))
+
+
+def test_complex_parameters_have_real_state():
+    param = ParamState(jnp.ones(4, jnp.complex64))
+    opt = bo.Adam(1e-3, state_dtype=jnp.bfloat16).register_trainable_weights({'w': param})
+    opt.step({'w': jnp.full(4, 1.0 + 1.0j)})
+    assert param.value.dtype == jnp.complex64
+    moments = [x for x in jax.tree.leaves(opt.opt_state.value) if x.shape == (4, 2)]
+    assert {x.dtype for x in moments} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize('cls', KEEP_MU)
+def test_narrow_first_moments(cls):
+    start = jnp.array([1.0, 2.0, -3.0, 0.5])
+    opt, got = run(start, cls=cls, mu_dtype=jnp.bfloat16)
+    exact, want = run(start, cls=cls)
+    dtypes = [x.dtype for x in floats_of(opt)]
+    assert dtypes.count(jnp.bfloat16) == 1 and opt.mu_dtype == jnp.bfloat16
+    assert jnp.bfloat16 not in [x.dtype for x in floats_of(exact)]
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, want, atol=2e-3 if cls is bo.Lion else 3e-4)
+
+
+def test_dtypes_are_kept_by_jit_groups_and_checkpoints():
+    import brainstate
+
+    def build():
+        params = [ParamState(jnp.ones(4, jnp.bfloat16)) for _ in range(2)]
+        opt = bo.Adam(1e-2, state_dtype=jnp.float32, mu_dtype=jnp.bfloat16)
+        opt.register_trainable_weights({'a': params[0]})
+        opt.add_param_group({'b': params[1]})
+        return opt, params
+
+    grads = {k: jnp.full(4, 0.3, jnp.bfloat16) for k in 'ab'}
+    opt, params = build()
+    before = jax.tree.map(lambda x: x.dtype, [s.value for s in [opt.opt_state, *params]])
+    brainstate.transform.for_loop(lambda _: opt.step(grads), jnp.arange(3))
+    brainstate.transform.jit(lambda: opt.step(grads))()
+    opt.step(grads)
+    assert jax.tree.map(lambda x: x.dtype, [s.value for s in [opt.opt_state, *params]]) == before
+    again, others = build()
+    again.load_state_dict(opt.state_dict())
+    for param, other in zip(params, others, strict=True):
+        other.value = param.value
+    opt.step(grads), again.step(grads)
+    for param, other in zip(params, others, strict=True):
+        np.testing.assert_array_equal(param.value, other.value)
+    plain = bo.Adam(1e-2).register_trainable_weights({'a': ParamState(jnp.ones(4, jnp.bfloat16))})
+    plain.add_param_group({'b': ParamState(jnp.ones(4, jnp.bfloat16))})
+    with pytest.raises(bo.IncompatibleCheckpoint, match='float32'):
+        plain.load_state_dict(opt.state_dict())
+
+
+@pytest.mark.parametrize('name', ['state_dtype', 'mu_dtype'])
+@pytest.mark.parametrize('bad', [jnp.int32, 'x', 3])
+def test_what_is_no_dtype(name, bad):
+    with pytest.raises(TypeError, match=f'Adam needs a floating-point dtype for {name}'):
+        bo.Adam(**{name: bad})
+
+
+def test_no_first_moment():
+    opt = bo.Adagrad(mu_dtype=jnp.bfloat16)
+    with pytest.raises(ValueError, match='Adagrad keeps no mu'):
+        opt.register_trainable_weights({'w': ParamState(jnp.ones(2))})
+    assert not opt.param_groups
