@@ -56,12 +56,14 @@ def beside(value: Any, arrays: Sequence[jax.Array]) -> Any:
 
 
 def _sharding_like(array: jax.Array, like: jax.Array | None) -> NamedSharding | None:
-    sharding = None if like is None else _sharding(like)
-    if like is None or sharding is None or array.shape == like.shape:
-        return sharding if like is not None and array.shape == like.shape else None
-    if array.shape[1:] != like.shape or array.ndim != like.ndim + 1:
+    sharding = _sharding(like)
+    if like is None or sharding is None:
         return None
-    return NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+    if array.shape == like.shape:
+        return sharding
+    behind = array.ndim == like.ndim + 1 and array.shape[1:] == like.shape
+    spec = PartitionSpec(None, *sharding.spec)
+    return NamedSharding(sharding.mesh, spec) if behind else None
 
 
 def _sharding(array: Any) -> NamedSharding | None:

@@ -67,6 +67,27 @@ def test_every_number_of_a_row_is_moved_or_says_why_not(case):
     assert mentioned == set(case.make()._numbers)
 
 
+@over_cases('live')
+def test_a_scheduler_drives_every_group(case):
+    """Stepped with the optimizer it gives what assigning the same learning rates gives."""
+    lr = case.kwargs.get('lr', 0.05)
+    schedule = bo.schedules.cosine(lr, T_max=6)
+    params, others = make_params(), make_params()
+    opt = build(case, params, groups=2, lr=bo.CosineAnnealingLR(lr, T_max=6))
+    twin = build(case, others, groups=2, lr=lr)
+    for t in range(4):
+        for group in twin.param_groups:
+            group['lr'] = schedule(t)
+        assert opt.get_last_lr() == twin.get_last_lr() == [schedule(t)] * 2
+        opt.step(grads_tree(t))
+        twin.step(grads_tree(t))
+        opt.lr.step()
+    ends, first = named(params), start()
+    for name, end in named(others).items():
+        np.testing.assert_array_equal(ends[name], end)
+        assert not np.allclose(end, first[name]), name
+
+
 # ---- live hyper-parameters ---------------------------------------------------------------
 
 

@@ -54,6 +54,7 @@ MEMBERS = {
         'base_lr': PROPERTY,
         'current_lr': PROPERTY,
     },
+    bo.LBFGS: {'update': ['grads', 'value', 'value_fn', '**']},
     bo.LRScheduler: {
         'current_lrs': PROPERTY,
         'attach_optimizer': ['optimizer'],
@@ -133,6 +134,9 @@ ARGUMENTS = {
     bo.AdaBelief: {'lr': 0.001, 'betas': (0.9, 0.999), 'eps': 1e-16, 'weight_decay': 0.0, **CLIP},
     bo.Yogi: {'lr': 0.001, 'betas': (0.9, 0.999), 'eps': 0.001, 'weight_decay': 0.0, **CLIP},
     bo.SM3: {'lr': 1.0, 'momentum': 0.9, 'eps': 1e-8, 'weight_decay': 0.0, **CLIP},
+    bo.LBFGS: {
+        **{'lr': 1.0, 'memory_size': 10, 'scale_init_precond': True, 'linesearch': None, **CLIP},
+    },
     bo.LRScheduler: {'base_lr': 0.001, 'last_epoch': 0},
     bo.ConstantLR: {'base_lr': 0.001, 'factor': 1 / 3, 'total_iters': 5, 'last_epoch': 0},
     bo.UniqueStateManager: {'pytree': None},
@@ -150,6 +154,7 @@ def test_constructor_arguments_and_defaults(cls):
 BY_POSITION = [bo.SGD, bo.Momentum, bo.MomentumNesterov, bo.AdamW, bo.RMSprop, bo.Adagrad]
 BY_POSITION += [bo.Adadelta, bo.Adamax, bo.Nadam, bo.RAdam, bo.Rprop]
 BY_POSITION += [bo.Lion, bo.Lamb, bo.Lars, bo.Novograd, bo.Fromage, bo.AdaBelief, bo.Yogi, bo.SM3]
+BY_POSITION += [bo.LBFGS]
 
 
 @pytest.mark.parametrize('cls', BY_POSITION)

@@ -538,12 +538,18 @@ def test_nothing_moves_at_the_minimum():
         assert counter.evaluations == 1 and not params['w'].value.any()
 
 
-def test_a_step_into_the_void_comes_back(x64):
-    # From lr = 100 the logarithm is nan; torch's search would go on ever farther.
+@pytest.mark.parametrize('kind', ['nan', 'inf'])
+def test_a_step_into_the_void_comes_back(kind, x64):
+    # With lr = 100 the logarithm is nan, where torch's search goes on ever farther, and exp is inf.
     w = ParamState(jnp.array(0.5))
     opt = bo.LBFGS(lr=100.0, linesearch='strong_wolfe').register_trainable_weights({'w': w})
-    opt.step(lambda: -jnp.log(w.value) - jnp.log(2.0 - w.value) + w.value)
-    assert np.isfinite(w.value)
+
+    def loss():
+        x = w.value
+        return jnp.exp((x - 2.0) ** 2) if kind == 'inf' else x - jnp.log(x) - jnp.log(2.0 - x)
+
+    first = opt.step(loss)
+    assert loss() < first - 0.01
 
 
 # ---- all or nothing, and errors ------------------------------------------------------------------

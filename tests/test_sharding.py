@@ -130,6 +130,12 @@ def main():
         """Return moments that are not where their parameter is."""
         params = {p.shape: p.sharding for p in jax.tree.leaves(values(opt))}
         params[8, 2] = NamedSharding(mesh, PartitionSpec('data'))  # complex numbers as pairs
+        rings = {
+            (3, *shape): NamedSharding(mesh, PartitionSpec(None, *sharding.spec))
+            for shape, sharding in params.items()
+            if isinstance(sharding, NamedSharding)
+        }
+        params |= rings
         return [
             f'{x.shape}: {x.sharding}, its parameter: {params[x.shape]}'
             for x in jax.tree.leaves(opt._core.value[0])
