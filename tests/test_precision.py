@@ -109,6 +109,15 @@ def test_what_is_no_dtype(name, bad):
         bo.Adam(**{name: bad})
 
 
+def test_lookahead_keeps_those_of_its_base():
+    param = ParamState(jnp.ones(4, jnp.bfloat16))
+    base = bo.Adam(1e-3, state_dtype=jnp.float32, mu_dtype=jnp.float16)
+    opt = bo.Lookahead(base).register_trainable_weights({'w': param})
+    opt.step({'w': jnp.ones(4, jnp.bfloat16)})
+    assert {x.dtype.name for x in floats_of(opt)} == {'float32', 'float16'}
+    assert param.value.dtype == jnp.bfloat16
+
+
 def test_no_first_moment():
     opt = bo.Adagrad(mu_dtype=jnp.bfloat16)
     with pytest.raises(ValueError, match='Adagrad keeps no mu'):
