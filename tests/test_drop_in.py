@@ -44,7 +44,7 @@ MEMBERS = {
         'update': ['grads', '**'],
         'step': ['grads', '**'],
         'state_dict': [],
-        'load_state_dict': ['state_dict'],
+        'load_state_dict': ['state_dict', 'strict', 'cast', 'rename'],
         'add_scheduler': ['scheduler'],
         'get_last_lr': [],
         'lr_apply': ['apply_fn'],

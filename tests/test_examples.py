@@ -10,10 +10,12 @@ from pathlib import Path
 
 import brainstate
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import braintools_optim
 from braintools_optim import demo
+from braintools_optim.schedulers import Scheduler
 
 MODULES = ['braintools_optim'] + [
     module.name
@@ -21,6 +23,12 @@ MODULES = ['braintools_optim'] + [
     if not module.name.endswith('__main__')
 ]
 README = Path(__file__).parent.parent / 'README.md'
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_their_own(tmp_path, monkeypatch):
+    """Examples write files."""
+    monkeypatch.chdir(tmp_path)
 
 
 def test_docstrings():
@@ -49,16 +57,22 @@ def test_readme():
     assert names['opt'].param_groups[1]['weight_decay'] == 0.01
 
 
-def test_demo_learns(capsys):
-    assert demo.run(steps=200) > 0.9
+def test_demo_learns_is_killed_and_resumes(capsys):
+    run = demo.main(steps=60)
+    assert np.mean(run.losses[-5:]) < 0.4 * run.losses[0]
     shown = capsys.readouterr().out
-    assert 'AdamW' in shown and 'traced 1 time' in shown
+    assert 'AdamW' in shown and 'traced\n1 time' in shown and 'uninterrupted run: True' in shown
 
 
-def test_command_line():
-    command = [sys.executable, '-m', 'braintools_optim', '--help']
+def test_command_line_lists_everything():
+    command = [sys.executable, '-m', 'braintools_optim']
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert 'demo' in shown
+    assert 'AdamW(lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01' in shown
+    names = set(re.findall(r'^  (\w+)\(', shown, re.MULTILINE))
+    classes = {n: getattr(braintools_optim, n) for n in braintools_optim.__all__}
+    listed = (braintools_optim.OptaxOptimizer, Scheduler)
+    wanted = {c.__name__ for c in classes.values() if isinstance(c, type) and issubclass(c, listed)}
+    assert names == wanted - {'OptaxOptimizer', 'LRScheduler', 'Scheduler'}
 
 
 @pytest.mark.parametrize(

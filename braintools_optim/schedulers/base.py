@@ -249,9 +249,10 @@ class Scheduler(metaclass=_SchedulerType):
         wrong = []
         if state_dict.get('scheduler', owner) != owner:
             wrong.append(f'it was saved by {state_dict["scheduler"]}, this is {owner}')
-        epoch = state_dict.get('last_epoch')
-        if isinstance(epoch, bool) or not isinstance(epoch, int | float) or not epoch >= 0:
-            wrong.append(f'{owner}: last_epoch must be a number >= 0, got {epoch!r}')
+        epoch: Any = state_dict.get('last_epoch')
+        number = isinstance(epoch, int | float) and not isinstance(epoch, bool)
+        if not number or not 0 <= epoch < 2**31:
+            wrong.append(f'{owner}: last_epoch must be a number in [0, 2**31), got {epoch!r}')
         return wrong
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

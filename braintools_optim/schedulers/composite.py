@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from ..hyper import check_number
 from ..observe import is_tracer
 from ..own_state import undone_on_error
 from ..state import OptimState
@@ -167,6 +168,11 @@ class Composite(LRScheduler):
         if not isinstance(state_dict, Mapping):
             return wrong
         owner, parts = type(self).__name__, state_dict.get('schedulers')
+        now, count = state_dict.get('current_lrs'), len(self._lrs())
+        try:
+            check_number(owner, 'lr', now, (0.0,) * count)
+        except (TypeError, ValueError) as error:
+            wrong.append(f'current_lrs: {error}')
         if not isinstance(parts, list | tuple) or len(parts) != len(self._children):
             return [*wrong, f'{owner}: it is made of {len(self._children)} schedulers, got {parts}']
         for child, part in zip(self._children, parts, strict=True):

@@ -1,0 +1,117 @@
+"""Writing files while the training goes on."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ['Saving', 'run', 'settle']
+
+_running: dict[str, _Work] = {}  # what is being written, by the real path
+_lock = threading.Lock()
+
+
+class _Work:
+    """One file being written, in a thread that the process waits for when it ends."""
+
+    def __init__(self, path: str, write: Callable[[], Any]):
+        self.path = path
+        self.error: BaseException | None = None
+        self.left = False  # whether nobody will wait for it any more
+        self.finished = False
+        self.write: Callable[[], Any] | None = write
+        self.thread = threading.Thread(target=self.run, name=f'saving {path}')
+
+    def run(self) -> None:
+        assert self.write is not None
+        try:
+            self.write()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.write = None  # the snapshot may go
+            with _lock:
+                if _running.get(self.path) is self:
+                    del _running[self.path]
+                self.finished = True
+                left = self.left
+            if left:
+                self.complain()
+
+    def leave(self) -> None:
+        """Say that nobody will wait for it any more."""
+        with _lock:
+            self.left = True
+            finished = self.finished
+        if finished:
+            self.complain()
+
+    def complain(self) -> None:
+        """Warn of an error that nobody was told of."""
+        if self.error is not None:
+            error, self.error = self.error, None
+            warnings.warn(
+                f'writing {self.path} in the background failed, and nobody waited for it: '
+                f'{type(error).__name__}: {error}',
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+class Saving:
+    """A file that is being written in the background.
+
+    An error is raised by :meth:`wait` and :meth:`result`; one that nobody waits for is a warning
+    when this object goes, at the latest when Python ends.
+    """
+
+    __module__ = 'braintools_optim'
+
+    def __init__(self, work: _Work):
+        self._work = work
+        self._keeper = weakref.finalize(self, work.leave)
+
+    def done(self) -> bool:
+        """Whether the file is written, or failed to be."""
+        return not self._work.thread.is_alive()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the file is written; return whether it is. Raise if it failed to be."""
+        self._work.thread.join(timeout)
+        if not self.done():
+            return False
+        if self._work.error is not None:
+            self._keeper.detach()  # somebody knows
+            raise self._work.error
+        return True
+
+    def result(self) -> str:
+        """Wait until the file is written; return its path. Raise if it failed to be."""
+        self.wait()
+        return self._work.path
+
+    def __repr__(self) -> str:
+        state = 'writing' if not self.done() else 'failed' if self._work.error else 'written'
+        return f'Saving({self._work.path!r}, {state})'
+
+
+def run(path: str | os.PathLike, write: Callable[[], Any]) -> Saving:
+    """Write a file in the background; what is being written there is waited for before."""
+    settle(path)
+    work = _Work(os.path.realpath(path), write)
+    with _lock:
+        _running[work.path] = work
+    work.thread.start()
+    return Saving(work)
+
+
+def settle(path: str | os.PathLike) -> None:
+    """Wait for what is being written to a path, so that files come in the order of their saves."""
+    with _lock:
+        work = _running.get(os.path.realpath(path))
+    if work is not None:
+        work.thread.join()

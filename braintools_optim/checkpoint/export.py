@@ -1,0 +1,129 @@
+"""An optimizer as nested plain data: dicts of str keys, lists, numbers, numpy arrays."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from saiunit import Quantity
+
+from ..leaf import flat_values
+from ..slot import Slot, is_masked, slots_of
+from ..state import Keys
+from ..step import GroupPlan
+from .plain import plainly
+
+if TYPE_CHECKING:
+    from ..groups import ParamGroup
+    from ..optimizer import OptaxOptimizer
+
+__all__ = ['ALL', 'VERSION', 'export', 'export_group', 'export_params', 'named_slots', 'slot_name']
+
+VERSION = [1, 0]
+ALL = ''  # the parameter name of a slot that belongs to the whole group
+
+
+def export(optimizer: OptaxOptimizer, copied: bool = True) -> dict[str, Any]:
+    """Return everything but the parameters; arrays are copies unless they are written at once."""
+    if optimizer._pending is not None:
+        optimizer._pending.refuse_use(optimizer)
+    groups = {str(g.index): export_group(optimizer, g) for g in optimizer.param_groups}
+    states = {str(g.index): _export_slots(optimizer, g, copied) for g in optimizer.param_groups}
+    dtypes = {'state_dtype': optimizer.state_dtype, 'mu_dtype': optimizer.mu_dtype}
+    return {
+        'format': list(VERSION),
+        'optimizer': optimizer._algorithm(),
+        'schema': optimizer.state_schema,
+        'step_count': int(optimizer.step_count.value),
+        'lr': optimizer.current_lr,
+        'base_lr': optimizer.base_lr,
+        'options': {k: getattr(optimizer, k) for k in optimizer._options},
+        'dtypes': {k: None if v is None else np.dtype(v).name for k, v in dtypes.items()},
+        'param_groups': groups,
+        'opt_state': states,
+        'schedulers': [plainly(s.state_dict()) for s in optimizer._all_schedulers()],
+    }
+
+
+def export_group(optimizer: OptaxOptimizer, group: ParamGroup) -> dict[str, Any]:
+    """Return the names of a group's parameters, its numbers and its flags."""
+    names = optimizer.param_states.names
+    values = {k: group.number(k) for k in optimizer._numbers}
+    return {
+        'params': [names[i] for i in group.members],
+        **{k: list(v) if isinstance(v, tuple) else v for k, v in values.items()},
+        **{k: plain_flag(v) for k, v in group.flags.items()},
+    }
+
+
+def plain_flag(flag: Any) -> Any:
+    """Return what is written of a flag; of a function its name, which outlives the process."""
+    if isinstance(flag, bool | str | int | float | None):
+        return flag
+    if isinstance(flag, tuple | list):  # a chain is its functions
+        return [plain_flag(x) for x in flag]
+    if isinstance(flag, functools.partial):
+        inner = [
+            flag.func,
+            *flag.args,
+            *(x for item in sorted(flag.keywords.items()) for x in item),
+        ]
+        return plain_flag(inner)
+    name = getattr(flag, '__qualname__', None)
+    return (
+        re.sub(' at 0x[0-9a-f]+', '', repr(flag)) if name is None else f'{flag.__module__}.{name}'
+    )
+
+
+def named_slots(optimizer: OptaxOptimizer, group: ParamGroup) -> tuple[list[Slot], dict[Keys, str]]:
+    """Return the slots of a group's state, and its parameters' names by path, in tree order."""
+    plan = GroupPlan.of(optimizer.param_states, optimizer._leaves, group.members)
+    leaves = [optimizer._leaves[i] for i in plan.leaves]
+    names = {leaf.path: leaf.name for leaf in leaves}
+    return slots_of(optimizer._core.value[0][group.index], list(names)), names
+
+
+def slot_name(slot: Slot, names: dict[Keys, str]) -> str:
+    """Return the name of a slot's parameter."""
+    return ALL if slot.parameter is None else names[slot.parameter]
+
+
+def _export_slots(
+    optimizer: OptaxOptimizer, group: ParamGroup, copied: bool
+) -> dict[str, dict[str, Any]]:
+    slots, names = named_slots(optimizer, group)
+    exported: dict[str, dict[str, Any]] = {}
+    for slot in slots:
+        entry = exported.setdefault(slot.name, {})
+        if slot.per_leaf:
+            entry.update(zip(names.values(), np.asarray(slot.value).tolist(), strict=True))
+        elif not is_masked(slot.value):  # a masked leaf holds nothing
+            entry[slot_name(slot, names)] = _plain_array(slot.value, copied)
+    return exported
+
+
+def _plain_array(value: Any, copied: bool) -> Any:
+    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        data = np.array(jax.random.key_data(value))
+        return {'key_impl': str(jax.random.key_impl(value)), 'key_data': data}
+    return np.array(value) if copied else value
+
+
+def export_params(
+    optimizer: OptaxOptimizer, copied: bool = True
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the arrays of the parameters by name, and the units of those that have one."""
+    values = [x for state in optimizer.param_states for x in flat_values(state.value)[0]]
+    arrays: dict[str, Any] = {}
+    units: dict[str, str] = {}
+    for leaf, value in zip(optimizer._leaves, values, strict=True):
+        if isinstance(value, Quantity):
+            units[leaf.name] = str(value.unit)
+            value = value.mantissa
+        arrays[leaf.name] = (
+            value if isinstance(value, jax.Array) and not copied else np.array(value)
+        )
+    return arrays, units

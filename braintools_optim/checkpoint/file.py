@@ -1,0 +1,150 @@
+"""A checkpoint file: nested data and what describes it, written at once and read whole.
+
+    write(path, tree, kind='tree', meta={...})
+    meta, tree = read(path)
+
+The file is a header (a msgpack map), the arrays' bytes in chunks, and an end; see `record` for the
+framing, `header` for the limits, `tree` for what can be saved and `atomic` for how it is replaced.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from . import header as header_
+from . import record
+from .atomic import replacing
+from .describe import ArrayInfo, Description, described
+from .dtype import bytes_of, foreign_bytes, to_native
+from .layout import FORMAT, Header
+from .progress import progress
+from .tree import copied, flatten, place, plain, shown
+
+__all__ = [
+    'ArrayInfo',
+    'Description',
+    'Header',
+    'decode',
+    'describe',
+    'read',
+    'read_header',
+    'snapshot',
+    'write',
+]
+
+_SMALL = 1 << 20  # a file up to here is read and checked in one go, before anything is decoded
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ('braintools_optim', 'jax', 'brainstate'):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = 'unknown'
+    return found
+
+
+def write(
+    path: str | os.PathLike, tree: Any, *, kind: str = 'tree', meta: dict[str, Any] | None = None
+) -> None:
+    """Replace a file at once; at every instant the old or the new one is there, whole.
+
+    Parameters
+    ----------
+    path : path
+        The file. Symbolic links are followed, and an old file's mode is kept.
+    tree : nested data
+        Dicts of str keys, lists, None, bool, int, float, str, bytes, numpy or jax arrays.
+    kind : str
+        What the file is; stands in the header.
+    meta : dict, optional
+        Plain data that is readable without the arrays.
+    """
+    rest, leaves = flatten(tree, depth=2)
+    entries = [leaf.entry for leaf in leaves]
+    payload = header_.encode(
+        {
+            'format': list(FORMAT),
+            'features': [],
+            'versions': _versions(),
+            'kind': kind,
+            'meta': plain({} if meta is None else meta, 'meta', depth=2),
+            'tree': rest,
+            'arrays': [entry.as_plain() for entry in entries],
+        }
+    )
+    total = sum(entry.nbytes for entry in entries)
+    with progress('saving', total) as done, replacing(path) as put:
+        writer = record.Writer(put, payload, total)
+        for leaf in leaves:
+            for piece in bytes_of(leaf.host()):
+                writer.write(piece, done)
+        writer.end()
+
+
+def read(path: str | os.PathLike) -> tuple[dict[str, Any], Any]:
+    """Return ``meta`` and the tree of a file, all of which was checked; arrays are numpy's."""
+    with _opened(path) as (file, size):
+        return decode(file.read()) if size <= _SMALL else _decoded(file, size)
+
+
+def decode(data: bytes) -> tuple[dict[str, Any], Any]:
+    """Return ``meta`` and the tree of a file's bytes."""
+    record.check(data)
+    return _decoded(io.BytesIO(data), len(data))
+
+
+@contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, int]]:
+    with open(path, 'rb', buffering=1 << 16) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f'{os.fspath(path)} is no regular file, a checkpoint is one')
+        yield file, status.st_size
+
+
+def read_header(path: str | os.PathLike) -> Header:
+    """Return what describes a file; its arrays are not read, and not checked."""
+    with _opened(path) as (file, size):
+        return Header.of(record.Reader(file), size)
+
+
+def _decoded(file: BinaryIO, size: int) -> tuple[dict[str, Any], Any]:
+    reader = record.Reader(file)
+    header = Header.of(reader, size)
+    arrays: list[np.ndarray] = []
+    with progress('loading', header.nbytes) as done:
+        for entry in header.entries:
+            array = np.empty(entry.shape, entry.numpy)
+            reader.read_into(array.reshape(-1).view(np.uint8).data, done)
+            arrays.append(array)
+        reader.end()
+    for entry, array in zip(header.entries, arrays, strict=True):
+        problem = foreign_bytes(array)
+        if problem is not None:
+            reader.fail(f'in the array {shown(entry.path)}, {problem}')
+        to_native(array)
+        place(header.plain, entry.path, entry.value(array), was=entry)
+    return header.meta, header.plain['tree']
+
+
+def describe(path: str | os.PathLike) -> Description:
+    """Return what is in a file, all of which is read and checked, a piece at a time."""
+    with _opened(path) as (file, size):
+        return described(os.fspath(path), file, size)
+
+
+def snapshot(tree: Any) -> Any:
+    """Return nested data whose arrays are on the host and share no memory with anybody's."""
+    return copied(tree)

@@ -1,0 +1,36 @@
+"""Putting arrays where the live ones are: on their devices, with their weak types and units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from saiunit import Quantity
+
+from .relax import Judge
+
+__all__ = ['placed', 'placed_parameter']
+
+
+def placed(value: Any, like: Any) -> jax.Array:
+    """Return an array of its own, on the devices of the live one."""
+    if isinstance(like, jax.Array) and like.committed:
+        # JAX may use the memory of numpy arrays, and donates what it has been given.
+        return jax.device_put(value, like.sharding, may_alias=False)
+    return jnp.array(value)
+
+
+def placed_parameter(value: Any, old: Any, name: str, judge: Judge) -> Any:
+    """Return a parameter's value of the same kind as the old one, which it stays if none fits."""
+    like = old.mantissa if isinstance(old, Quantity) else old
+    array = judge.array(value, like, f'the parameter {name}')
+    if array is None:
+        return old
+    new = placed(array, like)
+    if getattr(like, 'weak_type', isinstance(like, float | complex)):
+        new = jnp.full(array.shape, 0.0).at[...].set(new)
+    elif isinstance(like, np.ndarray | np.generic):
+        new = np.array(array)  # type: ignore[assignment]
+    return Quantity(new, unit=old.unit) if isinstance(old, Quantity) else new

@@ -1,0 +1,161 @@
+"""How strictly a checkpoint is judged: what is refused, what is only reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .errors import IncompatibleCheckpoint
+
+__all__ = ['Judge', 'LoadReport']
+
+
+@dataclass
+class LoadReport:
+    """What a checkpoint was not taken over as it is: all empty where it fits exactly.
+
+    ``extra`` is the user's own data in the checkpoint, None if it has none.
+    """
+
+    __module__ = 'braintools_optim'
+
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    cast: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
+    waiting: bool = False
+    """Whether it is kept until the parameters are registered."""
+    extra: Any = None
+    step: int | None = None
+    """Which of the checkpoints of a `Checkpointer` it was."""
+
+
+class Judge:
+    """Collects every difference of a checkpoint from what is live.
+
+    Parameters
+    ----------
+    strict : bool
+        Whether what is missing, or too much, is refused; otherwise it is reported.
+    cast : bool
+        Whether arrays may come in another precision.
+    rename : dict of str
+        New names of parameters, or of all parameters under a name, by those in the checkpoint.
+    """
+
+    def __init__(
+        self, strict: bool = True, cast: bool = False, rename: Mapping[str, str] | None = None
+    ):
+        texts = [*(rename or {}), *(rename or {}).values()]
+        if not all(isinstance(x, str) for x in texts):
+            raise TypeError(f'rename takes names of parameters by names, got {rename!r}.')
+        self.strict = strict
+        self.may_cast = cast
+        self.rename = dict(rename or {})
+        self.wrong: list[str] = []
+        self.report = LoadReport()
+        self._used: set[str] = set()
+        self._names: set[str] = set()
+
+    def anew(self) -> Judge:
+        """Return a judge of the same strictness that has seen nothing."""
+        return Judge(self.strict, self.may_cast, self.rename)
+
+    def of_part(self) -> Judge:
+        """Return a judge of a part, with whom it shares what was renamed."""
+        new = self.anew()
+        new._used, new._names, new.report.renamed = self._used, self._names, self.report.renamed
+        return new
+
+    def refuse(self, line: str) -> None:
+        """Note a difference that nothing excuses."""
+        self.wrong.append(line)
+
+    def missing(self, line: str) -> None:
+        """Note what the checkpoint lacks."""
+        (self.wrong if self.strict else self.report.missing).append(line)
+
+    def unexpected(self, line: str) -> None:
+        """Note what only the checkpoint has."""
+        (self.wrong if self.strict else self.report.unexpected).append(line)
+
+    def conclude(self) -> LoadReport:
+        """Raise with all that was refused, or return the report."""
+        if self.wrong:
+            raise IncompatibleCheckpoint(self.wrong)
+        return self.report
+
+    # ---- names ---------------------------------------------------------------------------
+
+    def new_name(self, name: str) -> str:
+        """Return the name that a parameter of the checkpoint has here."""
+        self._names.add(name)
+        for old in sorted(self.rename, key=len, reverse=True):
+            rest = name.removeprefix(old)
+            if name.startswith(old) and (not rest or rest[0] in '.['):
+                self._used.add(old)
+                self.report.renamed[name] = self.rename[old] + rest
+                return self.report.renamed[name]
+        return name
+
+    def renamed(self, entries: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Return what stands under names of parameters under their names here."""
+        found: dict[str, Any] = {}
+        for name, value in entries.items():
+            new = self.new_name(name) if isinstance(name, str) else name
+            if new in found:
+                self.refuse(f'{where}: two parameters of the checkpoint would be called {new!r}')
+            found[new] = value
+        return found
+
+    def check_rename(self) -> None:
+        """Refuse what was to be renamed and is not in the checkpoint."""
+        for old in sorted(set(self.rename) - self._used):
+            known = sorted(self._names - {''})
+            self.refuse(f'rename: the checkpoint has no parameter {old!r}; it has {known}')
+
+    # ---- arrays --------------------------------------------------------------------------
+
+    def array(self, value: Any, like: Any, what: str) -> np.ndarray | None:
+        """Return an array for the place of a live one, None if it does not fit there."""
+        try:
+            found = np.asarray(value)
+        except (TypeError, ValueError):
+            self.refuse(f'{what} must be an array, got {type(value).__name__}')
+            return None
+        shape, dtype = tuple(np.shape(like)), jax.dtypes.result_type(like)
+        if found.shape == shape and found.dtype == dtype:
+            return found
+        fits = found.shape == shape and self.may_cast and _kind(found.dtype) == _kind(dtype) != ''
+        cast = self._cast(found, dtype, what) if fits else None
+        if cast is None:
+            self.refuse(
+                f'{what} is {found.dtype}{list(found.shape)}, here it is {dtype}{list(shape)}'
+            )
+        return cast
+
+    def _cast(self, value: np.ndarray, dtype: Any, what: str) -> np.ndarray | None:
+        with np.errstate(over='ignore', invalid='ignore'):
+            new = value.astype(dtype)
+        if _kind(dtype) == 'integer':
+            fits = bool(np.all(new.astype(np.object_) == value.astype(np.object_)))
+        else:
+            fits = bool(np.all(np.isfinite(new) == np.isfinite(value)))
+        if not fits:
+            self.refuse(f'{what} has values of {value.dtype} that {dtype} cannot hold')
+            return None
+        self.report.cast.append(f'{what} from {value.dtype} to {dtype}')
+        return new
+
+
+def _kind(dtype: Any) -> str:
+    """Return the kind of number within which a dtype may be changed."""
+    for kind in (jnp.integer, jnp.floating, jnp.complexfloating):
+        if jnp.issubdtype(dtype, kind):
+            return kind.__name__
+    return ''

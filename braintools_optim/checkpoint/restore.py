@@ -1,0 +1,349 @@
+"""Checking a checkpoint against a live optimizer, and taking it over: all of it, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..hyper import check_number
+from ..leaf import flat_values
+from ..slot import is_masked, rebuild
+from .export import VERSION, export_group, named_slots, slot_name
+from .place import placed, placed_parameter
+from .plain import as_dict, is_count, is_finite, plainly, shaped_like
+from .relax import Judge
+
+if TYPE_CHECKING:
+    from ..groups import ParamGroup
+    from ..optimizer import OptaxOptimizer
+
+__all__ = ['Restoration', 'check_format', 'examine']
+
+REQUIRED = ('optimizer', 'step_count', 'param_groups', 'opt_state', 'schedulers', 'options')
+KNOWN = (*REQUIRED, 'format', 'schema', 'lr', 'base_lr', 'dtypes')
+
+
+class Restoration:
+    """What a checkpoint that fits will change, computed before anything is touched."""
+
+    def __init__(self, optimizer: OptaxOptimizer):
+        self.optimizer = optimizer
+        self.count: Any = 0
+        self.states: list[Any] = []
+        self.numbers: dict[tuple[int, str], Any] = {}
+        self.schedulers: list[tuple[Any, Mapping[str, Any]]] = []
+        self.params: list[tuple[Any, Any]] = []  # States with their new values
+
+    def undone_on_error(self) -> AbstractContextManager[None]:
+        """Take everything back if writing does not end well."""
+        return self.optimizer._undone_on_error(*(state for state, _ in self.params))
+
+    def write(self) -> None:
+        """Take everything over."""
+        optimizer = self.optimizer
+        count = placed(np.asarray(self.count, np.int32), optimizer._core.value[1])
+        optimizer._core.value = (tuple(self.states), count)
+        for scheduler, state in self.schedulers:
+            scheduler._restore(state)
+        optimizer._table.write(self.numbers)
+        for state, value in self.params:
+            state.value = value
+        optimizer._pending = None
+
+
+def check_format(saved: Mapping[str, Any], judge: Judge) -> None:
+    """Refuse what this version cannot know how to read, before anything else is looked at."""
+    given = shaped_like(plainly(saved.get('format', VERSION)), VERSION)
+    if not (isinstance(given, list) and len(given) == 2 and all(map(is_count, given))):
+        judge.refuse(f'format must be two counts, major and minor, got {given!r}')
+    elif given[0] != VERSION[0]:
+        age = 'newer' if given[0] > VERSION[0] else 'unknown'
+        judge.refuse(
+            f'its format {given[0]}.{given[1]} is {age}, this version reads {VERSION[0]}.x: '
+            f'read it with the version of braintools_optim that wrote it, or one that is newer'
+        )
+    judge.conclude()
+
+
+def examine(
+    optimizer: OptaxOptimizer,
+    saved: Any,
+    judge: Judge,
+    params: Mapping[str, Any] | None = None,
+    units: Mapping[str, str] | None = None,
+) -> Restoration:
+    """Compare a snapshot with an optimizer; the judge gets to know every difference.
+
+    The result may be written only if the judge concludes well. ``params`` are the arrays of the
+    parameters by name, with their units.
+    """
+    found, wrong = Restoration(optimizer), judge.wrong
+    saved = as_dict(saved, 'the checkpoint', wrong)
+    check_format(saved, judge)
+    if 'param_groups_opt_states' in saved:
+        judge.refuse('it comes from braintools.optim: load it with import_braintools')
+    for key in sorted(set(REQUIRED) - set(saved)):
+        judge.refuse(f'{key!r} is missing')
+    for key in sorted(set(saved) - set(KNOWN), key=str):
+        judge.unexpected(f'{key!r} is unknown here')
+    _check_algorithm(optimizer, saved, judge)
+    found.count = plainly(saved.get('step_count', 0))
+    if not is_count(found.count):
+        judge.refuse(f'step_count must be in [0, 2**31), got {found.count!r}')
+    options = as_dict(plainly(saved.get('options', {})), 'options', wrong)
+    found.numbers |= _checked_options(optimizer, options, judge)
+    if len(optimizer.param_states):
+        _examine_groups(optimizer, saved, judge, found)
+        found.params = _checked_params(optimizer, params, units or {}, judge)
+        schedulers = plainly(saved.get('schedulers', []))
+        found.schedulers = _checked_schedulers(optimizer, schedulers, judge)
+        _leave_driven(optimizer, found, judge)
+    return found
+
+
+def _check_algorithm(optimizer: OptaxOptimizer, saved: Mapping, judge: Judge) -> None:
+    name = optimizer._algorithm()
+    if saved.get('optimizer', name) != name:
+        judge.refuse(f'it was saved by {saved["optimizer"]}, this is {name}')
+    schema = plainly(saved.get('schema', 1))
+    if schema != optimizer.state_schema:
+        judge.refuse(
+            f'the state of {name} was of version {schema!r}, here it is {optimizer.state_schema}'
+        )
+    theirs = as_dict(saved.get('dtypes', {}), 'dtypes', judge.wrong)
+    for key in ('state_dtype', 'mu_dtype'):
+        mine = getattr(optimizer, key)
+        mine = None if mine is None else np.dtype(mine).name
+        if theirs.get(key) != mine and not judge.may_cast:
+            judge.refuse(f'{key} was {theirs.get(key)}, here it is {mine}')
+
+
+def _examine_groups(
+    optimizer: OptaxOptimizer, saved: Mapping, judge: Judge, found: Restoration
+) -> None:
+    groups = as_dict(saved.get('param_groups', {}), 'param_groups', judge.wrong)
+    states = as_dict(saved.get('opt_state', {}), 'opt_state', judge.wrong)
+    live = {str(g.index) for g in optimizer.param_groups}
+    for what, part in (('param_groups', groups), ('opt_state', states)):
+        line = f'{what} has groups {sorted(map(str, part))}, this optimizer has {sorted(live)}'
+        if what in saved and live - set(part):
+            judge.missing(line)
+        elif what in saved and set(part) - live:
+            judge.unexpected(line)
+    for group in optimizer.param_groups:
+        key, where = str(group.index), f'group {group.index}'
+        if key in groups:
+            values = as_dict(plainly(groups[key]), where, judge.wrong)
+            found.numbers |= _checked_group(optimizer, group, values, judge)
+        slots: Mapping[str, Any] = {}
+        if key in states:
+            given = as_dict(states[key], f'the state of {where}', judge.wrong)
+            slots = {
+                s: judge.renamed(as_dict(v, f'{where}: {s}', judge.wrong), f'{where}: {s}')
+                for s, v in given.items()
+            }
+        if key in states or not judge.strict:
+            found.states.append(_checked_slots(optimizer, group, slots, judge))
+
+
+def _checked_group(
+    optimizer: OptaxOptimizer, group: ParamGroup, saved: Mapping, judge: Judge
+) -> dict[tuple[int, str], Any]:
+    mine, where = export_group(optimizer, group), f'group {group.index}'
+    saved = shaped_like(saved, mine)
+    given = saved.get('params')
+    if not isinstance(given, list) or not all(isinstance(n, str) for n in given):
+        judge.refuse(f'{where}: params must be a list of names, got {given!r:.80}')
+    else:
+        names = set(judge.renamed(dict.fromkeys(given), where))
+        for name in sorted(set(mine['params']) - names):
+            judge.missing(f'{where}: the parameter {name} is missing')
+        for name in sorted(names - set(mine['params'])):
+            judge.unexpected(f'{where}: the parameter {name} is unknown here')
+    for key in sorted(set(mine) - set(saved) - {'params'}):
+        judge.missing(f'{where}: {key!r} is missing')
+    for key in sorted(set(saved) - set(mine), key=str):
+        judge.unexpected(f'{where}: {key!r} is unknown here')
+    numbers: dict[tuple[int, str], Any] = {}
+    for key in sorted(set(saved) & set(mine) - {'params'}):
+        if key in group.flags:
+            if saved[key] != mine[key]:
+                judge.refuse(f'{where}: {key} was {saved[key]!r}, here it is {mine[key]!r}')
+            continue
+        try:
+            value = check_number(type(optimizer).__name__, key, saved[key], optimizer._numbers[key])
+        except (TypeError, ValueError) as error:
+            judge.refuse(f'{where}: {error}')
+            continue
+        if key in group.unused and value != 0.0:
+            judge.refuse(f'{where}: {key} was {value}, here it was built with 0 and has no state')
+        numbers[group.index, key] = value
+    try:
+        optimizer._validate_changes(group, numbers)
+    except (TypeError, ValueError) as error:
+        judge.refuse(f'{where}: {error}')
+    return numbers
+
+
+def _checked_options(
+    optimizer: OptaxOptimizer, saved: Mapping, judge: Judge
+) -> dict[tuple[int, str], Any]:
+    numbers: dict[tuple[int, str], Any] = {}
+    for key in sorted(set(saved) - set(optimizer._options), key=str):
+        judge.unexpected(f'the option {key!r} is unknown here')
+    for key, mine in optimizer._options.items():
+        value = saved.get(key)
+        if (value is None) != (mine is None):
+            judge.refuse(f'{key} was {value!r}, here it is {mine!r}')
+        elif value is not None:
+            try:
+                numbers[0, key] = check_number(type(optimizer).__name__, key, value)
+            except (TypeError, ValueError) as error:
+                judge.refuse(str(error))
+    return numbers
+
+
+# ---- schedulers --------------------------------------------------------------------------------
+
+
+def _checked_schedulers(
+    optimizer: OptaxOptimizer, saved: Any, judge: Judge
+) -> list[tuple[Any, Mapping[str, Any]]]:
+    mine = optimizer._all_schedulers()
+    saved = shaped_like(saved, [s.state_dict() for s in mine])
+    if not isinstance(saved, list) or not all(isinstance(s, Mapping) for s in saved):
+        judge.refuse(f'schedulers must be a list of dicts, got {saved!r:.60}')
+        return []
+    theirs, here = [s.get('scheduler') for s in saved], [type(s).__name__ for s in mine]
+    if theirs != here:
+        judge.unexpected(f'the schedulers were {theirs}, here they are {here}')
+        return []
+    for scheduler, state in zip(mine, saved, strict=True):
+        for key in sorted(set(state) - set(scheduler.state_dict()), key=str):
+            judge.unexpected(f'{type(scheduler).__name__}: {key!r} is unknown here')
+        judge.wrong += scheduler.differences(state)
+    return list(zip(mine, saved, strict=True))
+
+
+def _leave_driven(optimizer: OptaxOptimizer, found: Restoration, judge: Judge) -> None:
+    """Let the numbers be that live schedulers drive, if these do not take over anything."""
+    schedulers = optimizer._all_schedulers()
+    if judge.strict or found.schedulers or not schedulers:
+        return
+    driven = {(g.index, 'lr') for g in optimizer.param_groups}
+    for scheduler in schedulers:
+        driven |= set(scheduler._settings(scheduler._progress()))
+    found.numbers = {k: v for k, v in found.numbers.items() if k not in driven}
+
+
+# ---- arrays ------------------------------------------------------------------------------------
+
+
+def _checked_slots(
+    optimizer: OptaxOptimizer, group: ParamGroup, saved: Mapping, judge: Judge
+) -> Any:
+    slots, names = named_slots(optimizer, group)
+    where = f'group {group.index}'
+    wanted: set[tuple[str, str]] = set()
+    values: list[Any] = []
+
+    def take(slot: str, name: str) -> Any:
+        wanted.add((slot, name))
+        value = saved.get(slot, {}).get(name)
+        if value is None:
+            judge.missing(f'{where}: {slot} of {name or "the group"} is missing')
+        return value
+
+    for slot in slots:
+        mine = slot.value
+        if slot.per_leaf:
+            entries = [plainly(take(slot.name, name)) for name in names.values()]
+            values.append(_checked_vector(entries, mine, f'{where}: {slot.name}', judge))
+        elif is_masked(mine):
+            values.append(mine)
+        else:
+            name = slot_name(slot, names)
+            value = take(slot.name, name)
+            what = f'{where}: {slot.name} of {name or "the group"}'
+            own = group.chain is None or slot.name.endswith('count')
+            counts = slot.parameter is None and own
+            values.append(
+                mine if value is None else _checked_array(value, mine, what, counts, judge)
+            )
+    for slot_key in saved:
+        for name in saved[slot_key]:
+            if (slot_key, name) not in wanted:
+                judge.unexpected(f'{where}: {slot_key} of {name or "the group"} is unknown here')
+    return rebuild(optimizer._core.value[0][group.index], values)
+
+
+def _checked_vector(entries: list[Any], mine: Any, what: str, judge: Judge) -> Any:
+    """Return a vector of one number for each parameter; what is missing stays as it is."""
+    whole = np.issubdtype(mine.dtype, np.integer)
+    known = np.asarray(mine).tolist()
+    entries = [k if x is None else x for x, k in zip(entries, known, strict=True)]
+    if not all(map(is_count if whole else is_finite, entries)):
+        allowed = 'counts in [0, 2**31)' if whole else 'finite numbers'
+        judge.refuse(f'{what} must be {allowed}, got {entries}')
+        return None
+    return placed(np.asarray(entries, mine.dtype), mine)
+
+
+def _checked_array(value: Any, mine: Any, what: str, counts: bool, judge: Judge) -> Any:
+    if jax.dtypes.issubdtype(mine.dtype, jax.dtypes.prng_key):
+        return _checked_key(value, mine, what, judge)
+    array = judge.array(value, mine, what)
+    if array is None:
+        return None
+    # An algorithm's own integers are counters and positions.
+    if counts and array.ndim == 0 and np.issubdtype(array.dtype, np.signedinteger) and array < 0:
+        judge.refuse(f'{what} must be a count, got {array}')
+    return placed(array, mine)
+
+
+def _checked_key(value: Any, mine: Any, what: str, judge: Judge) -> Any:
+    """Return a key of random numbers, written as its kind and its words."""
+    impl = str(jax.random.key_impl(mine))
+    given = value.get('key_impl') if isinstance(value, Mapping) else None
+    if given != impl:
+        judge.refuse(f'{what} must be a key of {impl}, got {given or type(value).__name__}')
+        return None
+    data = judge.array(value.get('key_data'), jax.random.key_data(mine), what)
+    return (
+        None if data is None else placed(jax.random.wrap_key_data(jnp.array(data), impl=impl), mine)
+    )
+
+
+def _checked_params(
+    optimizer: OptaxOptimizer,
+    arrays: Mapping[str, Any] | None,
+    units: Mapping[str, str],
+    judge: Judge,
+) -> list[tuple[Any, Any]]:
+    """Return the States of the parameters with their values in the checkpoint, if it has them."""
+    if arrays is None:
+        return []
+    arrays, units = judge.renamed(arrays, 'params'), judge.renamed(units, 'units')
+    new, leaves = [], iter(optimizer._leaves)
+    for state in optimizer.param_states:
+        old, treedef = flat_values(state.value)
+        values = []
+        for like, leaf in zip(old, leaves, strict=False):
+            if leaf.name not in arrays:
+                judge.missing(f'the parameter {leaf.name} is missing')
+                values.append(like)
+                continue
+            unit = None if leaf.unit is None else str(leaf.unit)
+            if units.get(leaf.name) != unit:
+                theirs = units.get(leaf.name)
+                judge.refuse(f'the parameter {leaf.name} was in {theirs}, here it is in {unit}')
+            values.append(placed_parameter(arrays[leaf.name], like, leaf.name, judge))
+        new.append((state, treedef.unflatten(values)))
+    for name in sorted(set(arrays) - {leaf.name for leaf in optimizer._leaves}):
+        judge.unexpected(f'the parameter {name} is unknown here')
+    return new

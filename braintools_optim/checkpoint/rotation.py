@@ -1,0 +1,247 @@
+"""Numbered checkpoints in a directory: the newest and the best are kept."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .atomic import sweep
+from .background import Saving
+from .errors import CheckpointError, CorruptCheckpoint
+from .relax import LoadReport
+from .whole import restore, write
+
+__all__ = ['Checkpointer']
+
+_NAME = re.compile(r'step-(\d+)(?:\.metric-([^/]+))?\.ckpt')
+
+
+class Kept(NamedTuple):
+    """A checkpoint in the directory, as its name tells."""
+
+    step: int
+    metric: float | None
+    path: Path
+
+
+class Checkpointer:
+    """Saves a training state every so often, and keeps what is worth keeping.
+
+    Every file is whole at every instant, and old ones go only when the new one is there. Steps and
+    metrics stand in the names of the files, so that nothing else has to be true.
+
+    Parameters
+    ----------
+    directory : str
+        Where the files are; it is made if it does not exist.
+    tree : nested dict or list
+        What is saved and restored: optimizers, schedulers, States, data (see `save`).
+    keep : int, optional
+        How many of the newest are kept; None for all.
+    keep_best : int
+        How many of those with the best metric are kept besides.
+    mode : {'min', 'max'}
+        Which metric is best.
+    background : bool
+        Write while the training goes on; one is waited for before the next begins.
+
+    Examples
+    --------
+    >>> import brainstate, jax.numpy as jnp
+    >>> import braintools_optim as bo
+    >>> w = brainstate.ParamState(jnp.ones(3))
+    >>> opt = bo.SGD(0.1, momentum=0.9).register_trainable_weights({'w': w})
+    >>> keeper = bo.Checkpointer('run', {'opt': opt, 'model': {'w': w}}, keep=2, keep_best=1)
+    >>> for step, loss in enumerate([0.3, 0.1, 0.2, 0.4]):
+    ...     path = keeper.save(step, metric=loss)
+    >>> keeper.steps(), keeper.latest().name
+    ([1, 2, 3], 'step-00000003.metric-0.4.ckpt')
+    >>> keeper.restore().step
+    3
+    """
+
+    __module__ = 'braintools_optim'
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        tree: Any = None,
+        *,
+        keep: int | None = 3,
+        keep_best: int = 0,
+        mode: str = 'min',
+        background: bool = False,
+    ):
+        for name, count, least in (('keep', keep, 1), ('keep_best', keep_best, 0)):
+            if count is None and name == 'keep':
+                continue
+            if isinstance(count, bool) or not isinstance(count, int) or count < least:
+                raise ValueError(
+                    f'Checkpointer needs an integer >= {least} for {name}, got {count!r}.'
+                )
+        if mode not in ('min', 'max'):
+            raise ValueError(f"Checkpointer needs 'min' or 'max' for mode, got {mode!r}.")
+        self.directory = Path(directory)
+        self.tree = tree
+        self.keep, self.keep_best, self.mode = keep, keep_best, mode
+        self.background = background
+        self._saving: Saving | None = None
+        self.directory.mkdir(parents=True, exist_ok=True)
+        sweep(self.directory)
+
+    # ---- what there is -------------------------------------------------------------------
+
+    def _kept(self) -> list[Kept]:
+        found = []
+        for entry in self.directory.iterdir():
+            match = _NAME.fullmatch(entry.name)
+            if match is None:
+                continue
+            try:
+                metric = None if match[2] is None else float(match[2])
+            except ValueError:
+                continue  # somebody else's file
+            found.append(Kept(int(match[1]), metric, entry))
+        return sorted(found, key=lambda kept: (kept.step, kept.path.name))
+
+    def steps(self) -> list[int]:
+        """Return the steps of which there is a checkpoint."""
+        return [kept.step for kept in self._kept()]
+
+    def latest(self) -> Path | None:
+        """Return the newest checkpoint, None if there is none."""
+        self.wait()
+        kept = self._kept()
+        return kept[-1].path if kept else None
+
+    def best(self) -> Path | None:
+        """Return the checkpoint with the best metric, None if none has one."""
+        self.wait()
+        ranked = self._ranked(self._kept())
+        return ranked[0].path if ranked else None
+
+    def _ranked(self, kept: list[Kept]) -> list[Kept]:
+        """Return those with a metric, the best first; among equals the newest."""
+        sign = 1.0 if self.mode == 'min' else -1.0
+        known = [k for k in kept if k.metric is not None and not math.isnan(k.metric)]
+        return sorted(known, key=lambda k: (sign * k.metric, -k.step))  # type: ignore[operator]
+
+    # ---- saving --------------------------------------------------------------------------
+
+    def save(self, step: int, tree: Any = None, *, metric: Any = None) -> Path:
+        """Write a checkpoint, then remove what need not be kept; return its path.
+
+        Parameters
+        ----------
+        step : int
+            Its number; one of the same number is replaced.
+        tree : nested dict or list, optional
+            What is saved instead of what the constructor was given.
+        metric : float, optional
+            How good it is.
+        """
+        if isinstance(step, bool) or not hasattr(step, '__index__') or step < 0:
+            raise ValueError(f'Checkpointer.save needs an integer >= 0 for step, got {step!r}.')
+        step = step.__index__()
+        metric = None if metric is None else float(metric)
+        self.wait()
+        score = '' if metric is None else f'.metric-{metric!r}'
+        path = self.directory / f'step-{step:08d}{score}.ckpt'
+        self._saving = write(
+            path,
+            self._tree(tree),
+            in_background=self.background,
+            more={'step': step, 'metric': metric},
+            then=lambda: self._prune(path),
+        )
+        return path
+
+    def wait(self) -> None:
+        """Wait for what is being written; raise if it failed to be."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.wait()
+
+    def _tree(self, tree: Any) -> Any:
+        tree = self.tree if tree is None else tree
+        if tree is None:
+            raise ValueError(
+                'Checkpointer was given nothing to save or restore; give it a tree, here or when '
+                'it is constructed.'
+            )
+        return tree
+
+    def _prune(self, newest: Path) -> None:
+        kept = self._kept()
+        step = next((k.step for k in kept if k.path == newest), None)
+        same = {k.path for k in kept if k.step == step and k.path != newest}
+        kept = [k for k in kept if k.path not in same]
+        stay = {k.path for k in (kept if self.keep is None else kept[-self.keep :])}
+        stay |= {k.path for k in self._ranked(kept)[: self.keep_best]} | {newest}
+        for path in (*same, *(k.path for k in kept if k.path not in stay)):
+            path.unlink(missing_ok=True)
+
+    # ---- restoring -----------------------------------------------------------------------
+
+    def restore(
+        self,
+        tree: Any = None,
+        *,
+        step: int | None = None,
+        skip_damaged: bool = False,
+        strict: bool = True,
+        cast: bool = False,
+        rename: Mapping[str, str] | None = None,
+    ) -> LoadReport | None:
+        """Restore the newest checkpoint, or that of a step: all of it, or nothing.
+
+        Parameters
+        ----------
+        tree : nested dict or list, optional
+            What is restored instead of what the constructor was given.
+        step : int, optional
+            Which one; the newest if not given.
+        skip_damaged : bool
+            Take the newest that is whole, with a warning, instead of raising.
+        strict, cast, rename
+            As in `restore`.
+
+        Returns
+        -------
+        The report, with ``step`` and the data as ``extra``; None if there is no checkpoint yet.
+        """
+        self.wait()
+        kept = self._kept()
+        if step is not None:
+            if step not in self.steps():
+                raise CheckpointError(
+                    f'{self.directory} has no checkpoint of step {step}; it has {self.steps()}.'
+                )
+            kept = [k for k in kept if k.step == step]
+        for i, each in enumerate(reversed(kept)):
+            try:
+                report = restore(
+                    each.path, self._tree(tree), strict=strict, cast=cast, rename=rename
+                )
+            except CorruptCheckpoint as error:
+                older = [k.step for k in kept[: len(kept) - 1 - i]]
+                if not skip_damaged or not older:
+                    error.add_note(
+                        f'This is {each.path}; older ones are of the steps {older}: '
+                        f'restore(step=...), or restore(skip_damaged=True).'
+                    )
+                    raise
+                warnings.warn(
+                    f'{each.path} is damaged ({error}); trying an older one.',
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                continue
+            report.step = each.step
+            return report
+        return None

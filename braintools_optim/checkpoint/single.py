@@ -1,0 +1,68 @@
+"""One optimizer in one file."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from . import background, file
+from .errors import IncompatibleCheckpoint
+from .export import export, export_params
+from .nested import encoded
+from .pending import take_over
+from .relax import Judge, LoadReport
+
+if TYPE_CHECKING:
+    from ..optimizer import OptaxOptimizer
+
+__all__ = ['KIND', 'load', 'save', 'state_dict_of']
+
+KIND = 'optimizer'
+
+
+def save(
+    optimizer: OptaxOptimizer,
+    path: str | os.PathLike,
+    params: bool = False,
+    extra: Any = None,
+    in_background: bool = False,
+) -> background.Saving | None:
+    """Write an optimizer, and what else is asked for, into a file."""
+    background.settle(path)
+    meta = export(optimizer, copied=in_background)
+    tree = {'opt_state': meta.pop('opt_state')}
+    if params:
+        tree['params'], meta['units'] = export_params(optimizer, copied=in_background)
+    if extra is not None:
+        tree['extra'] = encoded(extra, 'extra')
+    if not in_background:
+        file.write(path, tree, kind=KIND, meta={'state': meta})
+        return None
+    tree = file.snapshot(tree)
+    return background.run(path, lambda: file.write(path, tree, kind=KIND, meta={'state': meta}))
+
+
+def load(optimizer: OptaxOptimizer, path: str | os.PathLike, judge: Judge) -> LoadReport:
+    """Restore an optimizer from a file, or raise with every difference."""
+    background.settle(path)
+    meta, tree = file.read(path)
+    state = meta.get('state')
+    if not isinstance(state, dict) or not isinstance(tree, dict) or 'opt_state' not in tree:
+        held = sorted(tree) if isinstance(tree, dict) else type(tree).__name__
+        raise IncompatibleCheckpoint(
+            [f'the file holds a training state of {held}, and not one optimizer: use load(path)']
+        )
+    known = {'opt_state', 'params', 'extra'}
+    for key in sorted(set(tree) - known):
+        judge.unexpected(f'{key!r} is unknown here')
+    report = take_over(
+        optimizer, state_dict_of(meta, tree), judge, tree.get('params'), state.get('units')
+    )
+    report.extra = tree.get('extra')
+    return report
+
+
+def state_dict_of(meta: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
+    """Return the snapshot that a file of one optimizer holds."""
+    state = {k: v for k, v in meta['state'].items() if k != 'units'}
+    return {**state, 'opt_state': tree['opt_state']}

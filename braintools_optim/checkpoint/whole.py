@@ -1,0 +1,232 @@
+"""A whole training state in one file: optimizers, models, data of the user's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from brainstate import State
+
+from ..optimizer import OptaxOptimizer
+from ..own_state import undone_on_error
+from ..schedulers import Scheduler
+from . import background, file
+from .errors import CheckpointError, IncompatibleCheckpoint
+from .export import export
+from .nested import encoded, entries, restored
+from .plain import plainly, shaped_like
+from .relax import Judge, LoadReport
+from .restore import Restoration, examine
+from .single import state_dict_of
+
+__all__ = ['load', 'restore', 'save', 'write']
+
+KIND = 'training state'
+
+
+def save(
+    path: str | os.PathLike, tree: Any, *, background: bool = False
+) -> background.Saving | None:
+    """Write a training state into one file, which at every instant is the old or the new one.
+
+    Parameters
+    ----------
+    path : str
+        The file; it is replaced.
+    tree : nested dict or list
+        Optimizers, schedulers, States (those of a model: ``model.states(ParamState)``), and data:
+        numbers, text, arrays.
+    background : bool
+        Take a snapshot, and write it while the training goes on: call ``wait()`` on what is
+        returned before you rely on the file.
+
+    Examples
+    --------
+    >>> import brainstate, jax.numpy as jnp
+    >>> import braintools_optim as bo
+    >>> w = brainstate.ParamState(jnp.ones(3))
+    >>> opt = bo.Adam(1e-3).register_trainable_weights({'w': w})
+    >>> run = {'opt': opt, 'model': {'w': w}, 'epoch': 3}
+    >>> bo.save('run.ckpt', run)
+    >>> bo.restore('run.ckpt', run).extra['epoch']
+    3
+    """
+    return write(path, tree, in_background=background)
+
+
+def write(
+    path: str | os.PathLike,
+    tree: Any,
+    *,
+    in_background: bool = False,
+    more: Mapping[str, Any] | None = None,
+    then: Callable[[], Any] | None = None,
+) -> background.Saving | None:
+    """Write a training state, with ``more`` about it in the header, and ``then`` do something."""
+    background.settle(path)
+    contents: dict[str, Any] = {}  # what describes them, readable without the arrays
+
+    def live(node: Any, where: str) -> Any:
+        if isinstance(node, OptaxOptimizer):
+            state = export(node, copied=in_background)
+            contents[where] = {k: v for k, v in state.items() if k != 'opt_state'}
+            return state
+        if isinstance(node, Scheduler):
+            contents[where] = plainly(node.state_dict())
+            return contents[where]
+        return None
+
+    data = encoded(tree, 'tree', live)
+    meta = {'contents': contents, **(more or {})}
+
+    def finish(data: Any) -> None:
+        file.write(path, data, kind=KIND, meta=meta)
+        if then is not None:
+            then()
+
+    if not in_background:
+        finish(data)
+        return None
+    return background.run(path, partial(finish, file.snapshot(data)))
+
+
+def load(path: str | os.PathLike) -> Any:
+    """Return what is in a file as nested plain data: optimizers as their ``state_dict()``."""
+    return _read(path)[1]
+
+
+def _read(path: str | os.PathLike) -> tuple[dict[str, Any], Any]:
+    background.settle(path)
+    meta, tree = file.read(path)
+    if isinstance(meta.get('state'), dict) and isinstance(tree, dict) and 'opt_state' in tree:
+        return meta, {**tree, 'opt': state_dict_of(meta, tree)}
+    return meta, tree
+
+
+def restore(
+    path: str | os.PathLike,
+    tree: Any,
+    *,
+    strict: bool = True,
+    cast: bool = False,
+    rename: Mapping[str, str] | None = None,
+) -> LoadReport:
+    """Put a file back into the objects that it was saved from: all of it, or nothing.
+
+    Parameters
+    ----------
+    path : str
+        A file that :func:`save` wrote.
+    tree : nested dict or list
+        What was saved, as it is now. Its optimizers, schedulers and States are restored; of the
+        data in between what was saved is in the report, as ``extra``.
+    strict : bool
+        With False what is missing, or too much, is left alone and reported.
+    cast : bool
+        Take over arrays of another precision, too.
+    rename : dict of str
+        New names of the optimizers' parameters, or of all under a name.
+    """
+    return _restore(_read(path)[1], tree, Judge(strict, cast, rename))
+
+
+def _restore(saved: Any, tree: Any, judge: Judge) -> LoadReport:
+    walk = _Walk(judge)
+    data = walk.visit(tree, saved, 'tree')
+    judge.check_rename()
+    report = judge.conclude()
+    with ExitStack() as stack:
+        for found in walk.optimizers:
+            stack.enter_context(found.undone_on_error())
+        for scheduler, _ in walk.schedulers:
+            numbers = [] if scheduler.optimizer is None else [scheduler.optimizer._table.state]
+            stack.enter_context(undone_on_error(*scheduler._parts(), *numbers))
+        stack.enter_context(undone_on_error(*(state for state, _ in walk.states)))
+        for found in walk.optimizers:
+            found.write()
+        for scheduler, state in walk.schedulers:
+            scheduler._restore(state)
+        for holder, value in walk.states:
+            holder.value = value
+    report.extra = None if data is _LIVE else data
+    return report
+
+
+_LIVE = object()  # stands in the data for what is restored in place
+
+
+class _Walk:
+    """Compares what was saved with what is live, and remembers what is to be written."""
+
+    def __init__(self, judge: Judge):
+        self.judge = judge
+        self.optimizers: list[Restoration] = []
+        self.schedulers: list[tuple[Scheduler, Mapping[str, Any]]] = []
+        self.states: list[tuple[State, Any]] = []
+
+    def visit(self, node: Any, saved: Any, where: str) -> Any:
+        """Return what was saved of a node that is data; nothing is written yet."""
+        if isinstance(node, OptaxOptimizer):
+            self._visit_optimizer(node, saved, where)
+        elif isinstance(node, Scheduler):
+            saved = shaped_like(plainly(saved), node.state_dict())
+            wrong = node.differences(saved)
+            self.judge.wrong += [f'{where}: {line}' for line in wrong]
+            self.schedulers.append((node, saved))
+        elif isinstance(node, State):
+            self.states.append((node, restored(node.value, saved, where, self.judge)))
+        elif isinstance(node, Mapping):
+            return self._visit_dict(node, saved, where) if _is_live(node) else saved
+        elif isinstance(node, list | tuple) and _is_live(node):
+            if not isinstance(saved, list) or len(saved) != len(node):
+                self.judge.refuse(f'{where} must be a list of {len(node)}, got {saved!r:.60}')
+                return _LIVE
+            pairs = enumerate(zip(node, saved, strict=True))
+            parts = [self.visit(n, s, f'{where}[{i}]') for i, (n, s) in pairs]
+            return [x for x in parts if x is not _LIVE] or _LIVE
+        else:
+            return saved
+        return _LIVE
+
+    def _visit_optimizer(self, node: OptaxOptimizer, saved: Any, where: str) -> None:
+        if not len(node.param_states):
+            raise CheckpointError(
+                f'{where}: this {type(node).__name__} has no parameters yet; call '
+                f'register_trainable_weights before restore.'
+            )
+        judge = self.judge.of_part()
+        try:
+            self.optimizers.append(examine(node, saved, judge))
+            judge.conclude()
+        except IncompatibleCheckpoint as error:
+            self.judge.wrong += [f'{where}: {line}' for line in error.differences]
+        mine, theirs = self.judge.report, judge.report
+        for name in ('missing', 'unexpected', 'cast'):
+            getattr(mine, name).extend(f'{where}: {line}' for line in getattr(theirs, name))
+
+    def _visit_dict(self, node: Mapping, saved: Any, where: str) -> Any:
+        if not isinstance(saved, Mapping):
+            self.judge.refuse(f'{where} must be a dict, got {type(saved).__name__}')
+            return _LIVE
+        if all(isinstance(x, State) for x in node.values()):
+            saved = self.judge.renamed(saved, where)
+        here, data = dict(entries(node, where)), {}
+        for name, value in here.items():
+            if name in saved:
+                data[name] = self.visit(value, saved[name], f'{where}.{name}')
+            else:
+                self.judge.missing(f'{where}.{name} is missing')
+        for name in sorted(set(saved) - set(here)):
+            self.judge.unexpected(f'{where}.{name} is unknown here')
+        return {name: x for name, x in data.items() if x is not _LIVE} or _LIVE
+
+
+def _is_live(node: Any) -> bool:
+    """Whether there is anything in it that is restored in place."""
+    inner = node.values() if isinstance(node, Mapping) else node
+    if isinstance(node, Mapping | list | tuple):
+        return any(map(_is_live, inner))
+    return isinstance(node, OptaxOptimizer | Scheduler | State)

@@ -1,0 +1,614 @@
+"""A checkpoint is taken over whole, or refused whole with every difference."""
+
+import copy
+import json
+import pickle
+import random
+import re
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import msgpack
+import numpy as np
+import optax
+import pytest
+import saiunit
+from brainstate import ParamState
+from cases import digest, grads_tree, make_params, named, split
+from checkpoint_runs import OPTIMIZERS, same, saved, small, target, trained, untrained
+
+import braintools_optim as bo
+from braintools_optim.checkpoint import file
+
+over_classes = pytest.mark.parametrize('name', OPTIMIZERS)
+
+
+def written(path, data):
+    path.write_bytes(data)
+    return path
+
+
+# ---- damage --------------------------------------------------------------------------------------
+
+
+def damaged(data):
+    """Every bit flipped, every truncation, and 10,000 pieces put elsewhere."""
+    view = bytearray(data)
+    for i in range(len(view)):
+        for bit in range(8):
+            view[i] ^= 1 << bit
+            yield bytes(view)
+            view[i] ^= 1 << bit
+    for length in range(len(data)):
+        yield data[:length]
+    draw, count = random.Random(3), 0
+    while count < 10_000:
+        start, size = draw.randrange(len(data)), draw.randrange(1, 200)
+        at, gone = draw.randrange(len(data)), draw.randrange(200)
+        spliced = data[:at] + data[start : start + size] + data[at + gone :]
+        if spliced != data:
+            count += 1
+            yield spliced
+
+
+@over_classes
+def test_every_flip_truncation_and_splice_is_refused(name, tmp_path):
+    data = small(name)
+    assert len(data) < 4096
+    opt, params, before = target(name)
+    path, accepted = tmp_path / 'run.ckpt', []
+    for i, bad in enumerate(damaged(data)):
+        try:  # loading reads all of a file before it looks at the optimizer, as the next test shows
+            file.decode(bad)
+            accepted.append(i)
+        except bo.CorruptCheckpoint:
+            pass
+        if i % 499 == 0:
+            with pytest.raises(bo.CorruptCheckpoint):
+                opt.load(written(path, bad))
+    assert accepted == []
+    assert digest(opt, params) == before
+
+
+def test_nothing_is_looked_at_before_a_file_is_read_whole(tmp_path, monkeypatch):
+    opt, _, _ = target('adamw')
+    path = written(tmp_path / 'run.ckpt', saved('adamw')[:-1])
+
+    def touched(*_):
+        raise AssertionError('the optimizer was looked at')
+
+    monkeypatch.setattr(bo.checkpoint.single, 'take_over', touched)
+    with pytest.raises(bo.CorruptCheckpoint):
+        opt.load(path)
+    monkeypatch.setattr(file, 'read', lambda path: file.decode(saved('adamw')))
+    with pytest.raises(AssertionError, match='looked at'):
+        opt.load(path)
+
+
+# ---- structure -----------------------------------------------------------------------------------
+
+
+def slots_of(tree):
+    """The places of the arrays that belong to a parameter of group 0."""
+    return [
+        (slot, name)
+        for slot, entry in tree['opt_state']['0'].items()
+        for name in entry
+        if name and isinstance(entry[name], np.ndarray)
+    ]
+
+
+def wrong_class(state, tree):
+    state['optimizer'] = 'Sorcery'
+    return ['Sorcery']
+
+
+def renamed(state, tree):
+    state['param_groups']['0']['params'] = ['a', 'other']
+    for entry in tree['opt_state']['0'].values():
+        if 's' in entry:
+            entry['other'] = entry.pop('s')
+    return ['the parameter s is missing', 'the parameter other is unknown here']
+
+
+def missing(state, tree):
+    del state['param_groups']['0']['lr'], tree['params']['s']
+    says = ["group 0: 'lr' is missing", 'the parameter s is missing']
+    for slot, name in slots_of(tree)[:1]:
+        del tree['opt_state']['0'][slot][name]
+        says.append(f'group 0: {slot} of {name} is missing')
+    return says
+
+
+def extra(state, tree):
+    tree['opt_state']['1']['surplus'] = {'block.c.bias': np.zeros(3)}
+    return ['group 1: surplus of block.c.bias is unknown here']
+
+
+def wrong_shape(state, tree):
+    tree['params']['s'] = np.zeros((4, 2), np.float32)
+    says = ['the parameter s is float32[4, 2], here it is float32[]']
+    for slot, name in slots_of(tree)[:1]:
+        tree['opt_state']['0'][slot][name] = np.zeros((5, 1), np.float32)
+        says = [f'group 0: {slot} of {name} is float32[5, 1]']
+    return says
+
+
+def wrong_dtype(state, tree):
+    tree['params']['a'] = tree['params']['a'].astype(np.float64)
+    says = ['the parameter a is float64[3], here it is float32[3]']
+    for slot, name in slots_of(tree)[1:2]:
+        value = tree['opt_state']['0'][slot][name]
+        tree['opt_state']['0'][slot][name] = value.astype(np.float16)
+        says = [f'group 0: {slot} of {name} is float16{list(value.shape)}']
+    return says
+
+
+def fewer_groups(state, tree):
+    del state['param_groups']['1'], tree['opt_state']['1']
+    return ["param_groups has groups ['0']", "opt_state has groups ['0']"]
+
+
+def more_groups(state, tree):
+    state['param_groups']['2'] = state['param_groups']['0']
+    tree['opt_state']['2'] = tree['opt_state']['0']
+    return ["param_groups has groups ['0', '1', '2']", "opt_state has groups ['0', '1', '2']"]
+
+
+def other_scheduler(state, tree):
+    state['schedulers'] = [{**state['schedulers'][0], 'scheduler': 'StepLR'}]
+    return ["the schedulers were ['StepLR']"]
+
+
+def negative_counter(state, tree):
+    state['step_count'] = -1
+    says = ['step_count must be in [0, 2**31), got -1']
+    for slot, entry in tree['opt_state']['1'].items():
+        if all(isinstance(x, int) for x in entry.values()) and entry:
+            entry['block.c.bias'] = -4
+            says.append(f'group 1: {slot} must be counts in [0, 2**31), got [-4')
+        elif '' in entry and entry[''].dtype == np.int32:
+            entry[''] = np.array(-3, np.int32)
+            says.append(f'group 1: {slot} of the group must be a count, got -3')
+    return says
+
+
+def unknown_feature(state, tree):
+    state['entanglement'] = True
+    state['param_groups']['1']['novelty'] = 1.0
+    state['schedulers'] = [{**state['schedulers'][0], 'wobble': 3}]
+    return [
+        "'entanglement' is unknown here",
+        "group 1: 'novelty' is unknown here",
+        "ConstantLR: 'wobble' is unknown here",
+    ]
+
+
+def wrong_numbers(state, tree):
+    state['param_groups']['0']['lr'] = float('nan')
+    state['param_groups']['1']['maximize'] = 'perhaps'
+    state['options']['grad_clip_norm'] = -1.0
+    state['dtypes']['state_dtype'] = 'float64'
+    return ['lr=nan', "maximize was 'perhaps'", 'grad_clip_norm', 'state_dtype was float64']
+
+
+FAULTS = [
+    *(wrong_class, renamed, missing, extra, wrong_shape, wrong_dtype),
+    *(fewer_groups, more_groups, other_scheduler, negative_counter, unknown_feature),
+    wrong_numbers,
+]
+TOGETHER = [
+    *(wrong_class, extra, wrong_dtype, more_groups, negative_counter),
+    *(wrong_numbers, unknown_feature),
+]
+
+
+@over_classes
+def test_every_fault_of_structure_is_refused_and_listed(name, tmp_path):
+    opt, params, before = target(name)
+    path = tmp_path / 'run.ckpt'
+    path.write_bytes(saved(name))
+
+    def refused(*faults):
+        meta, tree = file.decode(saved(name))
+        says = [line for fault in faults for line in fault(meta['state'], tree)]
+        file.write(path, tree, kind='optimizer', meta=meta)
+        with pytest.raises(bo.IncompatibleCheckpoint) as caught:
+            opt.load(path)
+        message = str(caught.value)
+        assert len(caught.value.differences) >= len(says)
+        for line in says:
+            assert line in message, (faults, line, message)
+        assert digest(opt, params) == before
+
+    for fault in FAULTS:
+        refused(fault)
+    refused(*TOGETHER)
+    assert opt.load(written(path, saved(name))).extra == {'epoch': 7}  # the file itself is good
+    assert digest(opt, params) != before
+    target.cache_clear()
+
+
+def test_a_newer_format_is_refused_by_name(tmp_path, monkeypatch):
+    opt, params, before = target('adamw')
+    meta, tree = file.decode(saved('adamw'))
+    path = tmp_path / 'run.ckpt'
+    meta['state'] |= {'format': [2, 1], 'optimizer': 'Sorcery'}  # what it says is anybody's guess
+    file.write(path, tree, meta=meta)
+    with pytest.raises(bo.IncompatibleCheckpoint, match=r'its format 2\.1 is newer') as caught:
+        opt.load(path)
+    assert len(caught.value.differences) == 1
+    meta['state'] |= {
+        'format': [1, 9],
+        'optimizer': 'AdamW',
+    }  # a minor one adds nothing that matters
+    with monkeypatch.context() as patch:
+        patch.setattr(file, 'FORMAT', (2, 0))
+        file.write(path, tree, meta=meta)
+    with pytest.raises(bo.IncompatibleCheckpoint, match='newer'):
+        opt.load(path)
+    assert digest(opt, params) == before
+    for bad in ('1.0', [1], [True, 0], [0, 3], None):
+        with pytest.raises(bo.IncompatibleCheckpoint, match='format'):
+            opt.load_state_dict({**opt.state_dict(), 'format': bad})
+    opt.load_state_dict({**opt.state_dict(), 'format': [1, 9]})
+
+
+def test_a_missing_array_is_named():
+    opt, _ = trained(OPTIMIZERS['adamw'])
+    state = opt.state_dict()
+    del state['opt_state']['0']['mu']['a'], state['opt_state']['1']['leaf_counts']['block.c.bias']
+    with pytest.raises(bo.IncompatibleCheckpoint) as caught:
+        opt.load_state_dict(state)
+    assert caught.value.differences == [
+        'group 0: mu of a is missing',
+        'group 1: leaf_counts of block.c.bias is missing',
+    ]
+
+
+def test_another_version_of_what_a_class_keeps_is_refused():
+    class Newer(bo.Momentum):
+        state_schema = 2
+
+    old, new = (cls(0.1).register_trainable_weights(make_params()) for cls in (bo.Momentum, Newer))
+    Newer.__name__ = 'Momentum'
+    with pytest.raises(bo.IncompatibleCheckpoint, match='was of version 1, here it is 2'):
+        new.load_state_dict(old.state_dict())
+    new.load_state_dict(new.state_dict())
+
+
+def test_lookahead_over_another_optimizer_is_refused():
+    """The names of all that they keep, and of all numbers, are the same."""
+    runs = [
+        bo.Lookahead(base(0.1)).register_trainable_weights(make_params())
+        for base in (bo.AdamW, bo.Lamb)
+    ]
+    assert runs[0].state_dict()['opt_state'].keys() == runs[1].state_dict()['opt_state'].keys()
+    with pytest.raises(bo.IncompatibleCheckpoint, match=r'Lookahead\(AdamW\).*Lookahead\(Lamb\)'):
+        runs[1].load_state_dict(runs[0].state_dict())
+
+
+# ---- relaxations ---------------------------------------------------------------------------------
+
+
+def params_of(**sizes):
+    return {name: ParamState(jnp.full(size, 1.0)) for name, size in sizes.items()}
+
+
+def stepped(params, **more):
+    opt = bo.Adam(0.1, **more).register_trainable_weights(params)
+    opt.step(jax.tree.map(jnp.ones_like, opt.param_states.to_pytree_value()))
+    return opt
+
+
+def is_state(x):
+    return isinstance(x, brainstate.State)
+
+
+def test_what_is_missing_or_too_much_is_reported(tmp_path):
+    path = tmp_path / 'run.ckpt'
+    stepped(params_of(a=2, gone=3)).save(path, params=True)
+    params = params_of(a=2, new=4)
+    opt = bo.Adam(0.3).register_trainable_weights(params)
+    before = digest(opt, params)
+    with pytest.raises(bo.IncompatibleCheckpoint):
+        opt.load(path)
+    assert digest(opt, params) == before
+    report = opt.load(path, strict=False)
+    assert report.missing == [
+        'group 0: the parameter new is missing',
+        'group 0: leaf_counts of new is missing',
+        *('group 0: mu of new is missing', 'group 0: nu of new is missing'),
+        'the parameter new is missing',
+    ]
+    assert [x for x in report.unexpected if 'gone' in x] == report.unexpected
+    assert len(report.unexpected) == 5
+    state = opt.state_dict()
+    assert state['opt_state']['0']['leaf_counts'] == {'a': 1, 'new': 0}
+    assert (opt.current_lr, state['step_count']) == (0.1, 1)
+    np.testing.assert_allclose(params['a'].value, 0.9, rtol=1e-6)
+    assert params['new'].value.tolist() == [1.0] * 4
+
+
+def test_not_strict_still_refuses_what_would_be_wrong(tmp_path):
+    path = tmp_path / 'run.ckpt'
+    stepped(params_of(a=2)).save(path)
+    for other in (
+        bo.Adam(0.1).register_trainable_weights(params_of(a=3)),
+        bo.AdamW(0.1).register_trainable_weights(params_of(a=2)),
+        bo.Adam(0.1, amsgrad=True).register_trainable_weights(params_of(a=2)),
+    ):
+        with pytest.raises(bo.IncompatibleCheckpoint):
+            other.load(path, strict=False)
+
+
+def test_other_groups_and_schedulers_are_reported(tmp_path):
+    path = tmp_path / 'run.ckpt'
+    opt = stepped(params_of(a=2))
+    opt.add_param_group(params_of(b=2), lr=0.7)
+    opt.save(path)
+    other = bo.Adam(lr=bo.StepLR(0.5, 1)).register_trainable_weights(params_of(a=2))
+    report = other.load(path, strict=False)
+    assert any('schedulers were' in line for line in report.unexpected)
+    assert any("groups ['0', '1']" in line for line in report.unexpected)
+    assert other.current_lr == 0.5 and other.state_dict()['step_count'] == 1
+    other.lr.step()
+    assert other.current_lr == pytest.approx(0.05)
+
+
+def test_renaming(tmp_path):
+    path = tmp_path / 'run.ckpt'
+    first = {'encoder': {'w': ParamState(jnp.ones(2)), 'b': ParamState({'x': jnp.ones(1)})}}
+    opt = stepped(first | params_of(encoders=2))
+    opt.save(path, params=True)
+    second = {'backbone': jax.tree.map(lambda s: ParamState(s.value), first, is_leaf=is_state)}
+    second = {'backbone': second['backbone']['encoder'], 'encoders': ParamState(jnp.zeros(2))}
+    new = bo.Adam(0.1).register_trainable_weights(second)
+    report = new.load(path, rename={'encoder': 'backbone'})
+    assert report.renamed['encoder.b.x'] == 'backbone.b.x' and 'encoders' not in report.renamed
+    assert new.state_dict()['opt_state']['0']['mu'].keys() == {
+        'backbone.w',
+        'backbone.b.x',
+        'encoders',
+    }
+    np.testing.assert_array_equal(
+        second['encoders'].value, opt.param_states.unique_states[-1].value
+    )
+    before = digest(new, second)
+    for rename, says in (
+        ({'encoder': 'backbone', 'nowhere': 'x'}, "no parameter 'nowhere'"),
+        ({'encoder': 'backbone', 'encoders': 'backbone.w'}, "'backbone.w'"),
+    ):
+        with pytest.raises(bo.IncompatibleCheckpoint, match=re.escape(says)):
+            new.load(path, rename=rename)
+    with pytest.raises(TypeError, match='rename'):
+        new.load(path, rename={'encoder': 3})
+    assert digest(new, second) == before
+
+
+def test_casting(x64):
+    wide = {'w': ParamState(jnp.array([1.0, 2.0], jnp.float64))}
+    opt = stepped(wide)
+    state = opt.state_dict()
+    short = {'w': ParamState(jnp.array([1.0, 2.0], jnp.float32))}
+    new = bo.Adam(0.1).register_trainable_weights(short)
+    with pytest.raises(bo.IncompatibleCheckpoint, match=r'float64\[2\], here it is float32\[2\]'):
+        new.load_state_dict(state)
+    report = new.load_state_dict(state, cast=True)
+    assert report.cast == [f'group 0: {s} of w from float64 to float32' for s in ('mu', 'nu')]
+    got = new.state_dict()['opt_state']['0']['mu']['w']
+    np.testing.assert_array_equal(got, state['opt_state']['0']['mu']['w'].astype(np.float32))
+    before = digest(new, short)
+    for bad in (np.array([1e300, 0.0]), np.array([1, 2]), np.array([1j, 0])):
+        state['opt_state']['0']['mu']['w'] = bad
+        with pytest.raises(bo.IncompatibleCheckpoint, match='mu of w'):
+            new.load_state_dict(state, cast=True)
+    assert digest(new, short) == before
+
+
+# ---- plain data from elsewhere -------------------------------------------------------------------
+
+
+def as_braintools_file(node):
+    """What braintools.file makes of nested data: dicts of lists."""
+    if isinstance(node, dict):
+        return {k: as_braintools_file(v) for k, v in node.items()}
+    if isinstance(node, list | tuple):
+        return {str(i): as_braintools_file(v) for i, v in enumerate(node)}
+    return node
+
+
+def as_orbax(node):
+    """What orbax makes of nested data: numbers are arrays."""
+    if isinstance(node, dict):
+        return {k: as_orbax(v) for k, v in node.items()}
+    if isinstance(node, list | tuple):
+        return [as_orbax(v) for v in node]
+    return np.asarray(node) if isinstance(node, bool | int | float) else node
+
+
+def as_tuples(node):
+    if isinstance(node, dict):
+        return {k: as_tuples(v) for k, v in node.items()}
+    return tuple(map(as_tuples, node)) if isinstance(node, list) else node
+
+
+def as_jax(node):
+    return jax.tree.map(lambda x: jnp.array(x) if isinstance(x, np.ndarray) else x, node)
+
+
+@over_classes
+def test_state_dicts_come_back_from_other_encoders(name):
+    opt, params = trained(OPTIMIZERS[name])
+    extra = bo.ParamScheduler(opt, 'lr', [bo.schedules.linear(0.1, 1.0, 0.0, 9)] * 2)
+    extra.step()
+    state = opt.state_dict()
+    before = digest(opt, params)[len(digest_of_params(params)) :]
+    for encode in (as_braintools_file, as_orbax, as_tuples, as_jax):
+        new, others = untrained(OPTIMIZERS[name])
+        bo.ParamScheduler(new, 'lr', [bo.schedules.linear(0.1, 1.0, 0.0, 9)] * 2)
+        new.load_state_dict(encode(copy.deepcopy(state)))
+        assert digest(new, others)[len(digest_of_params(others)) :] == before, encode
+
+
+def digest_of_params(params):
+    return b''.join(
+        repr((x.dtype.name, x.shape)).encode() + np.asarray(x).tobytes()
+        for x in jax.tree.leaves([p.value for p in jax.tree.leaves(params, is_leaf=is_state)])
+    )
+
+
+# ---- before the parameters are there -------------------------------------------------------------
+
+
+@over_classes
+def test_loaded_before_the_parameters_are_registered(name):
+    case = OPTIMIZERS[name]
+    opt, params = trained(case, groups=2)
+    _, values = file.decode(saved(name))
+    new = case.make()
+    report = new.load_state_dict(opt.state_dict())
+    assert report.waiting
+    others = make_params(named(params))
+    parts = split(others, 2)
+    new.register_trainable_weights(parts[0])
+    for use in (new.state_dict, lambda: new.step(grads_tree(0)), lambda: new.save('nowhere')):
+        with pytest.raises(bo.CheckpointError, match=r"waits for the parameters \['block.c'\]"):
+            use()
+    new.add_param_group(parts[1])
+    assert digest(new, others) == digest(opt, params)
+    opt.step(grads_tree(5))
+    new.step(grads_tree(5))
+    assert digest(new, others) == digest(opt, params)
+
+
+def test_what_does_not_fit_later_is_refused_by_registering(tmp_path):
+    path = tmp_path / 'run.ckpt'
+    stepped(params_of(a=2)).save(path, params=True)
+    opt = bo.Adam(0.5)
+    opt.load(path)
+    for wrong in (params_of(b=2), params_of(a=3), params_of(a=2, b=1)):
+        with pytest.raises(bo.IncompatibleCheckpoint):
+            opt.register_trainable_weights(wrong)
+        assert opt.param_groups == [] and opt.current_lr == 0.5
+    right = params_of(a=2)
+    opt.register_trainable_weights(right)
+    assert opt.current_lr == 0.1 and opt.state_dict()['step_count'] == 1
+    np.testing.assert_allclose(right['a'].value, 0.9, rtol=1e-6)
+
+
+def test_what_cannot_fit_is_refused_at_once(tmp_path):
+    path = tmp_path / 'run.ckpt'
+    stepped(params_of(a=2), grad_clip_norm=1.0).save(path)
+    for opt in (bo.AdamW(0.1), bo.Adam(0.1)):
+        with pytest.raises(bo.IncompatibleCheckpoint):
+            opt.load(path)
+    with pytest.raises(bo.IncompatibleCheckpoint, match='no parameters.*register_trainable'):
+        bo.Adam(0.1).load_state_dict(bo.Adam(0.1).state_dict())
+
+
+def test_a_waiting_checkpoint_is_a_snapshot():
+    state = stepped(params_of(a=2)).state_dict()
+    opt = bo.Adam(0.5)
+    opt.load_state_dict(state, rename={'a': 'b'})
+    state['opt_state']['0']['mu']['a'][:] = 77.0
+    opt.register_trainable_weights(params_of(b=2))
+    np.testing.assert_allclose(opt.state_dict()['opt_state']['0']['mu']['b'], 0.1, rtol=1e-6)
+    other = bo.Adam(0.5)
+    state['param_groups']['0']['params'] = ['a']
+    other.load_state_dict(state, strict=False)
+    other.register_trainable_weights(params_of(a=2, more=1))
+    assert other.state_dict()['opt_state']['0']['leaf_counts'] == {'a': 1, 'more': 0}
+
+
+# ---- kinds of arrays -----------------------------------------------------------------------------
+
+
+DTYPES = ['bfloat16', 'float16', 'float8_e4m3fn', 'float8_e5m2', 'complex64', 'float32']
+
+
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_parameters_of_every_dtype(dtype, tmp_path):
+    path = tmp_path / 'run.ckpt'
+    values = {'w': np.array([0.5, -2.0]), 'scalar': np.array(1.5), 'empty': np.zeros((0, 3))}
+
+    def fresh(scale):
+        return {k: ParamState(jnp.asarray(scale * v, dtype)) for k, v in values.items()}
+
+    params = fresh(1)
+    opt = bo.OptaxOptimizer(tx=optax.trace(0.5)).register_trainable_weights(params)
+    if not dtype.startswith('float8'):
+        opt.step(jax.tree.map(lambda p: p.value, params, is_leaf=is_state))
+    opt.save(path, params=True)
+    others = fresh(0)
+    new = bo.OptaxOptimizer(tx=optax.trace(0.5)).register_trainable_weights(others)
+    new.load(path)
+    assert digest(new, others) == digest(opt, params)
+    assert new.state_dict()['opt_state']['0']['trace']['w'].dtype == jnp.dtype(dtype)
+
+
+def test_random_keys_in_the_state(tmp_path):
+    tx = optax.chain(optax.add_noise(0.1, 0.5, key=jax.random.key(3)), optax.scale(-0.1))
+    path, params = tmp_path / 'run.ckpt', params_of(a=3)
+    opt = bo.OptaxOptimizer(tx=tx).register_trainable_weights(params)
+    opt.step({'a': jnp.ones(3)})
+    opt.save(path, params=True)
+    others = params_of(a=3)
+    new = bo.OptaxOptimizer(tx=tx).register_trainable_weights(others)
+    new.load(path)
+    new.load_state_dict(pickle.loads(pickle.dumps(opt.state_dict())))
+    for o in (opt, new):
+        o.step({'a': jnp.ones(3)})
+    np.testing.assert_array_equal(params['a'].value, others['a'].value)
+    state = opt.state_dict()
+    state['opt_state']['0']['rng_key']['']['key_impl'] = 'rbg'
+    with pytest.raises(bo.IncompatibleCheckpoint, match='rng_key of the group must be a key of'):
+        new.load_state_dict(state)
+
+
+def test_units_and_weak_types_are_kept(tmp_path):
+    path = tmp_path / 'run.ckpt'
+
+    def fresh(x, unit):
+        weak = jnp.asarray(x)
+        return {
+            'v': ParamState(saiunit.Quantity(jnp.array([x, 2.0]), unit=unit)),
+            'weak': ParamState(weak),
+        }
+
+    params = fresh(1.0, saiunit.mV)
+    bo.SGD(0.1, momentum=0.9).register_trainable_weights(params).save(path, params=True)
+    others = fresh(9.0, saiunit.mV)
+    opt = bo.SGD(0.1, momentum=0.9).register_trainable_weights(others)
+    opt.load(path)
+    assert others['v'].value.unit == saiunit.mV
+    assert others['v'].value.mantissa.tolist() == [1.0, 2.0]
+    assert others['weak'].value.weak_type and float(others['weak'].value) == 1.0
+    wrong = bo.SGD(0.1, momentum=0.9).register_trainable_weights(fresh(9.0, saiunit.ms))
+    with pytest.raises(bo.IncompatibleCheckpoint, match='the parameter v was in mV, here .* in ms'):
+        wrong.load(path)
+
+
+# ---- many rounds ---------------------------------------------------------------------------------
+
+
+def test_the_file_tells_what_it_holds_without_its_arrays():
+    header = json.loads(json.dumps(file.decode(saved('adamw'))[0]))
+    assert header['state']['optimizer'] == 'AdamW'
+    assert header['state']['param_groups']['1']['params'] == ['block.c']
+
+
+def test_msgpack_of_a_state_dict():
+    opt, params = trained(OPTIMIZERS['adamw'])
+    state = opt.state_dict()
+    frozen = msgpack.packb(
+        state, default=lambda x: {'nd': x.tolist(), 'dtype': x.dtype.name, 'shape': x.shape}
+    )
+
+    def thaw(x):
+        return np.array(x['nd'], x['dtype']).reshape(x['shape']) if 'nd' in x else x
+
+    new, others = untrained(OPTIMIZERS['adamw'])
+    new.load_state_dict(msgpack.unpackb(frozen, object_hook=thaw))
+    assert same(new.state_dict(), state)

@@ -1,0 +1,232 @@
+"""Whole training states in one file, and files written in the background."""
+
+import threading
+import warnings
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brainstate import ParamState
+from cases import digest
+
+import braintools_optim as bo
+from braintools_optim.checkpoint import file
+
+
+def is_state(x):
+    return isinstance(x, brainstate.State)
+
+
+def params_of(**sizes):
+    return {name: ParamState(jnp.full(size, 1.0)) for name, size in sizes.items()}
+
+
+def stepped(params):
+    opt = bo.Adam(0.1).register_trainable_weights(params)
+    opt.step(jax.tree.map(jnp.ones_like, opt.param_states.to_pytree_value()))
+    return opt
+
+
+# ---- a whole training state ----------------------------------------------------------------------
+
+
+class Net(brainstate.nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.layers = [brainstate.nn.Linear(2, size), brainstate.nn.Linear(size, 1)]
+        self.noise = brainstate.ShortTermState(jax.random.key(5))
+        self.seen = brainstate.LongTermState(
+            {'count': 0, 'mean': jnp.zeros(2), 'parts': (1.5, None)}
+        )
+
+
+def whole_run(size=3):
+    net = Net(size)
+    weights = net.states(ParamState)
+    bodies = dict(list(weights.items())[:1])
+    heads = dict(list(weights.items())[1:])
+    opts = [bo.AdamW(1e-2), bo.SGD(bo.StepLR(0.1, 2), momentum=0.9)]
+    for opt, part in zip(opts, (bodies, heads), strict=True):
+        opt.register_trainable_weights(part)
+    alone = bo.ExponentialLR(0.5, gamma=0.9)
+    tree = {
+        'opts': opts,
+        'model': net.states(),
+        'schedule': alone,
+        'data': {'epoch': 3, 'losses': [0.5, 0.25], 'name': 'x', 'best': None, 'a': np.arange(3)},
+    }
+    return net, opts, alone, tree
+
+
+def train_whole(net, opts, alone):
+    for opt in opts:
+        grads = jax.tree.map(jnp.ones_like, opt.param_states.to_pytree_value())
+        opt.step(grads)
+        opt.lr.step()
+    alone.step()
+    net.seen.value = {'count': 4, 'mean': jnp.ones(2), 'parts': (2.5, None)}
+    net.noise.value = jax.random.key(8)
+
+
+def test_a_whole_training_state(tmp_path):
+    path = tmp_path / 'run.ckpt'
+    net, opts, alone, tree = whole_run()
+    train_whole(net, opts, alone)
+    assert bo.save(path, tree) is None
+    data = bo.load(path)
+    assert data['data']['losses'] == [0.5, 0.25] and data['opts'][0]['optimizer'] == 'AdamW'
+    assert data['model']['seen']['count'] == 4
+    other, fresh, lone, live = whole_run()
+    live['data']['losses'] = []
+    report = bo.restore(path, live)
+    assert report.extra['data']['losses'] == [0.5, 0.25] and set(report.extra) == {'data'}
+    np.testing.assert_array_equal(report.extra['data']['a'], np.arange(3))
+    for a, b in zip(opts, fresh, strict=True):
+        assert digest(a, a.param_states.to_pytree()) == digest(b, b.param_states.to_pytree())
+    assert other.seen.value['count'] == 4 and other.seen.value['parts'] == (2.5, None)
+    assert jax.random.key_data(other.noise.value).tolist() == [0, 8]
+    assert lone.state_dict() == alone.state_dict()
+
+
+def test_all_differences_of_a_training_state_are_listed_at_once(tmp_path):
+    path = tmp_path / 'run.ckpt'
+    net, opts, alone, tree = whole_run()
+    bo.save(path, tree)
+    other, fresh, lone, live = whole_run(size=4)
+    train_whole(other, fresh, lone)
+    live['more'] = ParamState(jnp.ones(1))
+    live['schedule'] = bo.StepLR(0.1, 3)
+    fresh[0].add_param_group(params_of(z=1))
+    before = [digest(o, o.param_states.to_pytree()) for o in fresh]
+    with pytest.raises(bo.IncompatibleCheckpoint) as caught:
+        bo.restore(path, live)
+    message = str(caught.value)
+    for words in (
+        'tree.opts[0]: group 0: mu of layers.0.weight.weight',
+        "tree.opts[0]: param_groups has groups ['0']",
+        *('tree.opts[1]: group 0: trace', 'tree.model.layers.0.weight.weight is float32[2, 3]'),
+        *('tree.more is missing', 'tree.schedule: it was saved by ExponentialLR'),
+    ):
+        assert words in message, message
+    assert [digest(o, o.param_states.to_pytree()) for o in fresh] == before
+    assert other.seen.value['count'] == 4
+
+
+def test_what_cannot_be_saved_is_named(tmp_path):
+    path = tmp_path / 'run.ckpt'
+    opt = stepped(params_of(a=2))
+    for tree, error, says in (
+        ({'f': {'g': print}}, TypeError, r'tree\.f\.g is a builtin_function'),
+        ({'net': Net(2)}, TypeError, r'tree\.net is a Net.*model\.states'),
+        ({'ids': {3: 'x'}}, TypeError, r'tree\.ids has the key 3'),
+        ({'s': {1: ParamState(1.0), '1': ParamState(2.0)}}, ValueError, "two entries .*'1'"),
+    ):
+        with pytest.raises(error, match=says):
+            bo.save(path, tree)
+    with pytest.raises(TypeError, match=r'extra\.f is a'):
+        opt.save(path, extra={'f': print})
+    assert not path.exists()
+    with pytest.raises(bo.CheckpointError, match='no parameters yet'):
+        bo.save(path, {'o': opt})
+        bo.restore(path, {'o': bo.Adam(0.1)})
+    with pytest.raises(bo.IncompatibleCheckpoint, match=r"training state of \['o'\]"):
+        opt.load(path)
+
+
+def test_renaming_and_relaxing_a_training_state(tmp_path):
+    path = tmp_path / 'run.ckpt'
+    params = params_of(a=2)
+    bo.save(path, {'opt': stepped(params), 'model': params, 'old': 1})
+    others = params_of(b=2)
+    tree = {'opt': bo.Adam(0.3).register_trainable_weights(others), 'model': others}
+    with pytest.raises(bo.IncompatibleCheckpoint, match='tree.old is unknown'):
+        bo.restore(path, tree, rename={'a': 'b'})
+    report = bo.restore(path, tree, rename={'a': 'b'}, strict=False)
+    assert report.unexpected == ['tree.old is unknown here'] and report.renamed == {'a': 'b'}
+    np.testing.assert_array_equal(others['b'].value, params['a'].value)
+    with pytest.raises(bo.IncompatibleCheckpoint, match="no parameter 'c'"):
+        bo.restore(path, tree, rename={'a': 'b', 'c': 'd'}, strict=False)
+
+
+# ---- in the background ---------------------------------------------------------------------------
+
+
+def test_a_background_save_is_a_snapshot(tmp_path, monkeypatch):
+    gate, real = threading.Event(), file.write
+    monkeypatch.setattr(file, 'write', lambda *a, **k: (gate.wait(30), real(*a, **k)))
+    path, params = tmp_path / 'run.ckpt', params_of(a=2)
+    opt = stepped(params)
+    extra = {'x': np.ones(2)}
+    before = digest(opt, params)
+    saving = opt.save(path, params=True, extra=extra, background=True)
+    opt.step({'a': jnp.ones(2)})  # donates what was saved
+    extra['x'][:] = 5.0
+    params['a'].value = params['a'].value * 3
+    assert not saving.done() and not saving.wait(0.01) and not path.exists()
+    assert 'writing' in repr(saving)
+    gate.set()
+    assert saving.result() == str(path) and saving.done() and 'written' in repr(saving)
+    assert opt.load(path).extra['x'].tolist() == [1.0, 1.0]
+    assert digest(opt, params) == before
+
+
+def test_background_saves_come_in_order(tmp_path):
+    path, params = tmp_path / 'run.ckpt', params_of(a=2)
+    opt = stepped(params)
+    savings = []
+    for _ in range(5):
+        opt.step({'a': jnp.ones(2)})
+        savings.append(opt.save(path, background=True))
+    opt.load(path)  # waits
+    assert opt.step_count.value == 6 and all(s.wait() for s in savings)
+
+
+def test_errors_of_background_saves_are_not_lost(tmp_path):
+    opt = stepped(params_of(a=2))
+    nowhere = tmp_path / 'no' / 'run.ckpt'
+    saving = opt.save(nowhere, background=True)
+    for _ in range(2):
+        with pytest.raises(bo.SaveError):
+            saving.wait()
+    assert 'failed' in repr(saving)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter('always')
+        del saving  # somebody knows
+        left = opt.save(nowhere, background=True)
+        left._work.thread.join()
+        del left
+    assert len(heard) == 1 and 'nobody waited' in str(heard[0].message)
+
+
+def test_an_interrupted_load_changes_nothing(tmp_path):
+    """Also of the parameters, and of other optimizers in the same file."""
+    path = tmp_path / 'run.ckpt'
+    runs = [params_of(a=2), params_of(b=2)]
+    opts = [stepped(p) for p in runs]
+    bo.save(path, {'one': opts[0], 'two': opts[1], 'model': runs})
+    for params, opt in zip(runs, opts, strict=True):
+        opt.step(jax.tree.map(lambda p: p.value, params, is_leaf=is_state))
+    before = [digest(o, p) for o, p in zip(opts, runs, strict=True)]
+
+    def veto(context):
+        raise RuntimeError('no')
+
+    handle = runs[1]['b'].register_hook('write_before', veto)
+    with pytest.raises(Exception, match='no|failed'):
+        bo.restore(path, {'one': opts[0], 'two': opts[1], 'model': runs})
+    handle.remove()
+    single, both = tmp_path / 'single.ckpt', params_of(a=2, z=2)
+    opt = stepped(both)
+    opt.save(single, params=True)
+    opt.step({'a': jnp.ones(2)})
+    then = digest(opt, both)
+    handle = both['z'].register_hook('write_before', veto)
+    with pytest.raises(Exception, match='no|failed'):
+        opt.load(single)
+    handle.remove()
+    assert digest(opt, both) == then
+    assert [digest(o, p) for o, p in zip(opts, runs, strict=True)] == before
+    bo.restore(path, {'one': opts[0], 'two': opts[1], 'model': runs})
+    assert [digest(o, p) for o, p in zip(opts, runs, strict=True)] != before
