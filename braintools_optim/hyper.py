@@ -25,6 +25,7 @@ __all__ = [
     'check_flag',
     'check_number',
     'check_range',
+    'entry_of',
     'is_live',
     'is_traced',
     'is_zero',
@@ -73,14 +74,30 @@ RANGES: dict[str, Range] = {
     'lambd': NON_NEGATIVE,
     't0': NON_NEGATIVE,
     'beta1': DECAY,
+    'b1': DECAY,
     'beta2_decay': Range(high=0.0, open_low=True),
     'd': Range(1.0),
     'ns_coefficients': FINITE,
     'trust_coefficient': NON_NEGATIVE,
     'p_bound': NON_NEGATIVE,
+    'b3': UNIT,
+    'T_b3': NON_NEGATIVE,
+    'T_alpha': NON_NEGATIVE,
+    'alpha_start': NON_NEGATIVE,
+    'gamma': NON_NEGATIVE,
+    'eps_root': NON_NEGATIVE,
+    'max_grad_norm': Range(0.0),  # 0 and infinity are no bound
+    'lr_1d': NON_NEGATIVE,
+    'lr_ref': NON_NEGATIVE,
+    'betas_1d': DECAY,
+    'weight_decay_1d': NON_NEGATIVE,
     'base_alpha': NON_NEGATIVE,  # the alpha of an optimizer that Lookahead is over
     'tolerance_grad': NON_NEGATIVE,
     'tolerance_change': NON_NEGATIVE,
+    'preconditioner_lr': DECAY,
+    'preconditioner_lr_min': DECAY,
+    'preconditioner_init_scale': Range(0.0, open_low=True, open_high=True),
+    'noise_scale': NON_NEGATIVE,
     'grad_clip_norm': CLIP,
     'grad_clip_value': CLIP,
     'factor': DECAY,
@@ -151,7 +168,7 @@ class Hyper:
     def __init__(self, numbers: Mapping[str, Any], flags: Mapping[str, Any], unused: frozenset):
         self.__dict__.update(flags)
         # What was zero at construction is a plain 0.0: the chain may leave its part out.
-        self.__dict__.update({k: 0.0 if k in unused else v for k, v in numbers.items()})
+        self.__dict__.update({k: _known(k, v, unused) for k, v in numbers.items()})
         self._unused = unused
 
     def __getattr__(self, name: str) -> Any:
@@ -221,6 +238,19 @@ class HyperTable:
     def _pick(self, entries: Any, group: int, name: str) -> Any:
         slot = self.slots[group, name]
         return tuple(entries[slot]) if isinstance(slot, slice) else entries[slot]
+
+
+def entry_of(numbers: Mapping[str, Any], name: str) -> Any:
+    """Return a number by its name, or an entry of a tuple of them, as ``'betas[0]'``."""
+    name, _, index = name.partition('[')
+    return numbers[name][int(index[:-1])] if index else numbers[name]
+
+
+def _known(name: str, value: Any, zeros: frozenset) -> Any:
+    """Return a number, or tuple of them, with a plain 0.0 for those named in ``zeros``."""
+    if isinstance(value, tuple):
+        return tuple(0.0 if f'{name}[{i}]' in zeros else x for i, x in enumerate(value))
+    return 0.0 if name in zeros else value
 
 
 def is_traced(value: Any) -> bool:

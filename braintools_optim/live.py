@@ -14,6 +14,7 @@ from .hyper import (
     HyperTable,
     check_flag,
     check_number,
+    entry_of,
     is_live,
     is_traced,
     is_zero,
@@ -27,7 +28,10 @@ class LiveNumbers:
     """What makes the hyper-parameters of an optimizer live, for each of its groups."""
 
     structural: tuple[str, ...] = ()
-    """Numbers whose zero at construction leaves a part of the state out (`Hyper.uses`)."""
+    """Numbers whose zero at construction leaves a part of the state out (`Hyper.uses`).
+
+    An entry of a tuple is named as ``'betas[0]'``.
+    """
     static: tuple[str, ...] = ()
     """Numbers that are fixed at construction, as flags are: those which shape the program."""
 
@@ -160,10 +164,7 @@ class LiveNumbers:
                 )
             checked[index, name] = check_number(owner, name, value, self._numbers[name])
             if name in group.unused and not is_zero(checked[index, name]):
-                raise ValueError(
-                    f'group {index} of {owner} was built with {name}=0 and keeps no state for it; '
-                    f'construct it with {name} > 0 (any value may follow).'
-                )
+                raise self._no_state(group, name)
         if type(self).validate is not LiveNumbers.validate:
             for index in {index for index, _ in checked}:
                 self._validate_changes(self._groups[index], checked)
@@ -171,7 +172,17 @@ class LiveNumbers:
 
     def _validate_changes(self, group: ParamGroup, changes: Mapping[tuple[int, str], Any]) -> None:
         numbers = {n: changes.get((group.index, n), group.number(n)) for n in self._numbers}
+        for name in group.unused - set(numbers):  # entries of tuples
+            changed = (group.index, name.partition('[')[0]) in changes
+            if changed and not is_zero(entry_of(numbers, name)):
+                raise self._no_state(group, name)
         self.validate(Hyper(numbers, group.flags, group.unused))
+
+    def _no_state(self, group: ParamGroup, name: str) -> ValueError:
+        return ValueError(
+            f'group {group.index} of {type(self).__name__} was built with {name}=0 and keeps no '
+            f'state for it; construct it with {name} > 0 (any value may follow).'
+        )
 
     def _hyper(self, group: ParamGroup) -> Hyper:
         numbers = {name: group.number(name) for name in self._numbers}

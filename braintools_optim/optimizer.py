@@ -15,14 +15,14 @@ import optax
 from brainstate import State
 from brainstate.graph import Node
 
-from .checkpoint import plain
 from .groups import ParamGroup
-from .hyper import Hyper, check_flag, check_number, is_live, is_zero
+from .hyper import Hyper, check_flag, check_number, entry_of, is_live, is_zero
 from .leaf import Leaf, checked_dtype, flat_values, leaves_of
 from .live import LiveNumbers
 from .own_state import CoreState, PartState, undone_on_error
 from .rates import DrivenRates
 from .report import describe
+from .saving import Saved
 from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import beside, own_buffers
 from .signature import constructor_signature
@@ -61,7 +61,7 @@ class Optimizer(Node):
         raise NotImplementedError(f'{type(self).__name__} must define update.')
 
 
-class OptaxOptimizer(LiveNumbers, DrivenRates, Optimizer):
+class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     """An optimizer whose algorithm is an optax chain.
 
     Every number given at construction (learning rate, decays, ...) is live: assign it on the
@@ -122,12 +122,14 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Optimizer):
     """Whether the chain sees complex parameters as pairs of reals, as torch treats them."""
     gradient_layouts: frozenset[str] = frozenset({'dense'})
     """What gradients the chain takes: 'dense' arrays, 'sparse' `jax.experimental.sparse.BCOO`."""
+    first_moments: tuple[str, ...] = ('mu',)
+    """The names of what the chain keeps in ``mu_dtype``, where that is given."""
 
     graph_invisible_attrs = (
         *('_flags', '_numbers', '_options', '_table', '_groups', '_stepper', '_running'),
         '_declared_names',
         *('_schedulers', '_lr_scheduler', '_lr_is_free', '_tx', 'param_states', '_leaves'),
-        'step_count',
+        *('step_count', '_pending'),
     )
 
     param_states: UniqueStateManager
@@ -170,6 +172,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Optimizer):
         self._schedulers: list[Scheduler] = []
         self._leaves: list[Leaf] = []
         self._stepper: Stepper | None = None
+        self._pending = None
         self.param_states = UniqueStateManager()
         self._core = CoreState(((), np.int32(0)))
         self._number_state = self._table.state  # seen by brainstate's graph functions
@@ -267,6 +270,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Optimizer):
         new = range(len(self.param_states), len(manager))
         with self._undone_on_error():
             self._enroll(manager, self._groups[0], list(new))
+            self._apply_pending()
         return self
 
     def add_param_group(self, params: Any, **hyper: Any) -> None:
@@ -313,16 +317,17 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Optimizer):
             group = self._new_group(numbers, flags, {})
             self._enroll(manager, group, list(range(len(self.param_states), len(manager))))
             self._join_schedulers(group, numbers['lr'] if 'lr' in hyper else None)
+            self._apply_pending()
 
-    def _undone_on_error(self) -> AbstractContextManager[None]:
+    def _undone_on_error(self, *more: State) -> AbstractContextManager[None]:
         """Take everything back if what is done to the optimizer does not end well."""
-        states = [self._core, self._table.state]
+        states = [self._core, self._table.state, *more]
         parts = [x for scheduler in self._all_schedulers() for x in scheduler._parts()]
         return undone_on_error(self, *states, self._table, self.param_states, *self._groups, *parts)
 
     def _new_group(self, numbers: Mapping, flags: dict, options: Mapping) -> ParamGroup:
         group = ParamGroup(self, len(self._groups), flags)
-        group.unused = frozenset(k for k in self.structural if is_zero(numbers[k]))
+        group.unused = frozenset(k for k in self.structural if is_zero(entry_of(numbers, k)))
         self.validate(Hyper(numbers, flags, group.unused))
         given = {k: v for k, v in options.items() if v is not None}
         self._table.append(group.index, {**numbers, **given})
@@ -345,7 +350,8 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Optimizer):
         paths = [leaves[i].path for i in plan.leaves]
         values = [arrays[i] for i in plan.leaves]
         if self._mu_dtype is not None:
-            state = with_dtype(state, paths, 'mu', self._mu_dtype, type(self).__name__)
+            owner = type(self).__name__
+            state = with_dtype(state, paths, self.first_moments, self._mu_dtype, owner)
         state = own_buffers(state, dict(zip(paths, values, strict=True)))
         chains, count = self._core.value
         if group.members:
@@ -411,6 +417,8 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Optimizer):
                 f'{type(self).__name__} has no parameters yet; call '
                 f'register_trainable_weights before step.'
             )
+        if self._pending is not None:
+            self._pending.refuse_use(self)
         stepper = Stepper(self)
         object.__setattr__(self, '_stepper', stepper)
         return stepper
@@ -419,15 +427,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Optimizer):
         """Do the same as :meth:`step`."""
         self.step(grads, **extra)
 
-    # ---- saving, copying, showing --------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return a snapshot of everything but the parameters, as nested plain data."""
-        return plain.export(self)
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over a snapshot, or raise with every difference, having changed nothing."""
-        plain.restore(self, state_dict)
+    # ---- copying, showing -----------------------------------------------------------------
 
     def __deepcopy__(self, memo: dict) -> OptaxOptimizer:
         """Return an independent optimizer over the same parameters."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.tree_util import DictKey, GetAttrKey
@@ -73,17 +74,21 @@ def rebuild(state: Any, values: Sequence[Any]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(state, is_leaf=is_masked), values)
 
 
-def with_dtype(state: Any, parameters: Sequence[Keys], name: str, dtype: Any, owner: str) -> Any:
-    """Return the state with the slots of one name in another dtype; raise if there are none."""
+def with_dtype(
+    state: Any, parameters: Sequence[Keys], names: Sequence[str], dtype: Any, owner: str
+) -> Any:
+    """Return the state with the slots of these names in another dtype; raise if there are none."""
     slots = slots_of(state, parameters)
-    if not any(_last_word(slot) == name for slot in slots):
+    if not any(_last_word(slot) in names for slot in slots):
         kept = ', '.join(sorted({slot.name for slot in slots})) or 'nothing'
-        raise ValueError(f'{owner} keeps no {name} to be kept in {dtype}; it keeps {kept}.')
+        sought = ' or '.join(names)
+        raise ValueError(f'{owner} keeps no {sought} to be kept in {dtype}; it keeps {kept}.')
+    moved = [_last_word(s) in names and not is_masked(s.value) for s in slots]
     return rebuild(
         state,
         [
-            s.value.astype(dtype) if _last_word(s) == name and not is_masked(s.value) else s.value
-            for s in slots
+            s.value.astype(dtype) if there and not jnp.iscomplexobj(s.value) else s.value
+            for s, there in zip(slots, moved, strict=True)
         ],
     )
 

@@ -289,7 +289,8 @@ def write_index():
             f'{case["steps"]} steps |'
             for case in closures
         ]
-    (GOLDEN / 'INDEX.md').write_text('\n'.join(lines) + '\n')
+    _, mark, copied = (GOLDEN / 'INDEX.md').read_text().partition('\n## Copied')
+    (GOLDEN / 'INDEX.md').write_text('\n'.join(lines) + '\n' + mark + copied)
 
 
 if __name__ == '__main__':

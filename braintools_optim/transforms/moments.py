@@ -1,0 +1,107 @@
+"""Averages in a dtype of their own, and counts of updates for a whole tree or for each leaf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .count import advanced, one_minus_power, zero_counts
+
+__all__ = [
+    'LeafCounts',
+    'averaged',
+    'by_leaf',
+    'first_count',
+    'flat',
+    'is_absent',
+    'is_known_zero',
+    'next_count',
+    'real_like',
+    'real_zeros',
+    'root_by_leaf',
+    'zeros_in',
+]
+
+
+class LeafCounts(NamedTuple):
+    """Each leaf's count of updates, where a state otherwise has one count for all leaves."""
+
+    leaf_counts: jax.Array
+
+
+def first_count(params: optax.Params, each_leaf: bool) -> Any:
+    """Return a count of zero, of all leaves or of each."""
+    return LeafCounts(zero_counts(params)) if each_leaf else jnp.zeros((), jnp.int32)
+
+
+def next_count(count: Any, updates: optax.Updates) -> Any:
+    """Return the count after one more update."""
+    if isinstance(count, LeafCounts):
+        return LeafCounts(advanced(count.leaf_counts, updates))
+    return optax.safe_increment(count)
+
+
+def by_leaf(f: Callable[[Any], Any], count: Any, leaves: int) -> list[Any]:
+    """Return a function of the count, for each of so many leaves."""
+    if not isinstance(count, LeafCounts):
+        return [f(count)] * leaves
+    entries = jax.vmap(f)(count.leaf_counts)
+    return [entries[i] for i in range(leaves)]
+
+
+def root_by_leaf(b2: Any, eps: Any, eps_root: Any, count: Any, leaves: int) -> list[Callable]:
+    """Return for each leaf what makes the denominator of Adam out of its averaged square."""
+
+    def made(scale: Any) -> Callable[[jax.Array], jax.Array]:
+        return lambda nu: jnp.sqrt(nu * scale.astype(nu.dtype) + eps_root) + eps
+
+    return list(map(made, by_leaf(lambda t: 1.0 / one_minus_power(b2, t), count, leaves)))
+
+
+def averaged(old: jax.Array, new: jax.Array, decay: Any) -> jax.Array:
+    """Return an average moved towards ``new``, in the dtype of the latter.
+
+    What is left of the old one is rounded to the dtype it is kept in, as by all originals.
+    """
+    return (decay * old).astype(new.dtype) + (1.0 - decay) * new
+
+
+def real_like(number: Any, like: jax.Array) -> jax.Array:
+    """Return a real number in the precision of an array."""
+    return jnp.asarray(number).astype(jnp.finfo(like.dtype).dtype)
+
+
+def zeros_in(params: optax.Params, dtype: Any) -> optax.Params:
+    """Return zeros in a dtype, or where that is None, or a leaf is complex, in the leaf's own."""
+
+    def zeros(p: jax.Array) -> jax.Array:
+        return jnp.zeros_like(p, p.dtype if jnp.iscomplexobj(p) else dtype)
+
+    return jax.tree.map(zeros, params)
+
+
+def real_zeros(p: jax.Array) -> jax.Array:
+    """Return zeros for the averaged square of an array, which is real.
+
+    In less than float32 the small steps of such an average would vanish.
+    """
+    return jnp.zeros(p.shape, jnp.promote_types(jnp.finfo(p.dtype).dtype, jnp.float32))
+
+
+def is_absent(x: Any) -> bool:
+    """Whether ``x`` stands where a leaf has no gradient, for the ``is_leaf`` of tree functions."""
+    return x is None or isinstance(x, optax.MaskedNode)
+
+
+def flat(updates: optax.Updates) -> tuple[list[Any], Any]:
+    """Return the leaves of a tree, what stands for absent ones among them, and its structure."""
+    return jax.tree.flatten(updates, is_leaf=is_absent)
+
+
+def is_known_zero(x: Any) -> bool:
+    """Whether a number is zero, and no tracer that may become something else."""
+    return isinstance(x, int | float) and x == 0
