@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group('sharding')  # one process for all of them
 STEPS = 3
 OPTIMIZERS = ['SGD', 'Adam', 'LBFGS', 'tx']
 ROADS = ['eager', 'jit', 'for_loop']
