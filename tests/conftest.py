@@ -1,5 +1,13 @@
 """What all tests share."""
 
+import os
+
+# XLA's newer code generator takes most of the suite's time: it compiles three times as long, and
+# what it makes runs as fast. `XLA_FLAGS= pytest ...` tests with what users have.
+os.environ.setdefault(
+    'XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
+)
+
 import brainstate  # noqa: F401  # first: its import turns x64 off, later it would undo the fixture
 import jax
 import pytest

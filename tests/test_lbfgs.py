@@ -277,9 +277,19 @@ def test_what_a_closure_refers_to_is_never_stale(monkeypatch):
     w.value = jnp.zeros(3)
     monkeypatch.setattr(f'{__name__}.SHIFT', 2.0)
     assert step() == 12.0
-    for t in range(40):
+
+
+def test_few_closures_are_remembered(monkeypatch):
+    monkeypatch.setattr('braintools_optim.closure._REMEMBERED', 3)
+    w = ParamState(jnp.zeros(3))
+    opt = bo.LBFGS(max_iter=1).register_trainable_weights({'w': w})
+
+    def loss_of(batch):
+        return lambda: ((w.value - batch) ** 2).sum()
+
+    for t in range(6):
         opt.step(loss_of(jnp.full(3, float(t))))
-    assert len(opt._stepper.closures) <= 16
+    assert len(opt._stepper.closures) == 3
 
 
 def test_states_with_data_are_arguments():

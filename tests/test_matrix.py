@@ -120,7 +120,8 @@ def test_muon_of_reshaped_arrays(reshape, shape):
     got = training(bo.Muon(0.1, reshape=reshape), value=array)
     want = training(bo.Muon(0.1), value=array.reshape(shape))
     for one, other in zip(got, want, strict=True):
-        np.testing.assert_array_equal(one.reshape(shape), other)
+        # XLA compiles the rule for another shape: sums may be in another order.
+        np.testing.assert_allclose(one.reshape(shape), other, rtol=2e-6)
 
 
 def rows_first(shape):
