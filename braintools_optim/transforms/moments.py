@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .count import advanced, one_minus_power, zero_counts
+from .count import advanced, one_minus_power, spread, zero_counts
 
 __all__ = [
     'LeafCounts',
@@ -49,8 +49,7 @@ def by_leaf(f: Callable[[Any], Any], count: Any, leaves: int) -> list[Any]:
     """Return a function of the count, for each of so many leaves."""
     if not isinstance(count, LeafCounts):
         return [f(count)] * leaves
-    entries = jax.vmap(f)(count.leaf_counts)
-    return [entries[i] for i in range(leaves)]
+    return spread(jax.vmap(f)(count.leaf_counts), [0.0] * leaves)
 
 
 def root_by_leaf(b2: Any, eps: Any, eps_root: Any, count: Any, leaves: int) -> list[Callable]:
