@@ -59,11 +59,3 @@ def test_command_line():
     command = [sys.executable, '-m', 'braintools_optim', '--help']
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert 'demo' in shown
-
-
-@pytest.mark.parametrize(
-    'page', sorted((README.parent / 'docs').glob('*.md')), ids=lambda p: p.name
-)
-def test_docs(page):
-    for code in re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL):
-        exec(compile(code, str(page), 'exec'), {})
