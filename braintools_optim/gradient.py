@@ -23,9 +23,25 @@ def refuse_non_arrays(grads: Any) -> None:
     flat, _ = jax.tree_util.tree_flatten_with_path(grads)
     for path, g in flat:
         if not isinstance(g, jax.Array | np.ndarray | np.generic | float | complex | int):
+            if not path:
+                raise TypeError(
+                    f'step needs gradients, a pytree of arrays under the keys of their parameters, '
+                    f'got {type(g).__name__}; only LBFGS takes a closure. Compute them by '
+                    f'brainstate.transform.grad(loss, params)().'
+                )
             raise TypeError(
                 f'the gradient of {path_name(path)!r} must be an array, got {type(g).__name__}.'
             )
+
+
+def _unpacked(grads: Any) -> str:
+    """Return a hint for what is not a tree of gradients."""
+    pair = isinstance(grads, tuple) and len(grads) == 2
+    if pair and [jnp.ndim(x) for x in jax.tree.leaves(grads[1])] == [0]:
+        return ' With return_value=True, grad returns (gradients, loss): give step the first.'
+    if isinstance(grads, jax.Array | float) and jnp.ndim(grads) == 0:
+        return ' If this is the loss: step takes its gradients.'
+    return ''
 
 
 Finder = Callable[[Keys], list[tuple[int, Keys]]]
@@ -43,7 +59,10 @@ def match_gradients(
     raise if a parameter goes without: most likely they are its own under a wrong key.
     """
     if grads is None:
-        raise TypeError('step needs gradients, got None.')
+        raise TypeError(
+            'step needs gradients, got None: compute grads = brainstate.transform.grad(loss, '
+            'params)(), and call step(grads).'
+        )
     refuse_non_arrays(grads)
     flat, _ = jax.tree_util.tree_flatten_with_path(grads, is_leaf=_is_gradient_leaf)
     given = [(plain_keys(path), g) for path, g in flat]
@@ -72,7 +91,7 @@ def match_gradients(
         raise KeyError(
             f'gradients under {culprits} match no parameter; without a gradient are '
             f'{", ".join(missing) or "none"}. Expected the keys of the registered parameters: '
-            f'{", ".join(manager.names)}.'
+            f'{", ".join(manager.names)}.{_unpacked(grads)}'
         )
     return [
         _combined([leaf.gradient(g, value) for g in share])

@@ -8,6 +8,7 @@ from typing import Any
 from brainstate.util import StateJaxTracer
 
 from .groups import ParamGroup
+from .habits import refuse_assignment, way_here
 from .hyper import (
     RANGES,
     Hyper,
@@ -112,11 +113,16 @@ class LiveNumbers:
                 f'function of brainstate; copy an optimizer with copy.deepcopy, or build it anew '
                 f'and call load_state_dict.'
             )
-        raise AttributeError(f'{type(self).__name__} has no attribute {name!r}.')
+        raise AttributeError(
+            f'{type(self).__name__} has no attribute {name!r}.'
+            f'{way_here(name, (*dir(self), *known.get("_declared_names", ())))}'
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         known = self.__dict__
         if name == 'lr' or name not in known.get('_declared_names', ()):
+            if '_declared_names' in known and name not in known and name != 'lr':
+                refuse_assignment(self, name)
             object.__setattr__(self, name, value)
         elif name in known['_numbers']:
             self._assign({(g.index, name): value for g in self._groups})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -16,6 +15,7 @@ from brainstate import State
 from brainstate.graph import Node
 
 from .groups import ParamGroup
+from .habits import refuse_parameters, refuse_rate, refuse_torch_group
 from .hyper import Hyper, check_flag, check_number, entry_of, is_live, is_zero
 from .leaf import Leaf, checked_dtype, flat_values, leaves_of
 from .live import LiveNumbers
@@ -44,12 +44,8 @@ class Optimizer(Node):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Optimizer:
         """Refuse parameters as the first argument, as torch takes them."""
-        if args and (isinstance(args[0], Mapping | State | list) or inspect.isgenerator(args[0])):
-            raise TypeError(
-                f'{cls.__name__} takes its parameters after construction, got '
-                f'{type(args[0]).__name__}: write '
-                f'{cls.__name__}(lr=...).register_trainable_weights(params).'
-            )
+        if args and not isinstance(args[0], Optimizer):
+            refuse_parameters(cls.__name__, args[0])
         return super().__new__(cls)
 
     def register_trainable_weights(self, param_states: Any) -> Any:
@@ -161,6 +157,8 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
                 f'no effect; put optax.add_decayed_weights into the chain.'
             )
         scheduler = lr if isinstance(lr, LRScheduler) else None
+        if scheduler is None:
+            refuse_rate(name, lr)
         first_lr = scheduler.base_lrs[0] if scheduler else check_number(name, 'lr', lr)
         self._declare(
             {'lr': first_lr, 'weight_decay': weight_decay, **hyper, 'maximize': maximize},
@@ -293,6 +291,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         for key in hyper:
             if key not in self._numbers and key not in self._flags:
                 raise TypeError(self._no_option(key))
+        refuse_torch_group(name, params, (*self._numbers, *self._flags))
         manager = self.param_states.copy().merge_with(params)
         fresh = UniqueStateManager(params)
         for state, given in zip(fresh, fresh.names, strict=True):
@@ -397,7 +396,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
 
     # ---- stepping ------------------------------------------------------------------------
 
-    def step(self, grads: Any, **extra: Any) -> None:
+    def step(self, grads: Any = None, **extra: Any) -> None:
         """Update the parameters from their gradients.
 
         Parameters
@@ -423,7 +422,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         object.__setattr__(self, '_stepper', stepper)
         return stepper
 
-    def update(self, grads: Any, **extra: Any) -> None:
+    def update(self, grads: Any = None, **extra: Any) -> None:
         """Do the same as :meth:`step`."""
         self.step(grads, **extra)
 

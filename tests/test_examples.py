@@ -73,11 +73,3 @@ def test_command_line_lists_everything():
     listed = (braintools_optim.OptaxOptimizer, Scheduler)
     wanted = {c.__name__ for c in classes.values() if isinstance(c, type) and issubclass(c, listed)}
     assert names == wanted - {'OptaxOptimizer', 'LRScheduler', 'Scheduler'}
-
-
-@pytest.mark.parametrize(
-    'page', sorted((README.parent / 'docs').glob('*.md')), ids=lambda p: p.name
-)
-def test_docs(page):
-    for code in re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL):
-        exec(compile(code, str(page), 'exec'), {})

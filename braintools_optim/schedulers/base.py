@@ -11,6 +11,7 @@ import numpy as np
 from ..checkpoint.errors import IncompatibleCheckpoint
 from ..observe import is_tracer
 from ..own_state import put_value, undone_on_error
+from ..signature import suggestion
 from ..state import OptimState
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class _SchedulerType(type):
         optimizer = kwargs.pop('optimizer', None)
         if args and _is_optimizer(args[0]):
             optimizer, args = args[0], args[1:]
+        cls._refuse_unknown(kwargs)
         if optimizer is None:
             return super().__call__(*args, **kwargs)
         names = list(inspect.signature(cls).parameters)
@@ -55,6 +57,17 @@ class _SchedulerType(type):
         scheduler = super().__call__(**dict(zip(names, args, strict=False)), **kwargs)
         scheduler.attach_optimizer(optimizer)
         return scheduler
+
+    def _refuse_unknown(cls, given: Mapping[str, Any]) -> None:
+        parameters = inspect.signature(cls).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return
+        for name in given:
+            if name not in parameters:
+                raise TypeError(
+                    f'{cls.__name__} has no argument {name!r}; it has '
+                    f'{", ".join(parameters)}.{suggestion(name, parameters)}'
+                )
 
 
 def _is_optimizer(x: Any) -> bool:

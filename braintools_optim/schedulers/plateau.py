@@ -93,8 +93,13 @@ class ReduceLROnPlateau(PresentRate):
     def _wants_metric(self) -> bool:
         return True
 
-    def step(self, metric: Any, epoch: Any = None) -> None:  # type: ignore[override]
+    def step(self, metric: Any = None, epoch: Any = None) -> None:  # type: ignore[override]
         """Go on to the next epoch, with what the metric was in this one."""
+        if metric is None:
+            raise TypeError(
+                f'{type(self).__name__}.step needs the metric that it watches, got None: '
+                f'call step(loss).'
+            )
         if not is_tracer(metric):
             metric = np.asarray(metric)
             if metric.shape != () or not np.issubdtype(metric.dtype, np.number):

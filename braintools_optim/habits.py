@@ -1,0 +1,107 @@
+"""What people bring along from other libraries, and how it is done here."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from brainstate import State
+from brainstate.graph import Node
+
+from .hyper import RANGES
+
+__all__ = [
+    'refuse_assignment',
+    'refuse_parameters',
+    'refuse_rate',
+    'refuse_torch_group',
+    'way_here',
+]
+
+WAYS: dict[str, str] = {
+    'zero_grad': 'gradients are arguments and do not add up: leave it out, and call step(grads)',
+    'backward': 'compute gradients by brainstate.transform.grad(loss, params)()',
+    'minimize': 'compute gradients by brainstate.transform.grad(loss, params)(), and call '
+    'step(grads)',
+    'apply_gradients': 'call step(grads)',
+    'apply_updates': 'step(grads) updates the parameters in place',
+    'init': 'call register_trainable_weights(params)',
+    'state': 'the state is in opt_state, and all of it in state_dict()',
+    'parameters': 'the parameters are in param_states.to_pytree()',
+    'params': 'the parameters are in param_states.to_pytree()',
+    'learning_rate': 'the number is current_lr',
+    'get_lr': 'the number is current_lr, that of each group in get_last_lr()',
+    'scheduler': 'the scheduler is lr, those that were added are in schedulers',
+    'step_epoch': 'schedulers are stepped: lr.step()',
+    'defaults': 'each number is an attribute, such as current_lr, and an entry of param_groups[i]',
+    'clip_grad_norm_': 'construct it with grad_clip_norm=1.0',
+}
+"""Attributes of other libraries' optimizers, and what to do instead."""
+
+
+def way_here(name: str, known: Iterable[str]) -> str:
+    """Return what to do instead of reading an attribute that there is not, as a sentence."""
+    if name in WAYS:
+        way = WAYS[name]
+        return f' {way[0].upper()}{way[1:]}.'
+    if name.startswith('_'):  # Python and JAX look for many of these
+        return ''
+    near = difflib.get_close_matches(name, [k for k in known if not k.startswith('_')], 1)
+    return f' Did you mean {near[0]!r}?' if near else ''
+
+
+def refuse_assignment(optimizer: Any, name: str) -> None:
+    """Raise where a number is assigned that an optimizer of this library does not have.
+
+    A class that somebody else wrote may have attributes of any name.
+    """
+    if name not in RANGES and name != 'learning_rate':
+        return
+    mine = type(optimizer).__module__.partition('.')[0] == __package__
+    if mine and not hasattr(optimizer, name):
+        numbers = ', '.join(sorted({*optimizer._numbers, *optimizer._options} - {'lr'}))
+        raise AttributeError(
+            f'{type(optimizer).__name__} has no number {name!r} to assign; it has current_lr, '
+            f'{numbers}.'
+        )
+
+
+def refuse_parameters(owner: str, first: Any) -> None:
+    """Raise for parameters as the first argument, as torch takes them."""
+    if isinstance(first, Mapping | State | list | Node) or inspect.isgenerator(first):
+        what = 'params'
+        if isinstance(first, Node):
+            what = 'model.states(brainstate.ParamState)'
+        raise TypeError(
+            f'{owner} takes its parameters after construction, got {type(first).__name__}: write '
+            f'{owner}(lr=...).register_trainable_weights({what}).'
+        )
+
+
+def refuse_rate(owner: str, lr: Any) -> None:
+    """Raise for a function or class as the learning rate."""
+    if not callable(lr):
+        return
+    name = getattr(lr, '__name__', type(lr).__name__)
+    kind, way = type(lr).__name__, 'LambdaLR takes a function of the epoch'
+    if isinstance(lr, type):
+        kind, way = 'class', f'call it, {name}(...)'
+    raise TypeError(
+        f'{owner} needs a number or a scheduler for lr, such as CosineAnnealingLR(1e-3, T_max=90), '
+        f'got the {kind} {name}; {way}.'
+    )
+
+
+def refuse_torch_group(owner: str, params: Any, options: Iterable[str]) -> None:
+    """Raise for a dict of parameters and options, as torch takes a group."""
+    if not isinstance(params, Mapping) or 'params' not in params:
+        return
+    for name in options:
+        if name in params and not isinstance(params[name], State):
+            raise TypeError(
+                f'{owner}.add_param_group takes States, and options by keyword; got a dict with '
+                f'{name!r} of type {type(params[name]).__name__}, as torch has it: write '
+                f'add_param_group(params, {name}=...).'
+            )

@@ -1,0 +1,256 @@
+"""Thirty mistakes of newcomers: the message names the culprit, and says what to do."""
+
+import pickle
+
+import brainstate
+import jax.numpy as jnp
+import optax
+import pytest
+from brainstate import ParamState
+
+import braintools_optim as bo
+
+MODEL = brainstate.nn.Linear(3, 2)
+OTHER = brainstate.nn.Sequential(brainstate.nn.Linear(4, 4), brainstate.nn.Linear(4, 1))
+GRADS = {'w': jnp.ones((2, 3)), 'b': jnp.ones(3)}
+
+
+def ready(cls=bo.Adam, lr=0.1, **options):
+    """Return an optimizer that is ready to step."""
+    params = {'w': ParamState(jnp.ones((2, 3))), 'b': ParamState(jnp.ones(3))}
+    return cls(lr=lr, **options).register_trainable_weights(params)
+
+
+def parameters_of(model):
+    """As torch has it: a generator."""
+    yield from model.states(ParamState).values()
+
+
+def step_on_gradients_of_another_model():
+    opt = bo.Adam(0.1).register_trainable_weights(MODEL.states(ParamState))
+    opt.step({path: state.value for path, state in OTHER.states(ParamState).items()})
+
+
+def two_optimizers_with_one_scheduler():
+    scheduler = bo.StepLR(0.1, step_size=30)
+    return bo.Adam(lr=scheduler), bo.SGD(lr=scheduler)
+
+
+def one_parameter_in_two_groups():
+    w = ParamState(jnp.ones(2))
+    bo.Adam(0.1).register_trainable_weights({'w': w}).add_param_group({'again': w})
+
+
+def assign(name, value, cls=bo.Adam):
+    return lambda: setattr(ready(cls), name, value)
+
+
+# What is done, the error, the culprit as it must appear, the remedy as it must appear.
+MISTAKES = {
+    # construction
+    'torch: parameters first': (
+        *(lambda: bo.Adam(parameters_of(MODEL), 0.1), TypeError),
+        *('generator', 'Adam(lr=...).register_trainable_weights(params)'),
+    ),
+    'the model first': (
+        *(lambda: bo.AdamW(MODEL, 0.1), TypeError),
+        *('Linear', 'register_trainable_weights(model.states(brainstate.ParamState))'),
+    ),
+    'learning_rate=': (
+        *(lambda: bo.Adam(learning_rate=0.1), TypeError),
+        *("'learning_rate'", "Did you mean 'lr'?"),
+    ),
+    'misspelt': (
+        *(lambda: bo.AdamW(weight_decy=0.1), TypeError),
+        *("'weight_decy'", "Did you mean 'weight_decay'?"),
+    ),
+    'lr as text': (lambda: bo.Adam(lr='1e-3'), TypeError, "'1e-3'", 'a number in [0, inf) for lr'),
+    'lr below zero': (lambda: bo.SGD(lr=-0.1), ValueError, 'lr=-0.1', 'lr in [0, inf)'),
+    'lr is an optax schedule': (
+        *(lambda: bo.Adam(lr=optax.cosine_decay_schedule(0.1, 90)), TypeError),
+        *('function schedule', 'a scheduler for lr, such as CosineAnnealingLR(1e-3, T_max=90)'),
+    ),
+    'lr is a class': (
+        *(lambda: bo.Adam(lr=bo.StepLR), TypeError, 'class StepLR', 'call it, StepLR(...)'),
+    ),
+    'beta of one': (lambda: bo.Adam(betas=(0.9, 1.0)), ValueError, 'betas[1]=1.0', '[0, 1)'),
+    'nesterov alone': (
+        *(lambda: bo.SGD(0.1, nesterov=True), ValueError, 'nesterov=True', 'momentum > 0'),
+    ),
+    'optax chain not called': (
+        *(lambda: bo.OptaxOptimizer(tx=optax.adam), TypeError),
+        *('got function', 'an optax.GradientTransformation for tx'),
+    ),
+    'Lookahead of a class': (
+        *(lambda: bo.Lookahead(bo.Adam), TypeError, 'Adam', 'needs an optimizer'),
+    ),
+    # parameters and groups
+    'register a model': (
+        *(lambda: bo.Adam(0.1).register_trainable_weights(MODEL), TypeError),
+        *('got Linear', 'model.states(brainstate.ParamState)'),
+    ),
+    'register values': (
+        *(lambda: bo.Adam(0.1).register_trainable_weights({'w': jnp.ones(2)}), TypeError),
+        *('at w', 'pass the States'),
+    ),
+    'register integers': (
+        lambda: bo.Adam(0.1).register_trainable_weights({'ids': ParamState(jnp.arange(3))}),
+        *(TypeError, "'ids' has dtype int32", 'leave it out'),
+    ),
+    'torch: group as a dict': (
+        lambda: ready().add_param_group({'params': [ParamState(jnp.ones(2))], 'lr': 0.1}),
+        *(TypeError, "a dict with 'lr'", 'write add_param_group(params, lr=...)'),
+    ),
+    'group before parameters': (
+        *(lambda: bo.Adam(0.1).add_param_group(MODEL.states(ParamState)), ValueError),
+        *('Adam has no parameters yet', 'call register_trainable_weights first'),
+    ),
+    'two groups': (
+        *(one_parameter_in_two_groups, ValueError),
+        *("'again' is already in group 0 as 'w'", 'a parameter is in one group'),
+    ),
+    'group option': (
+        *(lambda: ready().param_groups[0].update(learning_rate=0.1), KeyError),
+        *("'learning_rate'", "Did you mean 'lr'?"),
+    ),
+    # stepping
+    'step before register': (
+        *(lambda: bo.Adam(0.1).step(GRADS), ValueError),
+        *('Adam has no parameters yet', 'call register_trainable_weights before step'),
+    ),
+    'torch: step()': (
+        *(lambda: ready().step(), TypeError),
+        *('got None', 'grads = brainstate.transform.grad(loss, params)()'),
+    ),
+    'torch: zero_grad()': (
+        *(lambda: ready().zero_grad(), AttributeError, "'zero_grad'", 'call step(grads)'),
+    ),
+    'torch: step(closure)': (
+        *(lambda: ready().step(lambda: 1.0), TypeError),
+        *('got function', 'only LBFGS takes a closure'),
+    ),
+    'the loss': (
+        *(lambda: ready().step(jnp.float32(0.3)), KeyError, 'a bare array', 'takes its gradients'),
+    ),
+    'gradients and loss': (
+        *(lambda: ready().step((GRADS, jnp.float32(0.3))), KeyError),
+        *("(0, 'b'), (0, 'w'), 1", 'give step the first'),
+    ),
+    'gradients and nothing': (
+        *(lambda: ready().step((GRADS, None)), KeyError, "(0, 'b'), (0, 'w')", 'Expected the keys'),
+    ),
+    'gradients of another model': (
+        *(step_on_gradients_of_another_model, KeyError),
+        *("('layers', 0, 'weight')", 'Expected the keys of the registered parameters: weight'),
+    ),
+    'a list of gradients': (
+        *(lambda: ready().step(list(GRADS.values())), KeyError, '0, 1', 'Expected the keys'),
+    ),
+    'a transposed gradient': (
+        *(lambda: ready().step({**GRADS, 'w': jnp.ones((3, 2))}), ValueError),
+        *("'w'", 'must have the shape of the parameter, (2, 3), got (3, 2)'),
+    ),
+    'optax: init': (
+        *(lambda: ready().init(GRADS), AttributeError),
+        *("'init'", 'Call register_trainable_weights(params)'),
+    ),
+    'LBFGS without anything': (
+        *(lambda: ready(bo.LBFGS).step(), TypeError, 'got neither', 'gradients or a closure'),
+    ),
+    'closure without a loss': (
+        *(lambda: ready(bo.LBFGS).step(lambda: None), TypeError),
+        *('got NoneType', 'must return the loss'),
+    ),
+    # changing numbers
+    'opt.lr = 0.1': (
+        *(assign('lr', 0.1), AttributeError, 'opt.lr is the scheduler', 'opt.current_lr = 0.1'),
+    ),
+    'opt.learning_rate = 0.1': (
+        *(assign('learning_rate', 0.1), AttributeError, "'learning_rate'", 'it has current_lr'),
+    ),
+    'reading opt.learning_rate': (
+        *(lambda: ready().learning_rate, AttributeError),
+        *("'learning_rate'", 'The number is current_lr'),
+    ),
+    'a number of another algorithm': (
+        *(assign('momentum', 0.9), AttributeError, "'momentum'", 'it has current_lr, betas, eps'),
+    ),
+    'momentum of none': (
+        *(assign('momentum', 0.9, bo.SGD), ValueError),
+        *('built with momentum=0', 'construct it with momentum > 0'),
+    ),
+    'a flag': (assign('amsgrad', True), AttributeError, 'amsgrad', 'build a new optimizer'),
+    'clipping later': (
+        *(assign('grad_clip_norm', 1.0), AttributeError),
+        *('without grad_clip_norm', 'construct it with a value'),
+    ),
+    # schedulers
+    'one scheduler, two optimizers': (
+        *(two_optimizers_with_one_scheduler, ValueError),
+        *('this StepLR already drives an optimizer', 'a scheduler of its own'),
+    ),
+    'scheduler argument': (
+        *(lambda: bo.StepLR(0.1, stepsize=30), TypeError),
+        *("'stepsize'", "Did you mean 'step_size'?"),
+    ),
+    'torch: lr after the optimizer': (
+        *(lambda: bo.StepLR(ready(), 0.1), ValueError),
+        *('got 0.1', 'step_size must be an integer >= 1'),
+    ),
+    'plateau without a metric': (
+        *(lambda: ready(lr=bo.ReduceLROnPlateau(0.1)).lr.step(), TypeError),
+        *('ReduceLROnPlateau.step', 'call step(loss)'),
+    ),
+    'opt.scheduler': (
+        *(lambda: ready().scheduler.step(), AttributeError, "'scheduler'", 'The scheduler is lr'),
+    ),
+    # saving
+    'load into another algorithm': (
+        *(lambda: ready().load_state_dict(ready(bo.SGD).state_dict()), bo.IncompatibleCheckpoint),
+        *('saved by SGD', 'this is Adam'),
+    ),
+    'load before register': (
+        *(lambda: bo.Adam(0.1).load_state_dict(ready().state_dict()), bo.IncompatibleCheckpoint),
+        *('no parameters yet', 'call register_trainable_weights before loading'),
+    ),
+    'pickle': (
+        *(lambda: pickle.dumps(ready()), TypeError, 'Adam cannot be pickled', 'opt.state_dict()'),
+    ),
+}
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_mistake(mistake):
+    make, error, culprit, remedy = MISTAKES[mistake]
+    with pytest.raises(error) as caught:
+        make()
+    message = str(caught.value)
+    assert culprit in message and remedy in message, message
+    assert len(message) < 800
+
+
+def test_there_are_thirty():
+    assert len(MISTAKES) >= 30
+
+
+def test_what_is_no_mistake():
+    """Attributes that somebody else's class has for itself, whatever their name."""
+
+    class Mine(bo.SGD):
+        pass
+
+    class Own(bo.LRScheduler):
+        def __init__(self, base_lr, peak):
+            super().__init__(base_lr)
+            self.peak = peak
+
+        def affine(self, epoch, group):
+            return 0.0, self.peak
+
+    opt = Mine(lr=Own(0.1, peak=2.0)).register_trainable_weights({'w': ParamState(jnp.ones(2))})
+    opt.learning_rate = opt.rho = 0.5
+    assert (opt.learning_rate, opt.rho, opt.current_lr) == (0.5, 0.5, 0.2)
+    assert not hasattr(opt, 'nothing') and not hasattr(opt, '_nothing')
+    opt = bo.Lookahead(bo.Adam(0.1))  # an optimizer is no model
+    opt.note = 'anything'
+    assert opt.note == 'anything'
