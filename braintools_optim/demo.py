@@ -56,7 +56,9 @@ class Run:
 
     def __init__(self, steps: int):
         brainstate.random.seed(0)
-        self.steps, self.step, self.losses, self.rates = steps, 0, [], []
+        self.steps, self.step = steps, 0
+        self.losses: list[float] = []
+        self.rates: list[float] = []
         self.network = Integrator()
         parameters = brainstate.ParamState
         schedule = WarmupCosineSchedule(1e-2, warmup_steps=steps // 10, total_steps=steps)

@@ -249,7 +249,9 @@ class Mars(OptaxOptimizer):
             optax.scale_by_learning_rate(h.lr),
         )
 
-    def step(self, grads: Any, previous_point_grads: Any = _UNSAID, **extra: Any) -> None:
+    def step(
+        self, grads: Any = None, previous_point_grads: Any = _UNSAID, **extra: Any
+    ) -> None:
         """Update the parameters from their gradients.
 
         Parameters
