@@ -13,24 +13,33 @@ from .algorithms import (
     Adam,
     Adamax,
     AdamW,
+    AdEMAMix,
     Fromage,
     Lamb,
     Lars,
     Lion,
     Lookahead,
+    Mars,
     Momentum,
     MomentumNesterov,
     Muon,
     NAdam,
     Nadam,
     Novograd,
+    Quad,
     RAdam,
     RMSprop,
     Rprop,
+    Skew,
     SparseAdam,
     Yogi,
 )
-from .checkpoint import CheckpointError, IncompatibleCheckpoint
+from .checkpoint import CheckpointError, CorruptCheckpoint, IncompatibleCheckpoint, SaveError
+from .checkpoint.background import Saving
+from .checkpoint.legacy import import_braintools
+from .checkpoint.relax import LoadReport
+from .checkpoint.rotation import Checkpointer
+from .checkpoint.whole import load, restore, save
 from .groups import ParamGroup
 from .optimizer import OptaxOptimizer, Optimizer
 from .schedulers import (
@@ -68,6 +77,7 @@ __version__ = '0.1.0'
 
 __all__ = [
     'ASGD',
+    'AdEMAMix',
     'AdaBelief',
     'Adadelta',
     'Adafactor',
@@ -77,7 +87,9 @@ __all__ = [
     'Adamax',
     'ChainedScheduler',
     'CheckpointError',
+    'Checkpointer',
     'ConstantLR',
+    'CorruptCheckpoint',
     'CosineAnnealingLR',
     'CosineAnnealingWarmRestarts',
     'CyclicLR',
@@ -94,7 +106,9 @@ __all__ = [
     'Lars',
     'LinearLR',
     'Lion',
+    'LoadReport',
     'Lookahead',
+    'Mars',
     'Momentum',
     'MomentumNesterov',
     'MultiStepLR',
@@ -111,6 +125,7 @@ __all__ = [
     'ParamScheduler',
     'PiecewiseConstantSchedule',
     'PolynomialLR',
+    'Quad',
     'RAdam',
     'RMSprop',
     'ReduceLROnPlateau',
@@ -119,8 +134,11 @@ __all__ = [
     'SGD',
     'SM3',
     'SWALR',
+    'SaveError',
+    'Saving',
     'Scheduler',
     'SequentialLR',
+    'Skew',
     'SparseAdam',
     'StepLR',
     'UniqueStateManager',
@@ -128,6 +146,10 @@ __all__ = [
     'WarmupCosineSchedule',
     'WarmupScheduler',
     'Yogi',
+    'import_braintools',
+    'load',
+    'restore',
+    'save',
     'schedules',
     'transforms',
 ]

@@ -19,8 +19,8 @@ def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
     """Return a fresh chain state in buffers of its own, each placed like its parameter.
 
     A step donates its state, so no leaf may be somebody else's array, or stand there twice. What
-    has the shape of its parameter, perhaps behind one more axis, is sharded like it; everything
-    else is replicated over the mesh.
+    the chain itself has distributed over the mesh stays there. What has the shape of its parameter,
+    perhaps behind one more axis, is sharded like it; everything else is replicated over the mesh.
     """
     paths = list(params)
     mesh = next((s.mesh for s in map(_sharding, params.values()) if s is not None), None)
@@ -35,6 +35,9 @@ def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
             array = jnp.copy(array)
         seen.add(id(array))
         if mesh is None or isinstance(array, jax.core.Tracer):
+            return array
+        chosen = _sharding(array)
+        if chosen is not None and chosen.mesh == mesh and not chosen.is_fully_replicated:
             return array
         return jax.device_put(array, _sharding_like(array, like) or replicated)
 

@@ -13,7 +13,9 @@ from typing import Any
 import brainstate
 import cases_adaptive
 import cases_authors
+import cases_averaged
 import cases_matrix
+import cases_white_kron
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -229,7 +231,9 @@ CASES = [
     ),
     *cases_adaptive.rows(Case),
     *cases_authors.rows(Case),
+    *cases_averaged.rows(Case),
     *cases_matrix.rows(Case),
+    *cases_white_kron.rows(Case),
     Case('lbfgs', bo.LBFGS, {'lr': 0.5}, lbfgs, None, OF_GROUP, LBFGS, ONE_HISTORY),
     Case(
         'lbfgs-all',

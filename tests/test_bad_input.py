@@ -60,6 +60,8 @@ BUILT = {
     'ASGD': lambda: bo.ASGD(0.1),
     'Adafactor': lambda: bo.Adafactor(0.1, beta1=0.9),
     'Muon': lambda: bo.Muon(0.1, reshape='last'),
+    'AdEMAMix': lambda: bo.AdEMAMix(0.1),
+    'Mars': lambda: bo.Mars(0.1),
 }
 GRADS = {'x': jnp.ones(2), 'y': jnp.ones((3, 2)), 'z': jnp.ones(4)}
 _idle: dict = {}  # built optimizers; a row that changed its own does not give it back
@@ -114,6 +116,14 @@ BAD = {
     'd': [*NUMBERS[:4], 0.5, True],
     'ns_coefficients': [None, 'xyz', 0.9, ()],
     'ns_steps': [None, 'x', 2.5, -1, 100, True],
+    'b3': [*NUMBERS, 1.5],
+    'T_b3': NUMBERS,
+    'gamma': NUMBERS,
+    'max_grad_norm': [*NUMBERS[:4], True],
+    'lr_1d': NUMBERS,
+    'betas_1d': PAIRS,
+    'step_offset': [None, 'x', 2.5, -1, True],
+    'optimize_1d': [None, 'yes', 1, 0.9],
     'factored': [None, 'yes', 1, 0.9],
     'original': [None, 'yes', 1, 0.9],
     'amsgrad': [None, 'yes', 1, 0.9],
@@ -124,10 +134,10 @@ BAD = {
     'grad_clip_value': [0, -1, NAN, 'x', True],
 }
 FLAGS = {'amsgrad', 'centered', 'decoupled_weight_decay', 'nesterov', 'maximize'}
-FLAGS |= {'factored', 'original', 'ns_steps'}
+FLAGS |= {'factored', 'original', 'ns_steps', 'step_offset', 'optimize_1d'}
 CLASSES = ['SGD', 'Momentum', 'MomentumNesterov', 'Adam', 'AdamW', 'OptaxOptimizer']
 CLASSES += ['RMSprop', 'Adagrad', 'Adadelta', 'Adamax', 'Nadam', 'RAdam', 'Rprop', 'ASGD']
-CLASSES += ['Adafactor', 'Muon']
+CLASSES += ['Adafactor', 'Muon', 'AdEMAMix', 'Mars']
 VALUES = [
     pytest.param(name, option, value, id=f'{name}-{option}={value}')
     for name in CLASSES

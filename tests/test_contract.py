@@ -880,8 +880,6 @@ def test_a_checkpoint_that_does_not_fit_is_refused_whole(case):
         state['step_count'] = -3
 
     refused(spoil_all, *found, *groups, *values, ('Sorcery', case.cls.__name__), ('-3',))
-    with pytest.raises(bo.IncompatibleCheckpoint, match='register_trainable_weights'):
-        case.make().load_state_dict(opt.state_dict())
 
 
 DAMAGE = {

@@ -3,6 +3,7 @@
 from .adam import Adam, AdamW
 from .adam_variants import Adamax, NAdam, Nadam, RAdam
 from .adaptive import Adadelta, Adagrad, RMSprop
+from .averaged import AdEMAMix, Mars
 from .belief import AdaBelief, Yogi
 from .classic import ASGD, Rprop
 from .curvature import LBFGS
@@ -14,12 +15,14 @@ from .sgd import SGD, Momentum, MomentumNesterov
 from .sign import Lion
 from .sm3 import SM3
 from .sparse import SparseAdam
+from .white_kron import Quad, Skew
 
 __all__ = [
     'ASGD',
     'LBFGS',
     'SGD',
     'SM3',
+    'AdEMAMix',
     'AdaBelief',
     'Adadelta',
     'Adafactor',
@@ -32,15 +35,18 @@ __all__ = [
     'Lars',
     'Lion',
     'Lookahead',
+    'Mars',
     'Momentum',
     'MomentumNesterov',
     'Muon',
     'NAdam',
     'Nadam',
     'Novograd',
+    'Quad',
     'RAdam',
     'RMSprop',
     'Rprop',
+    'Skew',
     'SparseAdam',
     'Yogi',
 ]

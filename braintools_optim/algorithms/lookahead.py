@@ -98,7 +98,9 @@ class Lookahead(OptaxOptimizer):
         clash = ('sync_period', 'alpha')
         inner = {k: getattr(base, k) for k in (*base._numbers, *base._flags) if k != 'lr'}
         self._names = {k: f'base_{k}' if k in clash else k for k in ('lr', *inner)}
-        self.structural = tuple(self._names[k] for k in base.structural)
+        heads = ((k, k.partition('[')[0]) for k in base.structural)
+        self.structural = tuple(self._names[head] + k[len(head) :] for k, head in heads)
+        self.first_moments = base.first_moments
         self.static = (*Lookahead.static, *(self._names[k] for k in base._flags))
         self.complex_as_real = base.complex_as_real and base._tx is None
         options = {k: getattr(base, k) for k, v in base._options.items() if v is not None}
@@ -120,6 +122,11 @@ class Lookahead(OptaxOptimizer):
         """Return the values of the base optimizer, under the names it has for them."""
         values: Mapping[str, Any] = {k: getattr(h, own) for k, own in self._names.items()}
         return Hyper(values, {}, frozenset(k for k in values if not h.uses(self._names[k])))
+
+    def _algorithm(self) -> str:
+        base = self.base_optimizer
+        inner = f'({base._algorithm()})' if isinstance(base, OptaxOptimizer) else ''
+        return f'{type(self).__name__}{inner}'
 
     def validate(self, h: Hyper) -> None:
         """Raise where there is nothing to count to, or the base optimizer would."""

@@ -14,6 +14,18 @@ from .adaptive import (
     scale_by_adagrad,
     scale_by_centered_rms,
 )
+from .ademamix import (
+    ScaleByAdemamixState,
+    ademamix,
+    alpha_scheduler,
+    beta3_scheduler,
+    scale_by_ademamix,
+    tree_bias_correction,
+    tree_cast,
+    tree_update_moment,
+    tree_update_moment_per_elem_norm,
+    tree_zeros_like,
+)
 from .asgd import StepByAsgdState, step_by_asgd
 from .belief import scale_by_belief, scale_by_yogi
 from .descend import descend
@@ -28,21 +40,52 @@ from .layerwise import (
 )
 from .lbfgs import StepByLbfgsState, step_by_lbfgs
 from .lookahead import LookaheadState, lookahead
+from .mars import ScaleByMarsState, mars, scale_by_mars
 from .momentum import ScaleByMomentumState, scale_by_momentum
 from .orthogonal import Reshape, ScaleByMuonState, newton_schulz, scale_by_muon
 from .rprop import StepByRpropState, step_by_rprop
 from .sm3 import ScaleBySm3State, scale_by_sm3
 from .sparse import ScaleBySparseAdamState, scale_by_sparse_adam
 from .strong_wolfe import StrongWolfeState, scale_by_strong_wolfe
+from .white_kron import (
+    DENSE_PATH,
+    LARGE_PATH,
+    ONE_D_PATH,
+    DenseState,
+    LeafState,
+    ScaleByWhiteKronState,
+    dense_state,
+    get_opt_state_partition_specs,
+    leaf_states,
+    quad,
+    scale_by_quad,
+    scale_by_skew,
+    skew,
+)
 
 __all__ = [
+    'skew',
+    'scale_by_skew',
+    'scale_by_quad',
+    'quad',
+    'leaf_states',
+    'get_opt_state_partition_specs',
+    'dense_state',
+    'ScaleByWhiteKronState',
+    'LeafState',
+    'DenseState',
+    'ONE_D_PATH',
+    'LARGE_PATH',
+    'DENSE_PATH',
     'BoundNormState',
     'LookaheadState',
     'Reshape',
     'ScaleByAdafactorState',
     'ScaleByAdagradState',
     'ScaleByAdamState',
+    'ScaleByAdemamixState',
     'ScaleByCenteredRmsState',
+    'ScaleByMarsState',
     'ScaleByMomentumState',
     'ScaleByMuonState',
     'ScaleByNadamState',
@@ -54,18 +97,24 @@ __all__ = [
     'StepByLbfgsState',
     'StepByRpropState',
     'StrongWolfeState',
+    'ademamix',
+    'alpha_scheduler',
+    'beta3_scheduler',
     'bound_norm',
     'descend',
     'lookahead',
+    'mars',
     'newton_schulz',
     'scale_by_adafactor',
     'scale_by_adagrad',
     'scale_by_adam',
     'scale_by_adamax',
+    'scale_by_ademamix',
     'scale_by_belief',
     'scale_by_centered_rms',
     'scale_by_lars_ratio',
     'scale_by_layer_ratio',
+    'scale_by_mars',
     'scale_by_momentum',
     'scale_by_muon',
     'scale_by_nadam',
@@ -78,4 +127,9 @@ __all__ = [
     'step_by_asgd',
     'step_by_lbfgs',
     'step_by_rprop',
+    'tree_bias_correction',
+    'tree_cast',
+    'tree_update_moment',
+    'tree_update_moment_per_elem_norm',
+    'tree_zeros_like',
 ]

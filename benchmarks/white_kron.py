@@ -1,0 +1,112 @@
+"""Quad and Skew beside eformer 0.0.101 in one process: time of a step, compilation, state.
+
+    python -m benchmarks.white_kron [--json FILE] [--repeats 7]
+
+It needs eformer (pip install eformer==0.0.101), in an environment of its own if its dependencies
+clash. P9: a jitted update of a 1024 x 1024 matrix in blocks of 256, the compilation of 40 matrices
+of 6 shapes, and words of state per parameter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from eformer.optimizers._tx import white_kron as eformer
+
+from braintools_optim import transforms
+
+from .measure import Ratio, Step, as_json, compare, environment, table
+
+SHAPES = [(64, 64), (64, 32), (32, 128), (128, 64), (48, 96), (96, 96)]
+
+
+def one_step(module: Any, style: str, dtype: Any) -> Step:
+    """Return a jitted update of one large matrix, its state donated."""
+    rng = np.random.default_rng(0)
+    grads = {'w': jnp.asarray(rng.normal(size=(1024, 1024)), jnp.float32)}
+    tx = getattr(module, f'scale_by_{style}')(block_size=256, dtype=dtype)
+    carry = [tx.init(grads)]
+    update = jax.jit(tx.update)
+
+    def step() -> Any:
+        updates, carry[0] = update(grads, carry[0])
+        return updates
+
+    return step
+
+
+def compile_seconds(module: Any, style: str) -> tuple[float, float]:
+    """Return CPU and wall seconds from nothing to a compiled update of 40 matrices."""
+    tree = {f'w{i:02d}': jnp.ones(SHAPES[i % len(SHAPES)]) for i in range(40)}
+    tx = getattr(module, f'scale_by_{style}')(block_size=256, dtype=jnp.float32)
+    state = tx.init(tree)
+    jax.clear_caches()
+    cpu, wall = time.process_time(), time.perf_counter()
+    jax.jit(tx.update).lower(tree, state).compile()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def compilations(style: str, repeats: int) -> Ratio:
+    """Compare the compilations of both, in turn."""
+    times: list[list[tuple[float, float]]] = [[], []]
+    for _ in range(repeats):
+        for i, module in enumerate((transforms, eformer)):
+            times[i].append(compile_seconds(module, style))
+    cpu, wall = ([a[k] / b[k] for a, b in zip(*times, strict=True)] for k in (0, 1))
+    a, b = (statistics.median(t[0] for t in ts) for ts in times)
+    ends = (min(cpu), max(cpu))
+    name = f'P9 compile 40 matrices of 6 shapes, {style}'
+    return Ratio(
+        name, statistics.median(cpu), statistics.median(wall), ends, a * 1e6, b * 1e6, repeats, 0.5
+    )
+
+
+def words(module: Any, shape: tuple[int, ...]) -> float:
+    """Return the words of state per parameter."""
+    state = jax.eval_shape(module.scale_by_quad(block_size=256).init, {'w': jnp.zeros(shape)})
+    return sum(x.size for x in jax.tree.leaves(state)) / np.prod(shape)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--json')
+    parser.add_argument('--repeats', type=int, default=5)
+    given = parser.parse_args()
+    print(environment(), flush=True)
+    rows = []
+    for style in ('quad', 'skew'):
+        for dtype in (jnp.float32, jnp.bfloat16):
+            rows.append(
+                compare(
+                    f'P9 step 1024x1024, {style}, {jnp.dtype(dtype).name}',
+                    lambda style=style, dtype=dtype: one_step(transforms, style, dtype),
+                    lambda style=style, dtype=dtype: one_step(eformer, style, dtype),
+                    calls=1,
+                    target=0.5,
+                    instances=1,
+                    repeats=given.repeats,
+                )
+            )
+            print(table(rows).splitlines()[-1], flush=True)
+        rows.append(compilations(style, 2))
+        print(table(rows).splitlines()[-1], flush=True)
+    print(table(rows))
+    print('\n| shape | words of state per parameter | eformer |\n|---|---|---|')
+    sizes = {}
+    for shape in ((16, 8), (300, 300), (1024, 1024)):
+        sizes[str(shape)] = words(transforms, shape), words(eformer, shape)
+        print('| {} x {} | {:.2f} | {:.2f} |'.format(*shape, *sizes[str(shape)]))
+    if given.json:
+        with open(given.json, 'w') as file:
+            json.dump({**as_json(rows), 'words': sizes}, file, indent=1)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,144 @@
+"""Momentum whitened by Kronecker-factored preconditioners."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+import jax.numpy as jnp
+import optax
+
+from ..hyper import Hyper
+from ..optimizer import OptaxOptimizer
+from ..schedulers import LRScheduler
+from ..signature import CommonOptions
+from ..transforms import scale_by_quad, scale_by_skew
+
+__all__ = ['Quad', 'Skew']
+
+_NOT_THE_SCALE = ('lr', 'weight_decay', 'weight_decay_mask', 'maximize')
+
+
+class Quad(OptaxOptimizer):
+    r"""PSGD-QUAD, as eformer has it: the momentum, whitened from both sides block by block.
+
+    .. math:: A = P_l \hat m P_r, \quad Q \leftarrow (I - z (T - n I))\, Q\, (I - z (T - n I)),
+              \quad \theta \leftarrow \theta - \eta \left(\tfrac15 P_l \hat m P_r + \lambda \theta
+              \right)
+
+    with :math:`P = Q^T Q`, :math:`T = A A^T` or :math:`A^T A`; more of it in
+    :func:`transforms.scale_by_quad`.
+
+    Parameters
+    ----------
+    lr : float or LRScheduler
+        Learning rate :math:`\eta`.
+    b1 : float
+        Decay of the momentum; built with 0 it keeps none.
+    weight_decay : float
+        Decoupled decay :math:`\lambda`.
+    preconditioner_lr, preconditioner_lr_min, preconditioner_init_scale, noise_scale : float
+        Step of the factors, its least value, their start, and the noise they learn from, of which
+        0 at construction draws none.
+    weight_decay_mask : tree or callable, optional
+        Which parameters decay, as optax takes it.
+    lr_style, normalize_grads, max_size_dense, block_size, dtype, scanned_layers, norm_estimator,
+    update_every, seed, per_layer, precision, pipeline_axis_name, pipeline_axis_size,
+    params_partition_specs
+        As in :func:`transforms.scale_by_quad`; fixed.
+
+    For matrices whose gradients are ill-conditioned, with learning rates of Adam's size and no
+    clipping. Li, arXiv:2402.11858. Edges of blocks are no larger than the matrix, and factors rest
+    where gradients are zero or not finite.
+    """
+
+    structural = ('b1', 'noise_scale')
+    static = ('max_size_dense', 'block_size', 'pipeline_axis_size', 'update_every', 'seed')
+    complex_as_real = False
+    scale = staticmethod(scale_by_quad)
+
+    def __init__(
+        self,
+        lr: float | LRScheduler = 1e-3,
+        b1: float = 0.95,
+        weight_decay: float = 0.1,
+        *,
+        preconditioner_lr: float = 0.7,
+        preconditioner_lr_min: float = 0.4,
+        preconditioner_init_scale: float = 1.0,
+        noise_scale: float = 1e-9,
+        weight_decay_mask: Any = None,
+        lr_style: str | None = 'adam',
+        normalize_grads: bool = False,
+        max_size_dense: int = 16384,
+        block_size: int = 256,
+        dtype: Any = 'bfloat16',
+        scanned_layers: Any = None,
+        norm_estimator: str = 'random',
+        update_every: int = 1,
+        seed: int = 0,
+        per_layer: bool = False,
+        precision: Any = None,
+        pipeline_axis_name: str | None = None,
+        pipeline_axis_size: int = 1,
+        params_partition_specs: Any = None,
+        **common: Unpack[CommonOptions],
+    ):
+        super().__init__(
+            lr=lr,
+            b1=b1,
+            weight_decay=weight_decay,
+            preconditioner_lr=preconditioner_lr,
+            preconditioner_lr_min=preconditioner_lr_min,
+            preconditioner_init_scale=preconditioner_init_scale,
+            noise_scale=noise_scale,
+            weight_decay_mask=weight_decay_mask,
+            lr_style=lr_style,
+            normalize_grads=normalize_grads,
+            max_size_dense=max_size_dense,
+            block_size=block_size,
+            dtype=_named(dtype),
+            scanned_layers=scanned_layers,
+            norm_estimator=norm_estimator,
+            update_every=update_every,
+            seed=seed,
+            per_layer=per_layer,
+            precision=precision,
+            pipeline_axis_name=pipeline_axis_name,
+            pipeline_axis_size=pipeline_axis_size,
+            params_partition_specs=params_partition_specs,
+            **common,
+        )
+
+    def validate(self, h: Hyper) -> None:
+        """Raise where an option is none that there is."""
+        self.transform(h)
+
+    def transform(self, h: Hyper) -> optax.GradientTransformation:
+        """The whitened direction, then decay, then the step."""
+        names = (*self._numbers, *self._flags)
+        options = {name: getattr(h, name) for name in names if name not in _NOT_THE_SCALE}
+        return optax.chain(
+            self.scale(**options),
+            optax.add_decayed_weights(h.weight_decay, h.weight_decay_mask),
+            optax.scale_by_learning_rate(h.lr),
+        )
+
+
+class Skew(Quad):
+    r"""PSGD with factors that are steered to symmetry (Q0.5EQ1.5), as eformer has it.
+
+    .. math:: Q \leftarrow \operatorname{turn}\big(Q - z (T - n I)\, Q\big)
+
+    where the turn is a rotation towards the nearest symmetric matrix; all else, and the parameters,
+    are those of :class:`Quad`. A little slower, it ends better where gradients are of low rank.
+    """
+
+    scale = staticmethod(scale_by_skew)
+
+
+def _named(dtype: Any) -> Any:
+    """Return the name of a dtype, as checkpoints compare it; what is none is refused later."""
+    try:
+        return None if dtype is None else jnp.dtype(dtype).name
+    except TypeError:
+        return dtype
