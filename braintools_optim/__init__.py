@@ -63,6 +63,7 @@ from .schedulers import (
     WarmupScheduler,
 )
 from .state import OptimState, UniqueStateManager
+from .train import train_step
 
 __version__ = '0.1.0'
 
@@ -129,5 +130,6 @@ __all__ = [
     'WarmupScheduler',
     'Yogi',
     'schedules',
+    'train_step',
     'transforms',
 ]

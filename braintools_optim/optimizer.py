@@ -16,6 +16,7 @@ from brainstate import State
 from brainstate.graph import Node
 
 from .checkpoint import plain
+from .chunks import leafwise
 from .groups import ParamGroup
 from .hyper import Hyper, check_flag, check_number, is_live, is_zero
 from .leaf import Leaf, checked_dtype, flat_values, leaves_of
@@ -181,6 +182,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Optimizer):
 
     # ---- the algorithm -------------------------------------------------------------------
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Return the chain for one group's values: what a subclass overrides.
 
