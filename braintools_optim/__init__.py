@@ -72,6 +72,7 @@ from .schedulers import (
     WarmupScheduler,
 )
 from .state import OptimState, UniqueStateManager
+from .train import train_step
 
 __version__ = '0.1.0'
 
@@ -151,5 +152,6 @@ __all__ = [
     'restore',
     'save',
     'schedules',
+    'train_step',
     'transforms',
 ]

@@ -15,7 +15,7 @@ from .leaf import Leaf
 from .state import Keys, UniqueStateManager, elementary, path_name, plain_keys
 from .transforms.sparse import coalesced
 
-__all__ = ['match_gradients', 'refuse_non_arrays']
+__all__ = ['assigned', 'gradient_of', 'match_gradients', 'refuse_non_arrays']
 
 
 def refuse_non_arrays(grads: Any) -> None:
@@ -53,6 +53,25 @@ def match_gradients(
 ) -> list[jax.Array | None]:
     """Return what the chain sees as the gradient of each leaf, or None where there is none.
 
+    They are found by :func:`assigned`.
+    """
+    given, owned = assigned(grads, manager, leaves)
+    return [
+        gradient_of(leaf, [given[i] for i in own], value)
+        for leaf, own, value in zip(leaves, owned, values, strict=True)
+    ]
+
+
+def gradient_of(leaf: Leaf, shares: Sequence[Any], value: Any) -> Any:
+    """Return what the chain sees of the shares of a leaf's gradient, None of none."""
+    return _combined([leaf.gradient(g, value) for g in shares])
+
+
+def assigned(
+    grads: Any, manager: UniqueStateManager, leaves: list[Leaf]
+) -> tuple[list[Any], list[list[int]]]:
+    """Return the gradients given, and of each leaf the positions of its own among them.
+
     A tree of gradients is read by the keys of ``manager.to_pytree()`` or by the keys under which
     the parameters were registered; by names; or with nested keys for tuples and the other way
     round: by the first reading that explains the most of it. Gradients that belong to nobody
@@ -71,15 +90,15 @@ def match_gradients(
     at: dict[tuple[int, Keys], int] = {
         (x.state, x.path[x.depth :]): i for i, x in enumerate(leaves)
     }
-    shares: list[list[Any]] = [[] for _ in leaves]
+    owned: list[list[int]] = [[] for _ in leaves]
     claimed: set[int] = set()
     strays: list[Keys] = []
     foreign: list[Keys] = []  # inside a known parameter, where it has no such leaf
-    for (keys, g), place in zip(given, found, strict=True):
+    for position, ((keys, g), place) in enumerate(zip(given, found, strict=True)):
         if place is not None and place in at:
             claimed.add(at[place])
             if g is not None:
-                shares[at[place]].append(g)
+                owned[at[place]].append(position)
         elif place is not None and g is None:  # None for a whole State
             state, tail = place
             claimed |= {i for i, x in enumerate(leaves) if x.state == state and not tail}
@@ -93,10 +112,7 @@ def match_gradients(
             f'{", ".join(missing) or "none"}. Expected the keys of the registered parameters: '
             f'{", ".join(manager.names)}.{_unpacked(grads)}'
         )
-    return [
-        _combined([leaf.gradient(g, value) for g in share])
-        for leaf, share, value in zip(leaves, shares, values, strict=True)
-    ]
+    return [g for _, g in given], owned
 
 
 def _best_reading(keys: list[Keys], manager: UniqueStateManager) -> list[tuple[int, Keys] | None]:

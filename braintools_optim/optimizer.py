@@ -14,6 +14,7 @@ import optax
 from brainstate import State
 from brainstate.graph import Node
 
+from .chunks import leafwise
 from .groups import ParamGroup
 from .habits import refuse_parameters, refuse_rate, refuse_torch_group
 from .hyper import Hyper, check_flag, check_number, entry_of, is_live, is_zero
@@ -182,6 +183,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
 
     # ---- the algorithm -------------------------------------------------------------------
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Return the chain for one group's values: what a subclass overrides.
 

@@ -6,7 +6,7 @@ program that reuses the buffers of the optimizer state; inside a trace it is inl
 
 from __future__ import annotations
 
-import inspect
+import copy
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +19,8 @@ import numpy as np
 import optax
 from brainstate import State
 
+from .chunks import MANY, Chunks
+from .compiled import entry_of, signature_of
 from .gradient import match_gradients, refuse_non_arrays
 from .hyper import Hyper
 from .leaf import Leaf, entries_of, flat_values, over_entries
@@ -88,6 +90,8 @@ class Stepper:
         for param in self.param_vars:
             param['_been_writen'] = True
         self.programs: dict[Any, Any] = {}  # compiled, donating the chain states, by arguments
+        self.cuts: dict[Any, Chunks | None] = {}  # in which calls many leaves go, by arguments
+        self.chunks: dict[Any, Chunks] = {}  # those used last for each kind of arguments
         self.called: set[Any] = set()  # arguments which they have met, of which kinds
         self.calls: dict[Any, Any] = {}  # the entry used last for each kind of arguments ...
         self.call: Any = None  # ... and of all ...
@@ -123,8 +127,10 @@ class Stepper:
         result: list = []
         try:
             key = static, treedef, type(vector), _kind(grads)
+            if self.chunks and not extra and (chunks := self.chunks.get(key)) is not None:
+                chunks.run(args, result)
             call = self.call if key == self.key else self.calls.get(key)
-            if call is not None:
+            if call is not None and not result:
                 self.call, self.key = call, key
                 try:
                     # The results are in the list before Python can look for an interrupt.
@@ -143,12 +149,19 @@ class Stepper:
         """Call the program for these arguments, compiled if it is new, and keep it for the next."""
         refuse_non_arrays(args[3])
         static, treedef, *_ = key
-        signature = (key, *_signature(args))
+        signature = (key, *signature_of(args))
+        if len(self.leaves) >= MANY and not (args[4] or static):
+            known = signature[1:]
+            if known not in self.cuts:
+                self.cuts[known] = Chunks.of(self, treedef, args)
+            if (chunks := self.cuts[known]) is not None and chunks.run(args, result):
+                self.chunks[key] = chunks
+                return
         program = self.programs.get((static, *signature[1:]))
         if program is None:
             jitted = jax.jit(partial(self._flat, treedef, static), donate_argnums=1)
             program = self.programs[static, *signature[1:]] = jitted.lower(*args).compile()
-        entry = _entry(program)
+        entry = entry_of(program)
         if entry is None or signature not in self.called:
             # A call through Python code, where an interrupt could lose the results after the
             # donated buffers are gone: donate copies.
@@ -158,7 +171,7 @@ class Stepper:
             self.called.add(signature)
         else:
             result.extend(starmap(entry, (args,)))
-        if (entry := _entry(program)) is not None:
+        if (entry := entry_of(program)) is not None:
             self.calls[key] = self.call = entry
             self.key = key
 
@@ -208,16 +221,37 @@ class Stepper:
 
         The states come first because JAX hands donated buffers to outputs in order.
         """
-        optimizer = self.optimizer
         old = flattened(values)
         found = match_gradients(grads, old, self.manager, self.leaves)
+        foreign = [*old, *jax.tree.leaves((grads, extra))]
+
+        def given(group: Any, plan: GroupPlan, numbers: list) -> dict:
+            return self.optimizer._for_chain(extra, self, group, plan, values, numbers)
+
+        states, new = self.advance(old, found, chains, vector, foreign, given)
+        return states, regrouped(values, new, found)
+
+    def advance(
+        self,
+        old: list,
+        found: list,
+        chains: Sequence[Any],
+        vector: Any,
+        foreign: list,
+        given: Callable[[Any, GroupPlan, list], dict],
+    ) -> tuple[tuple, list]:
+        """Return the new chain states, and the new value of each leaf.
+
+        ``found`` are the leaves' gradients, ``given`` tells what a group's chain takes besides,
+        and ``foreign`` are the arrays that must not become part of a state.
+        """
+        optimizer = self.optimizer
         numbers = optimizer._table.unpack(vector)
         for group, plan in zip(self.groups, self.plans, strict=True):
             if group.flags['maximize']:
                 for i in plan.leaves:
                     found[i] = _each(operator.neg, found[i])
         found = self._clipped(found, numbers[0])
-        foreign = [*old, *jax.tree.leaves((grads, extra))]
 
         new = list(old)
         new_states: list[Any] = []
@@ -227,15 +261,20 @@ class Stepper:
                 continue
             own = {name: numbers[group.index][name] for name in optimizer._numbers}
             h = Hyper(own, group.flags, group.unused)
-            given = optimizer._for_chain(extra, self, group, plan, values, numbers)
-            run = partial(_update, given, type(optimizer).__name__)
+            run = partial(_update, given(group, plan, numbers), type(optimizer).__name__)
             updates, state = self.run_chain(group, plan, h, state, found, old, run)
             new_states.append(own_copies(state, foreign))
             for i, update in zip(plan.leaves, updates, strict=True):
                 if found[i] is not None:
                     p = self.leaves[i].encode(old[i])
                     new[i] = self.leaves[i].decode((p + update).astype(p.dtype), old[i])
-        return tuple(new_states), regrouped(values, new, found)
+        return tuple(new_states), new
+
+    def part(self, leaves: list[Leaf], groups: list, plans: list[GroupPlan]) -> Stepper:
+        """Return what advances some of the leaves alone."""
+        new = copy.copy(self)
+        new.leaves, new.groups, new.plans = leaves, groups, plans
+        return new
 
     def _clipped(self, found: list, options: dict[str, Any]) -> list:
         """Bound the gradients: their global norm over all groups, then each entry."""
@@ -344,23 +383,6 @@ def _kind(tree: Any) -> type:
     while (kind := type(tree)) in _CONTAINERS and tree:
         tree = next(iter(tree.values() if kind is dict else tree))
     return kind
-
-
-def _entry(program: Any) -> Any:
-    """Return a compiled program's entry in C++, which it has from its first call on.
-
-    Its public call is a Python function: an interrupt that arrived while the program ran would be
-    raised there, and drop the results. Programs with callbacks have no such entry.
-    """
-    entry = getattr(program, '_call', None)
-    return None if inspect.isfunction(entry) else entry
-
-
-def _signature(args: tuple) -> tuple:
-    """Return all of arguments that a compiled program depends on."""
-    leaves, treedef = jax.tree.flatten(args)
-    placed = tuple(x.sharding if getattr(x, 'committed', False) else None for x in leaves)
-    return treedef, tuple(map(jax.typeof, leaves)), placed
 
 
 def flattened(values: list) -> list:

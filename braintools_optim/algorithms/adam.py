@@ -7,6 +7,7 @@ from typing import Unpack
 
 import optax
 
+from ..chunks import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
@@ -77,6 +78,7 @@ class Adam(OptaxOptimizer):
             **common,
         )
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay before (L2) or after (decoupled) Adam's direction."""
         b1, b2 = h.betas
@@ -120,6 +122,7 @@ class AdamW(OptaxOptimizer):
             lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, **common
         )
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Adam's direction, then decay, then the step."""
         b1, b2 = h.betas

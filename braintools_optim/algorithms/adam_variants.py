@@ -6,6 +6,7 @@ from typing import Unpack
 
 import optax
 
+from ..chunks import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
@@ -49,6 +50,7 @@ class Adamax(OptaxOptimizer):
     ):
         super().__init__(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **common)
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay, then the direction, then the step."""
         b1, b2 = h.betas
@@ -103,6 +105,7 @@ class Nadam(OptaxOptimizer):
             **common,
         )
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay before (L2) or after (decoupled) the direction."""
         b1, b2 = h.betas
@@ -160,6 +163,7 @@ class RAdam(OptaxOptimizer):
             **common,
         )
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay before (L2) or after (decoupled) the direction."""
         b1, b2 = h.betas

@@ -6,6 +6,7 @@ from typing import Unpack
 
 import optax
 
+from ..chunks import leafwise
 from ..hyper import DECAY, Hyper, check_range
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
@@ -69,6 +70,7 @@ class RMSprop(OptaxOptimizer):
         """Raise where alpha is no decay rate; other algorithms have other alphas."""
         check_range(type(self).__name__, 'alpha', h.alpha, DECAY)
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay, then the quotient and its momentum, then the step."""
         if h.centered:
@@ -121,6 +123,7 @@ class Adagrad(OptaxOptimizer):
             **common,
         )
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay, then the quotient, then the step."""
         return descent(h, scale_by_adagrad(h.lr_decay, h.initial_accumulator_value, h.eps))
@@ -157,6 +160,7 @@ class Adadelta(OptaxOptimizer):
     ):
         super().__init__(lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, **common)
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay, then the direction, then the step."""
         return descent(h, optax.scale_by_adadelta(h.rho, h.eps))

@@ -6,6 +6,7 @@ from typing import Unpack
 
 import optax
 
+from ..chunks import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
@@ -74,6 +75,7 @@ class AdaBelief(OptaxOptimizer):
         if h.amsgrad and h.rectify:
             raise ValueError(f'{type(self).__name__} needs rectify=False with amsgrad=True.')
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay before (L2) or after (decoupled) the direction."""
         b1, b2 = h.betas
@@ -126,6 +128,7 @@ class Yogi(OptaxOptimizer):
             **common,
         )
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay, then the direction, then the step."""
         b1, b2 = h.betas

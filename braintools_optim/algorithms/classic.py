@@ -7,6 +7,7 @@ from typing import Unpack
 
 import optax
 
+from ..chunks import leafwise
 from ..hyper import Hyper, Range, check_range, is_traced
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
@@ -56,6 +57,7 @@ class ASGD(OptaxOptimizer):
             lr=lr, lambd=lambd, alpha=alpha, t0=t0, weight_decay=weight_decay, **common
         )
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay, then the step, then the average."""
         return optax.chain(
@@ -103,6 +105,7 @@ class Rprop(OptaxOptimizer):
         if not is_traced(low):
             check_range(owner, 'step_sizes[1]', high, Range(low, open_high=True))
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Step by the signs."""
         return step_by_rprop(h.lr, h.etas, h.step_sizes)

@@ -6,6 +6,7 @@ from typing import Any, Unpack
 
 import optax
 
+from ..chunks import leafwise
 from ..hyper import Hyper, check_number
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
@@ -84,6 +85,7 @@ class Adafactor(OptaxOptimizer):
             **common,
         )
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Adafactor's own step, averaged, then the decay."""
         return optax.chain(

@@ -7,6 +7,7 @@ from typing import Unpack
 import jax.numpy as jnp
 import optax
 
+from ..chunks import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
@@ -55,6 +56,7 @@ class Lamb(OptaxOptimizer):
     ):
         super().__init__(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **common)
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Adam's direction, then decay, then the layer's size, then the step."""
         b1, b2 = h.betas
@@ -121,6 +123,7 @@ class Lars(OptaxOptimizer):
         if h.nesterov and not h.uses('momentum'):
             raise ValueError(f'{type(self).__name__} needs momentum > 0 with nesterov=True, got 0.')
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay and the layer's rate, then the step, then momentum."""
         return optax.chain(
@@ -171,6 +174,7 @@ class Novograd(OptaxOptimizer):
         flags = {'grad_averaging': grad_averaging, 'amsgrad': amsgrad}
         super().__init__(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, **flags, **common)
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Normalized gradient and decay into the momentum, then the step."""
         b1, b2 = h.betas
@@ -212,6 +216,7 @@ class Fromage(OptaxOptimizer):
     ):
         super().__init__(lr=lr, momentum=momentum, p_bound=p_bound, **common)
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Momentum, the layer's size, the step, the way back to the size, the bound."""
         root = jnp.sqrt(1.0 + h.lr**2)

@@ -6,6 +6,7 @@ from typing import Any, Unpack
 
 import optax
 
+from ..chunks import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
@@ -93,6 +94,7 @@ class Muon(OptaxOptimizer):
         if h.ns_dtype not in (None, 'bfloat16', 'float16', 'float32', 'float64'):
             raise _unknown('ns_dtype', "None or a float dtype's name", h.ns_dtype)
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """The orthogonal direction, then decay, then the step."""
         return optax.chain(

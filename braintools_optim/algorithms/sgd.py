@@ -6,6 +6,7 @@ from typing import Unpack
 
 import optax
 
+from ..chunks import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
@@ -68,6 +69,7 @@ class SGD(OptaxOptimizer):
                 f'{type(self).__name__} needs dampening = 0 with nesterov=True, got {h.dampening}.'
             )
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay, then momentum, then the step."""
         if not h.uses('momentum'):
@@ -101,6 +103,7 @@ class Momentum(OptaxOptimizer):
     ):
         super().__init__(lr=lr, momentum=momentum, weight_decay=weight_decay, **common)
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay, then momentum, then the step."""
         return descent(h, optax.trace(h.momentum, nesterov=self.nesterov))

@@ -6,6 +6,7 @@ from typing import Unpack
 
 import optax
 
+from ..chunks import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
@@ -43,6 +44,7 @@ class Lion(OptaxOptimizer):
     ):
         super().__init__(lr=lr, betas=betas, weight_decay=weight_decay, **common)
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Sign, then decay, then the step."""
         b1, b2 = h.betas

@@ -6,6 +6,7 @@ from typing import Unpack
 
 import optax
 
+from ..chunks import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
@@ -50,6 +51,7 @@ class SM3(OptaxOptimizer):
     ):
         super().__init__(lr=lr, momentum=momentum, eps=eps, weight_decay=weight_decay, **common)
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay, then the direction and its average, then the step."""
         averaged = [optax.ema(h.momentum, debias=False)] if h.uses('momentum') else []

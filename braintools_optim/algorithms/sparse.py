@@ -6,6 +6,7 @@ from typing import Unpack
 
 import optax
 
+from ..chunks import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
@@ -50,6 +51,7 @@ class SparseAdam(OptaxOptimizer):
     ):
         super().__init__(lr=lr, betas=betas, eps=eps, **common)
 
+    @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """The direction of the rows that are there, then the step."""
         b1, b2 = h.betas

@@ -1,0 +1,141 @@
+"""What the first call of a step costs by the number of leaves, beside hand-written optax.
+
+    python -m benchmarks.compile [--only 10,200,2000,mixed] [--json FILE]
+
+P6: the first eager step over 2,000 leaves of equal shape, and of twenty shapes, in CPU seconds; it
+holds tracing, compiling and running. Then what the next steps cost, and a step in which a gradient
+is absent for the first time, which is traced and compiled anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+from typing import Any
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import optax
+
+import braintools_optim as bo
+
+from .measure import Ratio, Step, as_json, environment, table, timed
+
+EQUAL = [(4, 4)]
+TWENTY = [(i, j) for i in (2, 3, 4, 5) for j in (2, 3, 4, 5, 6)]
+WORK: dict[str, tuple[int, list[tuple[int, int]], int, int]] = {
+    # leaves, their shapes in turn, samples of ours, samples of what takes minutes
+    '10': (10, EQUAL, 5, 5),
+    '200': (200, EQUAL, 3, 3),
+    '2000': (2000, EQUAL, 3, 1),
+    'mixed': (2000, TWENTY, 3, 1),
+}
+TARGET = 2.0  # P6, in CPU seconds
+
+
+def model(leaves: int, shapes: list[tuple[int, int]]) -> dict[str, jax.Array]:
+    return {f'w{i:05d}': jnp.ones(shapes[i % len(shapes)]) for i in range(leaves)}
+
+
+def ours(leaves: int, shapes: list[tuple[int, int]]) -> tuple[Step, Step]:
+    """Return an eager step of our AdamW, and one without the first gradient."""
+    params = model(leaves, shapes)
+    grads = jax.tree.map(lambda p: 0.1 * p, params)
+    fewer = {k: g for k, g in grads.items() if k != 'w00000'}
+    parts = {k: brainstate.ParamState(p) for k, p in params.items()}
+    opt = bo.AdamW(1e-3).register_trainable_weights(parts)
+
+    def step(grads: Any) -> Any:
+        opt.step(grads)
+        return [p.value for p in parts.values()]
+
+    return functools.partial(step, grads), functools.partial(step, fewer)
+
+
+def hand(leaves: int, shapes: list[tuple[int, int]]) -> Step:
+    """Return optax.adamw as one writes it by hand: jitted, its state donated."""
+    params = model(leaves, shapes)
+    grads, tx = jax.tree.map(lambda p: 0.1 * p, params), optax.adamw(1e-3, weight_decay=0.01)
+    carry = [params, tx.init(params)]
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def apply(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    def step() -> Any:
+        carry[:] = apply(carry[0], carry[1], grads)
+        return carry[0]
+
+    return step
+
+
+def first_calls(name: str) -> list[Ratio]:
+    """Measure one kind of model; each sample is of a new optimizer, in alternating order."""
+    leaves, shapes, samples, of_hand = WORK[name]
+    what = f'{leaves} leaves of {len(shapes)} shape' + 's' * (len(shapes) > 1)
+    jax.block_until_ready(jax.tree.leaves(model(leaves, shapes)))
+    a, b, again = [], [], []
+    for sample in range(samples):
+        step, other = ours(leaves, shapes)
+        a.append(timed(step, 1))
+        again.append(timed(other, 1))
+        if sample < of_hand:
+            by_hand = hand(leaves, shapes)
+            b.append(timed(by_hand, 1))
+    target = TARGET if leaves == 2000 else None
+    return [
+        _seconds(f'P6 first call, {what}: CPU seconds', a, b, target),
+        _seconds(f'absent gradient for the first time, {what}: CPU seconds', again, [], None),
+        _next(f'next steps, {what} / hand-written', step, by_hand, 2 if leaves > 200 else 20),
+    ]
+
+
+def _seconds(name: str, a: list, b: list, target: float | None) -> Ratio:
+    cpu, wall = ([x[i] for x in a] for i in (0, 1))
+    low, middle, high = statistics.quantiles(cpu, n=4)
+    beside = statistics.median(x[0] for x in b) * 1e6 if b else float('nan')
+    return Ratio(
+        *(name, middle, statistics.median(wall), (low, high), middle * 1e6, beside),
+        *(len(a), target),
+    )
+
+
+def _next(name: str, a: Step, b: Step, calls: int, repeats: int = 15) -> Ratio:
+    for step in (a, b):
+        for _ in range(3):
+            step()
+    pairs = [(timed(a, calls), timed(b, calls)) for _ in range(repeats)]
+    cpu = [x[0] / y[0] for x, y in pairs]
+    low, middle, high = statistics.quantiles(cpu, n=4)
+    return Ratio(
+        *(name, middle, statistics.median(x[1] / y[1] for x, y in pairs), (low, high)),
+        *(statistics.median(pair[i][0] for pair in pairs) * 1e6 for i in (0, 1)),
+        len(pairs),
+    )
+
+
+def main() -> None:
+    """Measure what was asked for and print a table; A is ours, B hand-written."""
+    parser = argparse.ArgumentParser(prog='python -m benchmarks.compile')
+    parser.add_argument('--only', help='comma-separated part of ' + ','.join(WORK))
+    parser.add_argument('--json', help='file to write the numbers to')
+    arguments = parser.parse_args()
+    chosen = arguments.only.split(',') if arguments.only else list(WORK)
+    print(' '.join(f'{k}={v}' for k, v in environment().items()), flush=True)
+    rows = []
+    for name in chosen:
+        new = first_calls(name)
+        print('\n'.join(table(new).splitlines()[2:]), flush=True)
+        rows += new
+    print('\n' + table(rows))
+    if arguments.json:
+        with open(arguments.json, 'w') as file:
+            json.dump(as_json(rows), file, indent=1)
+
+
+if __name__ == '__main__':
+    main()

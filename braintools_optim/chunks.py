@@ -1,0 +1,300 @@
+"""Many leaves in several calls of few programs, where one program would take long to compile.
+
+XLA's time grows with the number of leaves in a program, and what a step does to one leaf it does
+to all of its kind. So the leaves are cut into bundles, each with as many leaves of every kind as
+the others; one program serves them all, and a second one the leaves that are left over.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from itertools import chain, starmap
+from operator import attrgetter, itemgetter, methodcaller
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .compiled import entry_of
+from .gradient import assigned, refuse_non_arrays
+from .leaf import flat_values
+from .part import Kept, Part, joined
+from .state import Keys
+
+if TYPE_CHECKING:
+    from .step import Stepper
+
+__all__ = ['MANY', 'Chunks', 'leafwise']
+
+MANY = 1000  # leaves from which on a step is cut
+_MOST_CALLS = 64
+_CALL = 5  # a call costs in every step what compiling so many leaves may cost once
+_MOST_COMPILED = 0.5  # of the leaves, for it to pay
+
+_aval, _committed, _sharding = map(attrgetter, ('aval', 'committed', 'sharding'))
+_is_deleted = methodcaller('is_deleted')
+
+
+def leafwise(transform: Callable) -> Callable:
+    """Mark a ``transform`` whose chain updates each leaf by its own numbers, state and shape alone.
+
+    Its steps may be cut. What the chain keeps for all leaves together must not depend on them. A
+    method that overrides a marked one is not marked.
+    """
+    transform.leafwise = True  # type: ignore[attr-defined]
+    return transform
+
+
+class Call(NamedTuple):
+    """A call of a program, and what it takes out of what a step is given."""
+
+    program: int
+    members: list[int]  # its leaves
+    state: tuple[list[int], list[int], list[int]]  # the positions of their state, by `Part`
+    read_state: tuple[Callable, Callable, Callable]
+    read_values: Callable
+    read_grads: Callable
+    places: list[jax.Array]
+
+
+class Chunks:
+    """A step in several calls, for arguments of one signature."""
+
+    @classmethod
+    def of(cls, stepper: Stepper, treedef: Any, args: tuple) -> Chunks | None:
+        """Compile the calls for these arguments; None where the step cannot be cut, or need not.
+
+        Arrays on several devices are left to XLA in one program.
+        """
+        optimizer = stepper.optimizer
+        if (
+            not getattr(optimizer.transform, 'leafwise', False)
+            or any(group.chain is not None for group in stepper.groups)
+            or optimizer._options['grad_clip_norm'] is not None
+        ):
+            return None
+        values, leaves, numbers, grads, _ = args
+        flat, _ = _arrays((values, grads, numbers))
+        state, _ = _arrays(leaves)
+        old = [x for value in values for x in flat_values(value)[0]]
+        placed = {*map(_sharding, flat), *map(_sharding, state)}
+        if len({d for sharding in placed for d in sharding.device_set}) > 1:
+            return None
+        if len(jax.tree.leaves(values)) != len(old):  # values of several arrays
+            return None
+        new = cls(stepper, treedef, args)
+        return new if new._cut(old, grads, flat, state) else None
+
+    def __init__(self, stepper: Stepper, treedef: Any, args: tuple):
+        values, leaves, numbers, grads, _ = args
+        flat, self.treedef = _arrays((values, grads, numbers))
+        state, _ = _arrays(leaves)
+        self.stepper = stepper
+        self.values = jax.tree.structure(values)
+        self.look, self.state_look = _look(flat), _look(state)
+        chains = jax.tree.unflatten(treedef, range(len(leaves)))
+        self.kept = [Kept.of(stepper, i, tree) for i, tree in enumerate(chains)]
+        self.entries: list[Any] = []  # of the programs
+        self.calls: list[Call] = []
+
+    # ---- how the step is cut -------------------------------------------------------------
+
+    def _cut(self, old: list, grads: Any, flat: list, state: list) -> bool:
+        """Compile the programs, where it pays; return whether it does."""
+        given, owned = assigned(grads, self.stepper.manager, self.stepper.leaves)
+        kinds: list[Any] = list(map(jax.tree.structure, given))
+        starts = np.cumsum([len(old), *(kind.num_leaves for kind in kinds)]).tolist()
+        shares = [[kinds[i] for i in own] for own in owned]
+        pieces = [[p for i in own for p in range(starts[i], starts[i + 1])] for own in owned]
+
+        alike: dict[Any, list[int]] = {}
+        for index, (plan, kept) in enumerate(zip(self.stepper.plans, self.kept, strict=True)):
+            for i in plan.leaves:
+                leaf = self.stepper.leaves[i]
+                slots = sorted(kept.own.get(leaf.path, {}).items())
+                arrays = [flat[i], *(flat[p] for p in pieces[i]), *(state[p] for _, p in slots)]
+                names = tuple(name for name, _ in slots)
+                kind = (index, leaf.shape, leaf.unit, jax.tree.structure(old[i]), *shares[i])
+                if pieces[i]:
+                    alike.setdefault((*kind, names, *map(_looks, arrays)), []).append(i)
+        classes = list(alike.values())
+        count = _best_count(list(map(len, classes)))
+        shared = [(c, len(c) // count) for c in classes]
+        bundles = [[i for c, n in shared for i in c[k * n : (k + 1) * n]] for k in range(count)]
+        rest = [i for c, n in shared for i in c[count * n :]]
+        if len(bundles[0]) + len(rest) > _MOST_COMPILED * sum(map(len, classes)):
+            return False
+        for number, members in enumerate([bundles, [rest]] if rest else [bundles]):
+            part = Part(self.stepper, members[0], old, shares)
+            if not part.fits(self.kept, self._paths(members[0])):
+                return False
+            for chosen in members:
+                self.calls.append(self._call(number, part, chosen, pieces))
+            first = self.calls[-len(members)]
+            if not self._compile(part, self._arguments(first, flat, state)):
+                return False
+        self._plan_results(len(state), len(flat), len(old))
+        return True
+
+    def _paths(self, members: list[int]) -> list[Keys]:
+        return [self.stepper.leaves[i].path for i in members]
+
+    def _call(self, number: int, part: Part, members: list[int], pieces: list) -> Call:
+        state = part.positions(self.kept, self._paths(members))
+        own, vectors, common = map(_reader, state)
+        return Call(
+            *(number, members, state, (own, vectors, common), _reader(members)),
+            _reader([p for i in members for p in pieces[i]]),
+            [jnp.asarray(self.kept[i].places_of(members)) for i in part.indices],
+        )
+
+    def _arguments(self, call: Call, flat: list, state: list) -> tuple:
+        own, vectors, common = (read(state) for read in call.read_state)
+        values, grads = call.read_values(flat), call.read_grads(flat)
+        return own, vectors, common, call.places, values, grads, flat[-1]
+
+    def _compile(self, part: Part, args: tuple) -> bool:
+        """Compile a program; return whether it has an entry in C++.
+
+        It runs once on copies: a first call goes through Python code, where an interrupt could
+        lose the results after the donated buffers are gone.
+        """
+        program = jax.jit(part.advance, donate_argnums=0).lower(*args).compile()
+        own, *others = args
+        program(tuple(map(jnp.copy, own)), *others)
+        self.entries.append(entry_of(program))
+        return self.entries[-1] is not None
+
+    def _plan_results(self, state: int, flat: int, values: int) -> None:
+        """Say where each leaf of the new state and values is found, out of so many old ones.
+
+        They are read from one list: old state, old values and gradients, vectors, then of each
+        call its own state, common state and values.
+        """
+        leaves, new = list(range(state)), list(range(state, state + values))
+        vectors: dict[int, list[tuple[int, int]]] = {}  # position -> the calls with entries of it
+        start = state + flat
+        for position in sorted({p for call in self.calls for p in call.state[1]}):
+            vectors[position] = [
+                (k, call.state[1].index(position))
+                for k, call in enumerate(self.calls)
+                if position in call.state[1]
+            ]
+            leaves[position] = start
+            start += 1
+        for call in self.calls:
+            own, _, common = call.state
+            for position in (*own, *common):
+                leaves[position] = start
+                start += 1
+            for leaf in call.members:
+                new[leaf] = start
+                start += 1
+        self.read_leaves, self.read_values = _reader(leaves), _reader(new)
+        self.vectors = vectors
+        self.order = [self._order(position) for position in vectors]
+        self.join = jax.jit(joined)
+        moved = {self.stepper.leaves[i].state for call in self.calls for i in call.members}
+        self.resting = [i for i in range(len(self.stepper.params)) if i not in moved]
+
+    def _order(self, position: int) -> jax.Array:
+        """Return where each entry of a vector is among those of all calls and the old ones."""
+        kept = next(x for x in self.kept if position in x.vectors.values())
+        places = np.concatenate(
+            [kept.places_of(self.calls[k].members) for k, _ in self.vectors[position]]
+        )
+        order = len(places) + np.arange(len(kept.places))
+        order[places] = np.arange(len(places))
+        return jnp.asarray(order, np.int32)
+
+    # ---- how it is taken -----------------------------------------------------------------
+
+    def run(self, args: tuple, result: list) -> bool:
+        """Append the new leaves of the chains' states and the new values to ``result``.
+
+        Return whether these arguments are those that it was cut for; nothing has run otherwise.
+        """
+        values, leaves, numbers, grads, _ = args
+        flat, treedef = jax.tree.flatten((values, grads, numbers))
+        if treedef != self.treedef:
+            return False
+        if not _on_device(flat):
+            refuse_non_arrays(grads)
+            flat, _ = _arrays(flat)
+        if _look(flat) != self.look:
+            return False
+        state, _ = _arrays(leaves)
+        if _look(state) != self.state_look or len(set(map(id, state))) < len(state):
+            return False
+        _refuse_deleted([*flat, *state])
+        calls = [(self.entries[c.program], *self._arguments(c, flat, state)) for c in self.calls]
+        done: list[tuple] = []
+        try:
+            # One expression in C: no interrupt gets between a donation and what comes of it.
+            done.extend(starmap(operator.call, calls))
+            result.append(self._whole(done, flat, state))
+        except BaseException:
+            if done and not result:  # old state was donated: the step has to be finished
+                done.extend(starmap(operator.call, calls[len(done) :]))
+                result.append(self._whole(done, flat, state))
+            raise
+        return True
+
+    def _whole(self, done: list[tuple], flat: list, state: list) -> tuple[list, list]:
+        """Return the new leaves of the chains' states, and the values of States or None."""
+        vectors = []
+        if self.vectors:
+            entries = [[done[k][1][j] for k, j in calls] for calls in self.vectors.values()]
+            vectors = self.join(entries, [state[p] for p in self.vectors], self.order)
+        made = chain.from_iterable((*own, *common, *new) for own, _, common, new in done)
+        found = [*state, *flat, *vectors, *made]
+        values = jax.tree.unflatten(self.values, self.read_values(found))
+        for i in self.resting:
+            values[i] = None
+        return list(self.read_leaves(found)), values
+
+
+def _best_count(sizes: list[int]) -> int:
+    """Return into how many bundles to cut classes of these sizes."""
+
+    def cost(count: int) -> int:
+        return sum(n // count + n % count for n in sizes) + _CALL * count
+
+    return min(range(2, _MOST_CALLS + 1), key=cost)
+
+
+def _reader(positions: list[int]) -> Callable[[Any], tuple]:
+    """Return what reads these positions of a list."""
+    if len(positions) > 1:
+        return itemgetter(*positions)
+    return lambda found: tuple(found[p] for p in positions)
+
+
+def _arrays(tree: Any) -> tuple[list, Any]:
+    """Return the leaves of a tree, those of the host as arrays, and its structure."""
+    flat, treedef = jax.tree.flatten(tree)
+    if not _on_device(flat):
+        flat = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in flat]
+    return flat, treedef
+
+
+def _on_device(flat: list) -> bool:
+    return all(issubclass(kind, jax.Array) for kind in set(map(type, flat)))
+
+
+def _looks(x: jax.Array) -> tuple:
+    return x.aval, x.committed and x.sharding
+
+
+def _look(arrays: list) -> tuple[list, list, list]:
+    """Return all of arrays that compiled programs depend on."""
+    fixed = list(map(_committed, arrays))
+    return list(map(_aval, arrays)), fixed, list(map(_sharding, arrays)) if any(fixed) else []
+
+
+def _refuse_deleted(arrays: list) -> None:
+    """Raise as JAX does where one of the arrays is gone: the others must not be donated then."""
+    if any(map(_is_deleted, arrays)):
+        jnp.copy(next(filter(_is_deleted, arrays)))

@@ -1,0 +1,27 @@
+"""What a compiled program depends on, and how it is entered."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import jax
+
+__all__ = ['entry_of', 'signature_of']
+
+
+def entry_of(program: Any) -> Any:
+    """Return a compiled program's entry in C++, which it has from its first call on.
+
+    Its public call is a Python function: an interrupt that arrived while the program ran would be
+    raised there, and drop the results. Programs with callbacks have no such entry.
+    """
+    entry = getattr(program, '_call', None)
+    return None if inspect.isfunction(entry) else entry
+
+
+def signature_of(args: tuple) -> tuple:
+    """Return all of arguments that a compiled program depends on."""
+    leaves, treedef = jax.tree.flatten(args)
+    placed = tuple(x.sharding if getattr(x, 'committed', False) else None for x in leaves)
+    return treedef, tuple(map(jax.typeof, leaves)), placed

@@ -1,0 +1,175 @@
+"""What a step does to some leaves of an optimizer, whichever they are.
+
+Inside of a part leaves bear numbers for names, so that one program serves all leaves of its kinds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .gradient import gradient_of
+from .slot import Slot, is_masked, rebuild, slots_of
+from .state import Keys
+
+if TYPE_CHECKING:
+    from .step import Stepper
+
+__all__ = ['Kept', 'Part', 'joined']
+
+
+class Kept(NamedTuple):
+    """Where a group's chain state has its leaves: positions among those of all chains."""
+
+    own: dict[Keys, dict[str, int]]  # by parameter and slot
+    vectors: dict[str, int]  # with an entry for each leaf, by slot
+    common: dict[str, int]  # those that belong to all leaves, by slot
+    places: dict[int, int]  # of the leaves in the vectors
+
+    @classmethod
+    def of(cls, stepper: Stepper, index: int, state: Any) -> Kept:
+        """Sort a group's state, whose leaves are their positions."""
+        leaves = stepper.plans[index].leaves
+        kept = cls({}, {}, {}, {leaf: i for i, leaf in enumerate(leaves)})
+        for slot in slots_of(state, [stepper.leaves[i].path for i in leaves]):
+            if slot.parameter is not None:
+                kept.own.setdefault(slot.parameter, {})[slot.name] = slot.value
+            else:
+                (kept.vectors if slot.per_leaf else kept.common)[slot.name] = slot.value
+        return kept
+
+    def places_of(self, members: list[int]) -> np.ndarray:
+        """Return the places in the vectors of those leaves that are in this group."""
+        return np.array([self.places[i] for i in members if i in self.places], np.int32)
+
+
+class Part:
+    """The computation of a step for some leaves."""
+
+    def __init__(self, stepper: Stepper, members: list[int], old: list, shares: list[list]):
+        """Prepare it for leaves like ``members``, which are in the order of their groups.
+
+        ``old`` are the values of all leaves, ``shares`` the structures of all shares of their
+        gradients.
+        """
+        self.kinds: list[tuple[Any, list]] = [
+            (jax.tree.structure(old[i]), shares[i]) for i in members
+        ]
+        self.indices = [
+            index
+            for index, plan in enumerate(stepper.plans)
+            if not set(members).isdisjoint(plan.leaves)
+        ]
+        leaves = [
+            replace(stepper.leaves[m], path=(f'{i:06d}',), depth=1) for i, m in enumerate(members)
+        ]
+        plan_type, plans = type(stepper.plans[0]), []
+        for index in self.indices:
+            in_group = set(stepper.plans[index].leaves)
+            numbered = {leaves[i].path[0]: i for i, m in enumerate(members) if m in in_group}
+            plans.append(plan_type(*jax.tree.flatten(numbered)))
+        groups = [stepper.groups[index] for index in self.indices]
+        self.stepper = stepper.part(leaves, groups, plans)
+        self.skeletons = self._skeletons([old[i] for i in members])
+        self.slots: list[list[Slot]] = [
+            slots_of(skeleton, [leaves[i].path for i in plan.leaves])
+            for skeleton, plan in zip(self.skeletons, plans, strict=True)
+        ]
+
+    def _skeletons(self, values: list) -> list[Any]:
+        """Return the states of the chains as they are built for leaves of these values."""
+        optimizer = self.stepper.optimizer
+
+        def init(values: list) -> list[Any]:
+            arrays = [x.encode(v) for x, v in zip(self.stepper.leaves, values, strict=True)]
+            return [
+                optimizer._chain(group, optimizer._hyper(group)).init(plan.tree(arrays))
+                for group, plan in zip(self.stepper.groups, self.stepper.plans, strict=True)
+            ]
+
+        return jax.eval_shape(init, values)
+
+    def fits(self, kept: list[Kept], paths: Sequence[Keys]) -> bool:
+        """Whether the state has the slots that it has for leaves of other names."""
+        for index, slots in zip(self.indices, self.slots, strict=True):
+            named: dict[Any, set[str]] = {}
+            for slot in slots:
+                owner = paths[_number(slot)] if slot.parameter else slot.per_leaf
+                named.setdefault(owner, set()).add(slot.name)
+            there = {owner: kept[index].own.get(owner, {}).keys() for owner in named}
+            there |= {True: kept[index].vectors.keys(), False: kept[index].common.keys()}
+            if any(named.get(owner, set()) != names for owner, names in there.items()):
+                return False
+        return True
+
+    def positions(
+        self, kept: list[Kept], paths: Sequence[Keys]
+    ) -> tuple[list[int], list[int], list[int]]:
+        """Return where the state of the leaves under these paths stands: own, vectors, common."""
+        found: tuple[list[int], list[int], list[int]] = ([], [], [])
+        for index, slots in zip(self.indices, self.slots, strict=True):
+            for slot in slots:
+                one = kept[index]
+                own = one.own[paths[_number(slot)]] if slot.parameter else {}
+                found[_sort(slot)].append((own, one.vectors, one.common)[_sort(slot)][slot.name])
+        return found
+
+    def advance(
+        self,
+        own: Sequence[Any],
+        vectors: Sequence[Any],
+        common: Sequence[Any],
+        places: Sequence[Any],
+        arrays: Sequence[Any],
+        grads: Sequence[Any],
+        numbers: Any,
+    ) -> tuple[list, list, list, list]:
+        """Return the leaves' new state (own, entries of vectors, common) and their new values.
+
+        The state comes first because JAX hands donated buffers to outputs in order.
+        """
+        pieces = iter(grads)
+        old: list[Any] = []
+        found: list[Any] = []
+        for leaf, array, (kind, shares) in zip(
+            self.stepper.leaves, arrays, self.kinds, strict=True
+        ):
+            old.append(kind.unflatten([array]))
+            leaf.check_shape(old[-1])
+            given = [s.unflatten([next(pieces) for _ in range(s.num_leaves)]) for s in shares]
+            found.append(gradient_of(leaf, given, old[-1]))
+        sources = iter(own), iter(vectors), iter(common)
+        chains = []
+        for skeleton, slots, place in zip(self.skeletons, self.slots, places, strict=True):
+            taken = [(next(sources[_sort(slot)]), slot) for slot in slots]
+            chains.append(rebuild(skeleton, [x[place] if _sort(s) == 1 else x for x, s in taken]))
+        foreign = [*arrays, *grads, *common]
+        states, new = self.stepper.advance(old, found, chains, numbers, foreign, lambda *_: {})
+        made: tuple[list, list, list] = ([], [], [])
+        for slots, state in zip(self.slots, states, strict=True):
+            for slot, x in zip(slots, jax.tree.leaves(state, is_leaf=is_masked), strict=True):
+                made[_sort(slot)].append(x)
+        return *made, jax.tree.leaves(new)
+
+
+def joined(entries: Sequence[Sequence[Any]], old: Sequence[Any], order: Sequence[Any]) -> list:
+    """Return vectors of the entries that parts made of them, in order; the others are old."""
+    return [
+        jnp.concatenate([*parts, whole])[places]
+        for parts, whole, places in zip(entries, old, order, strict=True)
+    ]
+
+
+def _sort(slot: Slot) -> int:
+    """Return 0 for a slot of one leaf, 1 for a vector with entries of all, 2 for what is common."""
+    return 0 if slot.parameter else 1 if slot.per_leaf else 2
+
+
+def _number(slot: Slot) -> int:
+    assert slot.parameter is not None
+    return int(str(slot.parameter[0]))
