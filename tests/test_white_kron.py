@@ -81,6 +81,18 @@ def test_float64_is_the_rule(style, options, x64):
             )
 
 
+def test_factors_are_even_from_step_100_on():
+    update, params, state = warm(noise_scale=0.0)
+    state = state._replace(Ql={**state.Ql, 'w': 4.0 * state.Ql['w']})
+    tops = []
+    for t in range(3, 101):
+        _, state = update(random_tree(TREE, t), state)
+        blocks = [state.Ql['w'][0], state.Qr['w'][0]]
+        tops.append([float(jnp.max(jnp.abs(q))) for q in blocks])
+    assert abs(np.log(tops[94][0] / tops[94][1])) > 0.2  # after 98 steps
+    np.testing.assert_allclose(*tops[95], rtol=1e-5)  # what step 100 begins with
+
+
 @pytest.mark.parametrize('style', STYLES)
 def test_vectors_are_whitened_entry_by_entry(style):
     """`q <- q (1 - z (T - 1))`, squared for Quad, with `T = (q^2 g)^2`."""
@@ -201,6 +213,8 @@ def test_huge_and_tiny_gradients(size, options):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((updates, state)))
     rms = {k: float(np.sqrt(np.mean(np.square(u)))) for k, u in updates.items() if u.size}
     assert all(r <= 0.2201 for r in rms.values())
+    if size > 1:  # the factors do learn from such gradients
+        assert all(float(jnp.max(jnp.abs(state.Ql[k]))) < 0.5 for k in ('w', 'l', 'v'))
     if size > 1 or options:  # noise of 1e-9 drowns gradients of 1e-20
         assert all(r > 0.02 for k, r in rms.items() if k != 's'), rms
 
