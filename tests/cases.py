@@ -6,7 +6,7 @@ A later algorithm gets every promise tested by adding one row to `CASES`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +30,6 @@ PROMISES = (
     *('live', 'contexts', 'vmap', 'groups', 'clipping', 'growth', 'atomic', 'shapes'),
     *('gradients', 'resume', 'outer_trace', 'donation', 'no_absent_count'),
 )
-ONCE_PER_CLASS = ('vmap', 'atomic', 'outer_trace', 'donation')
-"""Promises that the base keeps whatever a class was constructed with: its first row shows them."""
 
 
 @dataclass(frozen=True)
@@ -250,11 +248,9 @@ CASES = [
 ]
 
 
-def over_cases(promise: str) -> Any:
+def over_cases(promise: str, rows: Sequence[Case] = CASES) -> Any:
     """Parametrize a test over every row to which a promise applies."""
     assert promise in PROMISES
-    first = {case.cls: case for case in reversed(CASES)}
-    rows = list(first.values()) if promise in ONCE_PER_CLASS else CASES
     return pytest.mark.parametrize(
         'case',
         [
@@ -266,6 +262,14 @@ def over_cases(promise: str) -> Any:
             for case in rows
         ],
     )
+
+
+def over_classes(promise: str) -> Any:
+    """Parametrize a test over the first row of every class.
+
+    For what the base does, whatever a class was constructed with.
+    """
+    return over_cases(promise, list({case.cls: case for case in reversed(CASES)}.values()))
 
 
 # ---- the problem all rows solve ----------------------------------------------------------

@@ -92,7 +92,7 @@ def test_a_step_in_calls_is_the_whole_step(case, monkeypatch):
 def test_all_algorithms_are_cut_but_those_that_look_at_all_leaves():
     whole = {case.cls for case in FIRST.values()} - {case.cls for case in CUT}
     assert {cls.__name__ for cls in whole if cls.__module__.startswith('braintools_optim')} == {
-        *('LBFGS', 'Lookahead')
+        *('AdEMAMix', 'LBFGS', 'Lookahead', 'Mars', 'Quad', 'Skew')
     }
     assert FIRST[bo.OptaxOptimizer] in CUT  # its own chain; a given one is not
 

@@ -28,6 +28,7 @@ from cases import (
     named,
     nested,
     over_cases,
+    over_classes,
     pull,
     reference_for,
     signature,
@@ -67,7 +68,7 @@ def test_every_number_of_a_row_is_moved_or_says_why_not(case):
     assert mentioned == set(case.make()._numbers)
 
 
-@over_cases('live')
+@over_classes('live')
 def test_a_scheduler_drives_every_group(case):
     """Stepped with the optimizer it gives what assigning the same learning rates gives."""
     lr = case.kwargs.get('lr', 0.05)
@@ -153,7 +154,7 @@ def test_each_live_number_matters_to_the_test_above(case):
         assert max(moved) > 1e-6, name
 
 
-@over_cases('live')
+@over_classes('live')
 def test_numbers_set_inside_jit_and_outside_are_one_trace(case, x64):
     params = make_params()
     opt = build(case, params, groups=2)
@@ -181,7 +182,7 @@ def test_numbers_set_inside_jit_and_outside_are_one_trace(case, x64):
     assert traces == 1
 
 
-@over_cases('live')
+@over_classes('live')
 def test_assigning_on_the_optimizer_reaches_all_groups(case):
     opt = build(case, make_params(), groups=3)
     for name, (low, _) in case.live.items():
@@ -238,7 +239,7 @@ def train(case, lr, scale):
     return values_of(params)
 
 
-@over_cases('vmap')
+@over_classes('vmap')
 def test_construction_and_training_are_vmappable(case, x64):
     lrs, scales = np.linspace(0.01, 0.2, 8), np.linspace(0.5, 2.0, 8)
     mapped = jax.jit(jax.vmap(lambda lr, scale: train(case, lr, scale)))(lrs, scales)
@@ -275,7 +276,7 @@ def test_vmap_of_eager_steps_and_setters(mapping):
         np.testing.assert_allclose(one['a'], ref.params['a'], rtol=1e-5, atol=1e-6)
 
 
-@over_cases('outer_trace')
+@over_classes('outer_trace')
 def test_an_outer_optimizer_in_a_plain_jax_transform(case):
     (opt, params), twin = (start_run(case, 1) for _ in range(2))
     two = jax.tree.map(lambda g: jnp.stack([g, g]), grads_tree(1))
@@ -290,7 +291,7 @@ def test_an_outer_optimizer_in_a_plain_jax_transform(case):
     assert_usable(opt, params)
 
 
-@over_cases('outer_trace')
+@over_classes('outer_trace')
 def test_numbers_may_be_read_in_a_plain_jax_transform(case):
     opt, params = start_run(case, 1)
     seen = [jax.jit(lambda x: x * opt.current_lr)(1.0) for _ in range(2)]
@@ -336,7 +337,7 @@ def test_equal_groups_are_one_group(case):
     assert max(distance.values()) <= (2 if 'contracted' in case.traits else 0), distance
 
 
-@over_cases('clipping')
+@over_classes('clipping')
 def test_clipping_is_over_all_groups_and_live(case, x64):
     params = make_params()
     opt = build(case, params, groups=2, grad_clip_norm=0.7, grad_clip_value=0.4)
@@ -375,7 +376,7 @@ def kept(before, after, names):
     )
 
 
-@over_cases('growth')
+@over_classes('growth')
 @pytest.mark.parametrize('way', ['add_param_group', 'register again'])
 def test_growing_in_mid_training_keeps_what_is_there(case, way, x64):
     params = make_params()
@@ -415,7 +416,7 @@ def test_flags_may_differ_between_groups(x64):
     assert_close(params, ref.params)
 
 
-@over_cases('groups')
+@over_classes('groups')
 def test_a_refused_group_changes_nothing(case):
     params, twin_params = make_params(), make_params()
     opt, twin = build(case, params), build(case, twin_params)
@@ -450,7 +451,7 @@ class Stop(Exception):
     """Raised by a hook."""
 
 
-@over_cases('atomic')
+@over_classes('atomic')
 def test_an_exception_at_any_write_leaves_all_old(case):
     params = make_params()
     opt = build(case, params, groups=2)
@@ -491,7 +492,7 @@ def test_steps_that_are_watched_compile_once():
     assert later == []
 
 
-@over_cases('atomic')
+@over_classes('atomic')
 def test_an_exception_in_a_jitted_training_step_leaves_all_old(case):
     params = make_params()
     opt = build(case, params, groups=2)
@@ -579,7 +580,7 @@ def start_run(case, steps):
     return opt, params
 
 
-@over_cases('atomic')
+@over_classes('atomic')
 def test_an_interrupt_at_any_line_of_a_warm_step(case):
     # The road without hooks; a compiled step runs few lines of Python, here or anywhere.
     assert interrupt_everywhere(case, 3, (PACKAGE, str(Path(brainstate.__file__).parent))) > 20
@@ -708,7 +709,7 @@ def test_a_parameter_without_gradient_is_left_alone(case, x64):
             assert_close(params, ref.params, what=f'after step {t}')
 
 
-@over_cases('gradients')
+@over_classes('gradients')
 def test_gradients_that_do_not_fit_are_refused_by_name(case):
     params = make_params()
     opt = build(case, params, groups=2)
@@ -731,7 +732,7 @@ def test_gradients_that_do_not_fit_are_refused_by_name(case):
     assert_usable(opt, params)
 
 
-@over_cases('gradients')
+@over_classes('gradients')
 def test_integer_parameters_are_refused_by_name(case):
     whole = {'c': {'weight': jnp.ones(2), 'number': jnp.arange(3)}}
     params = {'block': brainstate.ParamState(whole)}
@@ -814,7 +815,7 @@ def keys(tree):
     return []
 
 
-@over_cases('resume')
+@over_classes('resume')
 def test_a_checkpoint_that_does_not_fit_is_refused_whole(case):
     opt, params = fresh(case)
     for t in range(2):
@@ -921,7 +922,7 @@ def test_a_damaged_checkpoint_is_refused_whole(damage):
 # ---- donation ----------------------------------------------------------------------------
 
 
-@over_cases('donation')
+@over_classes('donation')
 def test_no_array_of_the_caller_is_consumed(case):
     params = make_params()
     opt = build(case, params, groups=2)

@@ -209,10 +209,6 @@ MISTAKES = {
         *(lambda: ready().load_state_dict(ready(bo.SGD).state_dict()), bo.IncompatibleCheckpoint),
         *('saved by SGD', 'this is Adam'),
     ),
-    'load before register': (
-        *(lambda: bo.Adam(0.1).load_state_dict(ready().state_dict()), bo.IncompatibleCheckpoint),
-        *('no parameters yet', 'call register_trainable_weights before loading'),
-    ),
     'pickle': (
         *(lambda: pickle.dumps(ready()), TypeError, 'Adam cannot be pickled', 'opt.state_dict()'),
     ),

@@ -23,7 +23,6 @@ from .chain import descent
 __all__ = ['AdEMAMix', 'Mars']
 
 NumberOrSchedule = float | Callable[[Any], Any]
-_UNSAID: Any = object()
 _FLOATS = (None, 'bfloat16', 'float16', 'float32', 'float64')
 
 
@@ -250,7 +249,7 @@ class Mars(OptaxOptimizer):
         )
 
     def step(
-        self, grads: Any = None, previous_point_grads: Any = _UNSAID, **extra: Any
+        self, grads: Any = None, previous_point_grads: Any = ..., **extra: Any
     ) -> None:
         """Update the parameters from their gradients.
 
@@ -263,12 +262,12 @@ class Mars(OptaxOptimizer):
             keys; one that is not there is zero. Built with ``exact=True`` it needs them (None in
             the first step); otherwise they stand in for the gradients it remembers.
         """
-        if self.exact and previous_point_grads is _UNSAID:
+        if self.exact and previous_point_grads is ...:
             raise TypeError(
                 f'{type(self).__name__}(exact=True).step needs previous_point_grads, the gradients '
                 f'of this batch at the parameters before the last step; None in the first step.'
             )
-        if previous_point_grads is not _UNSAID and previous_point_grads is not None:
+        if previous_point_grads is not ... and previous_point_grads is not None:
             extra['previous_point_grads'] = previous_point_grads
         super().step(grads, **extra)
 

@@ -164,7 +164,7 @@ def ademamix(
 ) -> optax.GradientTransformation:
     """Descend by `scale_by_ademamix`, with decoupled weight decay where ``mask`` says.
 
-    ``learning_rate`` is another name of ``lr``, a number or a schedule.
+    ``lr`` may be given as ``learning_rate``; it is a number or a schedule.
     """
     if (lr is None) == (learning_rate is None):
         came = 'neither' if lr is None else 'both'
