@@ -33,7 +33,7 @@ import numpy as np
 
 from braintools_optim.checkpoint import file
 
-from .measure import environment
+from .measure import Ratio, Row, Skipped, counted, environment
 
 BASE = 'braintools.file'
 FLUSHED = 'braintools.file, flushed'
@@ -281,6 +281,50 @@ def report(libraries: dict[str, Library], skipped: dict[str, str]) -> str:
     return '\n'.join(lines)
 
 
+def installed(names: list[str]) -> tuple[dict[str, Library], dict[str, str], dict[str, str]]:
+    """Return the libraries that are there, why others are not, and versions."""
+    libraries: dict[str, Library] = {}
+    skipped: dict[str, str] = {}
+    versions = {}
+    for name in names:
+        try:
+            libraries[name] = MAKERS[name]()
+            versions[name] = metadata.version(PACKAGES[name])
+        except ImportError as error:
+            skipped[name] = f'{PACKAGES[name]} is not installed ({error})'
+    return libraries, skipped, versions
+
+
+def p8(
+    names: tuple[str, ...] = ('braintools_optim', BASE),
+    parameters: int = 25_000_000,
+    repeats: int = 5,
+) -> list[Row]:
+    """Return rows of the seconds of others relative to ours, and of the extra memory of ours."""
+    libraries, skipped, _ = installed(list(names))
+    tree = jax.block_until_ready(adamw_state(parameters))
+    with tempfile.TemporaryDirectory() as directory:
+        measure(libraries, tree, Path(directory), repeats)
+    mine, rows = libraries.pop('braintools_optim'), list[Row]()
+    size = f'{parameters // 1_000_000}M parameters'
+    for what in ('save', 'load'):
+        for name, other in libraries.items():
+            target = TARGETS[what] if name == BASE else None
+            times = zip(other.times[what], mine.times[what], strict=True)
+            ratios = [a / b for a, b in times]
+            middle, ends = statistics.median(ratios), (min(ratios), max(ratios))
+            seconds = (1e6 * library.median(what) for library in (other, mine))
+            rows.append(
+                Ratio(
+                    *(f'P8 {what} {size}, {name} / ours (wall)', middle, middle, ends, *seconds),
+                    *(repeats, target, True),
+                )
+            )
+        extra, limit = mine.memory[what], TARGETS[f'{what}_memory']
+        rows.append(counted(f'P8 {what}: extra memory of the payload', extra, limit))
+    return rows + [Skipped(f'P8 {size}, {name} / ours', skipped[name]) for name in skipped]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--parameters', type=int, default=25_000_000)
@@ -288,15 +332,7 @@ def main() -> None:
     parser.add_argument('--directory', help='where to save (default: a temporary directory)')
     parser.add_argument('--json', help='write everything measured into this file')
     options = parser.parse_args()
-    libraries: dict[str, Library] = {}
-    skipped: dict[str, str] = {}
-    versions = {}
-    for name, make in MAKERS.items():
-        try:
-            libraries[name] = make()
-            versions[name] = metadata.version(PACKAGES[name])
-        except ImportError as error:
-            skipped[name] = f'not installed ({error})'
+    libraries, skipped, versions = installed(list(MAKERS))
     tree = jax.block_until_ready(adamw_state(options.parameters))
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         measure(libraries, tree, Path(directory), options.repeats)

@@ -73,10 +73,23 @@ def hand(leaves: int, shapes: list[tuple[int, int]]) -> Step:
     return step
 
 
+def what_of(name: str) -> str:
+    leaves, shapes, *_ = WORK[name]
+    return f'{leaves} leaves of {len(shapes)} shape' + 's' * (len(shapes) > 1)
+
+
+def first_alone(name: str) -> Ratio:
+    """Measure the first call alone, with nothing beside it that would take minutes."""
+    leaves, shapes, samples, _ = WORK[name]
+    jax.block_until_ready(jax.tree.leaves(model(leaves, shapes)))
+    a = [timed(ours(leaves, shapes)[0], 1) for _ in range(samples)]
+    return _seconds(f'P6 first call, {what_of(name)}: CPU seconds', a, [], TARGET)
+
+
 def first_calls(name: str) -> list[Ratio]:
     """Measure one kind of model; each sample is of a new optimizer, in alternating order."""
     leaves, shapes, samples, of_hand = WORK[name]
-    what = f'{leaves} leaves of {len(shapes)} shape' + 's' * (len(shapes) > 1)
+    what = what_of(name)
     jax.block_until_ready(jax.tree.leaves(model(leaves, shapes)))
     a, b, again = [], [], []
     for sample in range(samples):

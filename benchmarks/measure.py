@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any
 
 Step = Callable[[], Any]
@@ -39,6 +39,42 @@ class Ratio:
         )
 
 
+@dataclass
+class Skipped:
+    """What could not be measured here."""
+
+    name: str
+    reason: str
+    reached: str = 'skipped'
+
+
+Row = Ratio | Skipped
+
+
+def missing(module: str) -> str:
+    """Return why a module cannot be imported, or nothing."""
+    try:
+        import_module(module)
+    except ImportError as error:
+        return f'{module.split(".")[0]} is not installed ({error})'
+    return ''
+
+
+def where_installed(module: str, name: str, work: Callable[[], Row]) -> Row:
+    """Measure what needs a module; without it, say so."""
+    reason = missing(module)
+    return Skipped(name, reason) if reason else work()
+
+
+MOST = {'instances': 1000, 'repeats': 1000}
+"""Of what `compare` is asked for, how much it does."""
+
+
+def hurry() -> None:
+    """Let all that follows take fewer samples."""
+    MOST.update(instances=2, repeats=7)
+
+
 def compare(
     name: str,
     make_a: Callable[[], Step],
@@ -57,7 +93,8 @@ def compare(
     sample is a ratio of neighbours in time, and every few samples both are made anew.
     """
     cpu, wall, a_times, b_times = [], [], [], []
-    for instance in range(instances):
+    repeats = min(repeats, MOST['repeats'])
+    for instance in range(min(instances, MOST['instances'])):
         if instance % 2:
             b, a = make_b(), make_a()
         else:
@@ -86,6 +123,12 @@ def compare(
     )
 
 
+def counted(name: str, value: float, target: float | None, at_least: bool = False) -> Ratio:
+    """Return a row of what is one number: it stands in the place of the ratios."""
+    nan = float('nan')
+    return Ratio(name, value, value, (value, value), nan, nan, 1, target, at_least)
+
+
 def timed(step: Step, calls: int) -> tuple[float, float]:
     """Return CPU and wall seconds of one call, the mean of ``calls``, all finished."""
     import jax
@@ -99,7 +142,7 @@ def timed(step: Step, calls: int) -> tuple[float, float]:
 
 def environment() -> dict[str, Any]:
     """Return versions and the machine's load."""
-    packages = ('jax', 'jaxlib', 'optax', 'brainstate', 'numpy', 'braintools')
+    packages = ('jax', 'jaxlib', 'optax', 'brainstate', 'numpy', 'braintools', 'torch', 'eformer')
     versions = {}
     for package in packages:
         try:
@@ -109,13 +152,16 @@ def environment() -> dict[str, Any]:
     return {**versions, 'cores': os.cpu_count(), 'load': [round(x, 2) for x in os.getloadavg()]}
 
 
-def table(rows: list[Ratio]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Return the rows as a markdown table."""
     lines = [
         '| what | CPU ratio | quartiles | wall ratio | A us | B us | target | reached |',
         '|---|---|---|---|---|---|---|---|',
     ]
     for r in rows:
+        if isinstance(r, Skipped):
+            lines.append(f'| {r.name} | {r.reason} | | | | | | {r.reached} |')
+            continue
         sign = '>=' if r.at_least else '<='
         target = '' if r.target is None else f'{sign} {r.target:g}'
         low, high = r.cpu_quartiles
@@ -126,7 +172,7 @@ def table(rows: list[Ratio]) -> str:
     return '\n'.join(lines)
 
 
-def as_json(rows: list[Ratio]) -> dict[str, Any]:
+def as_json(rows: Sequence[Row]) -> dict[str, Any]:
     """Return everything measured, for a file."""
     return {
         'environment': environment(),
