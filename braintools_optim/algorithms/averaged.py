@@ -248,9 +248,7 @@ class Mars(OptaxOptimizer):
             optax.scale_by_learning_rate(h.lr),
         )
 
-    def step(
-        self, grads: Any = None, previous_point_grads: Any = ..., **extra: Any
-    ) -> None:
+    def step(self, grads: Any = None, previous_point_grads: Any = ..., **extra: Any) -> None:
         """Update the parameters from their gradients.
 
         Parameters
