@@ -13,6 +13,11 @@ import jax
 import pytest
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with what waits a minute for one other process, or it would be waited for at the end."""
+    items.sort(key=lambda item: item.name != 'test_on_a_mesh')
+
+
 @pytest.fixture
 def x64():
     """Let arrays be float64 during one test."""

@@ -197,7 +197,7 @@ def test_assigning_on_the_optimizer_reaches_all_groups(case):
 # ---- eager = jit = for_loop = scan = vmap ------------------------------------------------
 
 
-@over_cases('contexts')
+@over_classes('contexts')
 def test_all_ways_to_run_agree(case, x64):
     steps = np.arange(12)
     results = {}
