@@ -14,7 +14,7 @@ import pytest
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with what waits a minute for one other process, or it would be waited for at the end."""
+    """Begin with what waits a minute for another process, or the end would wait for it."""
     items.sort(key=lambda item: item.name != 'test_on_a_mesh')
 
 
