@@ -9,20 +9,18 @@ is absent for the first time, which is traced and compiled anew.
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
 import statistics
 from typing import Any
 
 import brainstate
 import jax
 import jax.numpy as jnp
-import optax
 
 import braintools_optim as bo
 
-from .measure import Ratio, Step, as_json, environment, table, timed
+from .measure import Ratio, Step, command, timed
+from .step import by_hand
 
 EQUAL = [(4, 4)]
 TWENTY = [(i, j) for i in (2, 3, 4, 5) for j in (2, 3, 4, 5, 6)]
@@ -55,24 +53,6 @@ def ours(leaves: int, shapes: list[tuple[int, int]]) -> tuple[Step, Step]:
     return functools.partial(step, grads), functools.partial(step, fewer)
 
 
-def hand(leaves: int, shapes: list[tuple[int, int]]) -> Step:
-    """Return optax.adamw as one writes it by hand: jitted, its state donated."""
-    params = model(leaves, shapes)
-    grads, tx = jax.tree.map(lambda p: 0.1 * p, params), optax.adamw(1e-3, weight_decay=0.01)
-    carry = [params, tx.init(params)]
-
-    @functools.partial(jax.jit, donate_argnums=1)
-    def apply(params: Any, state: Any, grads: Any) -> Any:
-        updates, state = tx.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    def step() -> Any:
-        carry[:] = apply(carry[0], carry[1], grads)
-        return carry[0]
-
-    return step
-
-
 def what_of(name: str) -> str:
     leaves, shapes, *_ = WORK[name]
     return f'{leaves} leaves of {len(shapes)} shape' + 's' * (len(shapes) > 1)
@@ -97,13 +77,13 @@ def first_calls(name: str) -> list[Ratio]:
         a.append(timed(step, 1))
         again.append(timed(other, 1))
         if sample < of_hand:
-            by_hand = hand(leaves, shapes)
-            b.append(timed(by_hand, 1))
+            theirs = by_hand(model(leaves, shapes))
+            b.append(timed(theirs, 1))
     target = TARGET if leaves == 2000 else None
     return [
         _seconds(f'P6 first call, {what}: CPU seconds', a, b, target),
         _seconds(f'absent gradient for the first time, {what}: CPU seconds', again, [], None),
-        _next(f'next steps, {what} / hand-written', step, by_hand, 2 if leaves > 200 else 20),
+        _next(f'next steps, {what} / hand-written', step, theirs, 2 if leaves > 200 else 20),
     ]
 
 
@@ -131,24 +111,5 @@ def _next(name: str, a: Step, b: Step, calls: int, repeats: int = 15) -> Ratio:
     )
 
 
-def main() -> None:
-    """Measure what was asked for and print a table; A is ours, B hand-written."""
-    parser = argparse.ArgumentParser(prog='python -m benchmarks.compile')
-    parser.add_argument('--only', help='comma-separated part of ' + ','.join(WORK))
-    parser.add_argument('--json', help='file to write the numbers to')
-    arguments = parser.parse_args()
-    chosen = arguments.only.split(',') if arguments.only else list(WORK)
-    print(' '.join(f'{k}={v}' for k, v in environment().items()), flush=True)
-    rows = []
-    for name in chosen:
-        new = first_calls(name)
-        print('\n'.join(table(new).splitlines()[2:]), flush=True)
-        rows += new
-    print('\n' + table(rows))
-    if arguments.json:
-        with open(arguments.json, 'w') as file:
-            json.dump(as_json(rows), file, indent=1)
-
-
 if __name__ == '__main__':
-    main()
+    command('python -m benchmarks.compile', {k: functools.partial(first_calls, k) for k in WORK})

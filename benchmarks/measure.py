@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module, metadata
 from typing import Any
@@ -178,3 +180,24 @@ def as_json(rows: Sequence[Row]) -> dict[str, Any]:
         'environment': environment(),
         'rows': [asdict(r) | {'reached': r.reached} for r in rows],
     }
+
+
+def command(program: str, work: Mapping[str, Callable[[], list]]) -> None:
+    """Measure what the command line asks for, print a table, and write the numbers if asked to."""
+    parser = argparse.ArgumentParser(prog=program)
+    parser.add_argument('--only', help='comma-separated part of ' + ','.join(work))
+    parser.add_argument('--json', help='file to write the numbers to')
+    given = parser.parse_args()
+    chosen = given.only.split(',') if given.only else list(work)
+    if unknown := sorted({*chosen} - {*work}):
+        parser.error(f'--only got {", ".join(unknown)}; there are {", ".join(work)}')
+    print(' '.join(f'{k}={v}' for k, v in environment().items()), flush=True)
+    rows = []
+    for name in chosen:
+        new = work[name]()
+        print('\n'.join(table(new).splitlines()[2:]), flush=True)
+        rows += new
+    print('\n' + table(rows))
+    if given.json:
+        with open(given.json, 'w') as file:
+            json.dump(as_json(rows), file, indent=1)

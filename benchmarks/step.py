@@ -9,9 +9,7 @@ LR a scheduler that is stepped with every step, by Python and inside the jitted 
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
 import resource
 import statistics
 import subprocess
@@ -26,7 +24,7 @@ import optax
 
 import braintools_optim as bo
 
-from .measure import Ratio, Row, Step, as_json, compare, environment, table, timed, where_installed
+from .measure import Ratio, Row, Step, command, compare, timed, where_installed
 
 CALLS = {10: 100, 200: 8}
 
@@ -71,8 +69,12 @@ def ours(
 
 
 def hand(leaves: int) -> Step:
+    """Return a step of optax.adamw on the model."""
+    return by_hand(model(leaves))
+
+
+def by_hand(params: dict) -> Step:
     """Return optax.adamw as one writes it by hand: jitted, its state donated."""
-    params = model(leaves)
     grads, tx = gradients(params), optax.adamw(1e-3, weight_decay=0.01)
     carry = [params, tx.init(params)]
 
@@ -362,24 +364,5 @@ def p10(samples: int = 15) -> list[Ratio]:
 WORK = {'P1': p1, 'P2': p2, 'P3': p3, 'P4': p4, 'P5': p5, 'P7': p7, 'P10': p10, 'LR': lr}
 
 
-def main() -> None:
-    """Measure what was asked for and print a table."""
-    parser = argparse.ArgumentParser(prog='python -m benchmarks.step')
-    parser.add_argument('--only', help='comma-separated part of ' + ','.join(WORK))
-    parser.add_argument('--json', help='file to write the numbers to')
-    arguments = parser.parse_args()
-    chosen = arguments.only.split(',') if arguments.only else list(WORK)
-    print(' '.join(f'{k}={v}' for k, v in environment().items()), flush=True)
-    rows = []
-    for name in chosen:
-        new = WORK[name]()
-        print('\n'.join(table(new).splitlines()[2:]), flush=True)
-        rows += new
-    print('\n' + table(rows))
-    if arguments.json:
-        with open(arguments.json, 'w') as file:
-            json.dump(as_json(rows), file, indent=1)
-
-
 if __name__ == '__main__':
-    main()
+    command('python -m benchmarks.step', WORK)

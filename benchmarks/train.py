@@ -9,9 +9,7 @@ T1 also says how much of the written bytes is updated in place.
 
 from __future__ import annotations
 
-import argparse
 import functools
-import json
 from typing import Any
 
 import brainstate
@@ -21,7 +19,7 @@ import optax
 
 import braintools_optim as bo
 
-from .measure import Ratio, Step, as_json, compare, environment, table
+from .measure import Ratio, Step, command, compare
 from .step import model, states
 
 CALLS = 200
@@ -158,18 +156,5 @@ def t3(leaves: int = 10, steps: int = 50) -> list[Ratio]:
     ]
 
 
-def main() -> None:
-    """Measure all and print a table."""
-    parser = argparse.ArgumentParser(prog='python -m benchmarks.train')
-    parser.add_argument('--json', help='file to write the numbers to')
-    arguments = parser.parse_args()
-    print(' '.join(f'{k}={v}' for k, v in environment().items()), flush=True)
-    rows = [*t1(), *t2(), *t3()]
-    print('\n' + table(rows))
-    if arguments.json:
-        with open(arguments.json, 'w') as file:
-            json.dump(as_json(rows), file, indent=1)
-
-
 if __name__ == '__main__':
-    main()
+    command('python -m benchmarks.train', {'T1': t1, 'T2': t2, 'T3': t3})

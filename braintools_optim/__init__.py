@@ -1,5 +1,7 @@
 """Stateful, PyTorch-style optimizers and learning-rate schedulers for JAX and brainstate."""
 
+from typing import TYPE_CHECKING
+
 from . import schedules, transforms
 from .algorithms import (
     ASGD,
@@ -41,6 +43,7 @@ from .checkpoint.relax import LoadReport
 from .checkpoint.rotation import Checkpointer
 from .checkpoint.whole import load, restore, save
 from .groups import ParamGroup
+from .habits import name_here
 from .optimizer import OptaxOptimizer, Optimizer
 from .schedulers import (
     SWALR,
@@ -155,3 +158,11 @@ __all__ = [
     'train_step',
     'transforms',
 ]
+
+
+if not TYPE_CHECKING:  # type checkers find wrong names themselves, if there is no such function
+
+    def __getattr__(name):
+        """Raise for a name that there is not, and say which one was probably meant."""
+        hint = '' if name.startswith('_') else name_here(name, __all__)
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}.{hint}')

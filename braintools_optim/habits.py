@@ -13,6 +13,7 @@ from brainstate.graph import Node
 from .hyper import RANGES
 
 __all__ = [
+    'name_here',
     'refuse_assignment',
     'refuse_parameters',
     'refuse_rate',
@@ -49,6 +50,15 @@ def way_here(name: str, known: Iterable[str]) -> str:
     if name.startswith('_'):  # Python and JAX look for many of these
         return ''
     near = difflib.get_close_matches(name, [k for k in known if not k.startswith('_')], 1)
+    return f' Did you mean {near[0]!r}?' if near else ''
+
+
+def name_here(name: str, known: Iterable[str]) -> str:
+    """Return what to write instead of a name that the package lacks, as a sentence."""
+    if name in ('lr_scheduler', 'schedulers'):
+        return ' Schedulers are names of the package itself, such as StepLR.'
+    same = [k for k in known if k.lower() == name.lower()]
+    near = same or difflib.get_close_matches(name, list(known), 1)
     return f' Did you mean {near[0]!r}?' if near else ''
 
 

@@ -209,6 +209,20 @@ MISTAKES = {
         *(lambda: ready().load_state_dict(ready(bo.SGD).state_dict()), bo.IncompatibleCheckpoint),
         *('saved by SGD', 'this is Adam'),
     ),
+    'torch.save order': (
+        *(lambda: bo.save(ready().state_dict(), 'run.ckpt'), TypeError),
+        *('got dict', 'save(path, tree)'),
+    ),
+    'a state_dict for a path': (
+        *(lambda: ready().load(ready().state_dict()), TypeError),
+        *('got dict', 'load_state_dict'),
+    ),
+    "optax's lower case": (lambda: bo.adam(1e-3), AttributeError, "'adam'", "'Adam'"),
+    'a slip of the pen': (lambda: bo.AdmaW(1e-3), AttributeError, "'AdmaW'", "'AdamW'"),
+    "torch's lr_scheduler": (
+        *(lambda: bo.lr_scheduler.StepLR(0.1, 30), AttributeError),
+        *("'lr_scheduler'", 'names of the package itself'),
+    ),
     'pickle': (
         *(lambda: pickle.dumps(ready()), TypeError, 'Adam cannot be pickled', 'opt.state_dict()'),
     ),

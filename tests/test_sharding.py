@@ -5,9 +5,8 @@ prints a JSON object with a list of complaints for every case.
 """
 
 import json
-import os
-import subprocess
-import sys
+
+from on_mesh import complaints_of
 
 STEPS = 3
 OPTIMIZERS = ['SGD', 'Adam', 'LBFGS', 'tx']
@@ -15,14 +14,7 @@ ROADS = ['eager', 'jit', 'for_loop']
 
 
 def test_on_a_mesh():
-    # One test: every worker would run the process anew for its share of several.
-    flags = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
-    env = {**os.environ, 'XLA_FLAGS': flags.strip(), 'JAX_PLATFORMS': 'cpu'}
-    done = subprocess.run(
-        [sys.executable, '-W', 'error', __file__], env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    complaints = json.loads(done.stdout.splitlines()[-1])
+    complaints = complaints_of(__file__)
     assert set(complaints) == {
         *(f'{name} {road}' for name in OPTIMIZERS for road in ROADS),
         *('compilations eager', 'compilations jit', 'late group', 'partly sharded'),

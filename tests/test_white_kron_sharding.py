@@ -5,23 +5,15 @@ prints a JSON object with a list of complaints for every case.
 """
 
 import json
-import os
-import subprocess
-import sys
+
+from on_mesh import complaints_of
 
 KINDS = ['Auto', 'Explicit']
 CASES = ['init', 'jitted init', 'step', 'with specs of parameters', 'class', 'checkpoint']
 
 
 def test_on_a_mesh():
-    # One test: every worker would run the process anew for its share of several.
-    flags = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
-    env = {**os.environ, 'XLA_FLAGS': flags.strip(), 'JAX_PLATFORMS': 'cpu'}
-    done = subprocess.run(
-        [sys.executable, '-W', 'error', __file__], env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    complaints = json.loads(done.stdout.splitlines()[-1])
+    complaints = complaints_of(__file__)
     assert set(complaints) == {f'{case} {kind}' for case in CASES for kind in KINDS}
     assert {what: found for what, found in complaints.items() if found} == {}
 

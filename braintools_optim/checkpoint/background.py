@@ -111,6 +111,11 @@ def run(path: str | os.PathLike, write: Callable[[], Any]) -> Saving:
 
 def settle(path: str | os.PathLike) -> None:
     """Wait for what is being written to a path, so that files come in the order of their saves."""
+    if not isinstance(path, str | bytes | os.PathLike):  # torch.save takes it last
+        raise TypeError(
+            f'a file needs a path, and first, as in save(path, tree) or opt.load(path); got '
+            f'{type(path).__name__}. What state_dict() returns goes into load_state_dict.'
+        )
     with _lock:
         work = _running.get(os.path.realpath(path))
     if work is not None:
