@@ -417,6 +417,20 @@ def test_progress(tmp_path, monkeypatch):
     assert len(shown) == 3
 
 
+def test_small_arrays_share_memory_that_is_aligned_and_bounded(tmp_path):
+    tree = {f'{i:03d}': np.full(1 << 17, i, np.float64) for i in range(40)}  # 40 MiB
+    tree |= {'odd': np.arange(3, dtype=np.int8), 'empty': np.zeros((0, 2)), 'one': np.ones(())}
+    found = file.read(written(tmp_path, tree))[1]
+    blocks = {}
+    for name, array in found.items():
+        assert same(array, tree[name]) and array.flags.writeable
+        assert array.ctypes.data % 64 == 0 or not array.size
+        while array.base is not None:
+            array = array.base
+        blocks[array.ctypes.data] = array.nbytes
+    assert len(blocks) <= 5 and max(blocks.values()) <= (1 << 24) + 64
+
+
 # ---- opt-in -------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ from .atomic import replacing
 from .describe import ArrayInfo, Description, described
 from .dtype import bytes_of, foreign_bytes, to_native
 from .layout import FORMAT, Header
+from .memory import empty_arrays
 from .progress import progress
 from .tree import copied, flatten, place, plain, shown
 
@@ -125,8 +126,7 @@ def _decoded(file: BinaryIO, size: int) -> tuple[dict[str, Any], Any]:
     header = Header.of(reader, size)
     arrays: list[np.ndarray] = []
     with progress('loading', header.nbytes) as done:
-        for entry in header.entries:
-            array = np.empty(entry.shape, entry.numpy)
+        for array in empty_arrays([(entry.shape, entry.numpy) for entry in header.entries]):
             reader.read_into(array.reshape(-1).view(np.uint8).data, done)
             arrays.append(array)
         reader.end()
