@@ -20,7 +20,17 @@ import brainstate  # noqa: F401  # first: it sets jax up
 import jax.numpy as jnp
 
 from . import algorithms, checkpoint, compile, memory, step, train, white_kron
-from .measure import Ratio, Row, as_json, counted, environment, hurry, table
+from .measure import (
+    Ratio,
+    Row,
+    add_dispatch_option,
+    as_json,
+    choose_dispatch,
+    counted,
+    environment,
+    hurry,
+    table,
+)
 
 Work = Callable[[], list[Row]]
 
@@ -98,7 +108,9 @@ def main() -> None:
     parser.add_argument('--full', action='store_true', help='everything, which takes long')
     parser.add_argument('--only', help='comma-separated part of ' + ','.join([*FULL, 'algorithms']))
     parser.add_argument('--out', type=Path, default=Path(__file__).parent / 'results')
+    add_dispatch_option(parser)
     given = parser.parse_args()
+    choose_dispatch(given)
     work = FULL if given.full else QUICK
     chosen = given.only.split(',') if given.only else [*work, *['algorithms'] * given.full]
     unknown = set(chosen) - {*FULL, 'algorithms'}

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module, metadata
 from typing import Any
 
+import jax
+
 Step = Callable[[], Any]
 
 
@@ -133,7 +135,6 @@ def counted(name: str, value: float, target: float | None, at_least: bool = Fals
 
 def timed(step: Step, calls: int) -> tuple[float, float]:
     """Return CPU and wall seconds of one call, the mean of ``calls``, all finished."""
-    import jax
 
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(calls):
@@ -142,8 +143,27 @@ def timed(step: Step, calls: int) -> tuple[float, float]:
     return (time.process_time() - cpu) / calls, (time.perf_counter() - wall) / calls
 
 
+def add_dispatch_option(parser: argparse.ArgumentParser) -> None:
+    """Let the command line choose who runs JAX's programs."""
+    parser.add_argument(
+        '--synchronous',
+        action='store_true',
+        help='run every program in the thread that calls it (jax_cpu_enable_async_dispatch off)',
+    )
+
+
+def choose_dispatch(given: argparse.Namespace) -> None:
+    """Do what the command line chose; JAX must not have computed anything yet."""
+    if given.synchronous:
+        jax.config.update('jax_cpu_enable_async_dispatch', False)
+        ABOUT['dispatch'] = 'synchronous'
+
+
+ABOUT: dict[str, Any] = {}  # what was chosen for this process
+
+
 def environment() -> dict[str, Any]:
-    """Return versions and the machine's load."""
+    """Return versions, what was chosen, and the machine's load."""
     packages = ('jax', 'jaxlib', 'optax', 'brainstate', 'numpy', 'braintools', 'torch', 'eformer')
     versions = {}
     for package in packages:
@@ -151,6 +171,7 @@ def environment() -> dict[str, Any]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = 'not installed'
+    versions |= ABOUT
     return {**versions, 'cores': os.cpu_count(), 'load': [round(x, 2) for x in os.getloadavg()]}
 
 
@@ -187,7 +208,9 @@ def command(program: str, work: Mapping[str, Callable[[], list]]) -> None:
     parser = argparse.ArgumentParser(prog=program)
     parser.add_argument('--only', help='comma-separated part of ' + ','.join(work))
     parser.add_argument('--json', help='file to write the numbers to')
+    add_dispatch_option(parser)
     given = parser.parse_args()
+    choose_dispatch(given)
     chosen = given.only.split(',') if given.only else list(work)
     if unknown := sorted({*chosen} - {*work}):
         parser.error(f'--only got {", ".join(unknown)}; there are {", ".join(work)}')
