@@ -33,7 +33,7 @@ import numpy as np
 
 from braintools_optim.checkpoint import file
 
-from .measure import Ratio, Row, Skipped, counted, environment
+from .measure import Ratio, Row, Skipped, counted, environment, high_water
 
 BASE = 'braintools.file'
 FLUSHED = 'braintools.file, flushed'
@@ -143,14 +143,6 @@ def adamw_state(parameters: int, leaves: int = 50) -> dict[str, dict[str, jax.Ar
         }
         for slot in ('exp_avg', 'exp_avg_sq')
     }
-
-
-def high_water() -> int:
-    """Return the highest resident set, in bytes, since `reset`."""
-    for line in Path('/proc/self/status').read_text().splitlines():
-        if line.startswith('VmHWM'):
-            return int(line.split()[1]) * 1024
-    raise OSError('this system does not tell its highest resident set')
 
 
 def reset() -> int:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module, metadata
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -141,6 +142,17 @@ def timed(step: Step, calls: int) -> tuple[float, float]:
         out = step()
     jax.block_until_ready(out)
     return (time.process_time() - cpu) / calls, (time.perf_counter() - wall) / calls
+
+
+def high_water() -> int:
+    """Return the highest resident set of this program, in bytes.
+
+    What getrusage tells is not it: that begins with what the process had that started this one.
+    """
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith('VmHWM'):
+            return int(line.split()[1]) * 1024
+    raise OSError('this system does not tell its highest resident set')
 
 
 def add_dispatch_option(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 from typing import Any
 
-from .measure import environment
+from .measure import environment, high_water
 
 WAYS = ('brainstate', 'train_step', 'hand')
 SIDE = 1000
@@ -93,7 +93,7 @@ def measure(way: str, millions: int, steps: int) -> dict[str, float]:
         jax.block_until_ready(step())
     held = compiled.memory_analysis()
     program = held.argument_size_in_bytes + held.output_size_in_bytes + held.temp_size_in_bytes
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = high_water()
     return {
         'program': program - held.alias_size_in_bytes,
         'aliased': held.alias_size_in_bytes / (12.0 * count * SIDE**2),
