@@ -41,12 +41,14 @@ CALLS = 20
 LAYERS, SIDE = 5, 128
 LR = 1e-3
 MATRICES_ALONE = ('Muon',)
-EFORMER = 'eformer.optimizers._tx.white_kron'
+EFORMER = 'eformer.optimizers._tx'
+OF_EFORMER = {'Mars': 'mars', 'Quad': 'white_kron', 'Skew': 'white_kron'}  # by their modules
 OPTIONS: dict[str, Callable[[], Any]] = {'Lookahead': lambda: bo.Lookahead(bo.Adam(LR))}
 
 
-def eformer(style: str) -> Any:
-    return getattr(import_module(EFORMER), style)(LR)
+def eformer(name: str) -> Any:
+    module = import_module(f'{EFORMER}.{OF_EFORMER[name]}')
+    return getattr(module, name.lower())(LR)
 
 
 OPTAX: dict[str, Callable[[], Any]] = {
@@ -71,13 +73,12 @@ OPTAX: dict[str, Callable[[], Any]] = {
     'Muon': lambda: contrib.muon(LR),
     'Nadam': lambda: optax.nadam(LR),
     'Novograd': lambda: optax.novograd(LR),
-    'Quad': lambda: eformer('quad'),
     'RAdam': lambda: optax.radam(LR),
     'RMSprop': lambda: optax.rmsprop(LR),
     'Rprop': lambda: optax.rprop(LR),
-    'Skew': lambda: eformer('skew'),
     'SM3': lambda: optax.sm3(LR),
     'Yogi': lambda: optax.yogi(LR),
+    **{name: functools.partial(eformer, name) for name in OF_EFORMER},
 }
 TORCH: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {'foreach': False}) for name in ('Adam', 'AdamW', 'ASGD', 'RAdam', 'Rprop')},
@@ -211,7 +212,7 @@ def in_torch(name: str, kept: list[float]) -> Step:
 def peers_of(name: str) -> dict[str, Maker]:
     """Return who has the algorithm here."""
     peers: dict[str, Maker] = {'ours': ours}
-    if name in OPTAX and not (name in ('Quad', 'Skew') and missing(EFORMER)):
+    if name in OPTAX and not (name in OF_EFORMER and missing(EFORMER)):
         peers['optax'] = by_hand
     if name in TORCH and not torch_lacks(name):
         peers['torch'] = in_torch
