@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
-import threading
 import zlib
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 
 __all__ = ['Checksum']
 
-_BATCH = 1 << 22  # worth a thread: starting one takes as long as the sum of 100 KB
+_BATCH = 1 << 21  # worth handing over: that takes as long as the sum of 100 KB
+_PENDING = 3  # as many batches at most wait, besides the one that is gathered
 
 
 class Checksum:
-    """The CRC-32 of the buffers that it is given, which must stay as they are until `value`."""
+    """The CRC-32 of the buffers that it is given, which must stay as they are until `value`.
 
-    def __init__(self, start: int):
+    One thread serves all records of a file, and ends with this object.
+    """
+
+    def __init__(self) -> None:
+        self._helper: ThreadPoolExecutor | None = None
+        self._pending: deque[Future] = deque()
+        self.begin(0)
+
+    def begin(self, start: int) -> None:
+        """Begin anew from a number."""
         self._value = start
         self._waiting: list[memoryview | bytes] = []
         self._size = 0
-        self._thread: threading.Thread | None = None
 
     def add(self, data: memoryview | bytes) -> None:
         """Take what comes next."""
         self._waiting.append(data)
         self._size += len(data)
         if self._size >= _BATCH:
-            self._join()  # so no more than two batches are held
-            thread = threading.Thread(target=self._fold, args=(self._waiting,))
+            while len(self._pending) >= _PENDING:
+                self._pending.popleft().result()
+            if self._helper is None:
+                self._helper = ThreadPoolExecutor(1, 'checksum')
+            self._pending.append(self._helper.submit(self._fold, self._waiting))
             self._waiting, self._size = [], 0
-            thread.start()
-            self._thread = thread
 
     def value(self) -> int:
         """Return the sum of all that came; buffers may change from now on."""
-        self._join()
+        while self._pending:
+            self._pending.popleft().result()
         self._fold(self._waiting)
         self._waiting, self._size = [], 0
         return self._value
-
-    def _join(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
 
     def _fold(self, batch: list[memoryview | bytes]) -> None:
         for data in batch:

@@ -51,13 +51,13 @@ class Writer:
         self._number = 0
         self._left = data  # what was announced, and hasn't come
         self._room = 0  # what the open chunk still takes
-        self._crc = Checksum(0)
+        self._crc = Checksum()
         put(MAGIC)
         self._whole(HEADER, header)
 
     def _open(self, kind: int, length: int) -> None:
         self._put(_OPEN.pack(_ARRAY, kind, _BIN, length))
-        self._crc = Checksum(_start(self._number, kind))
+        self._crc.begin(_start(self._number, kind))
         self._number += 1
 
     def _close(self) -> None:
@@ -101,7 +101,7 @@ class Reader:
         self._next = len(MAGIC)
         self._left = 0  # announced by the header
         self._room = 0  # of the open chunk
-        self._crc = Checksum(0)
+        self._crc = Checksum()
         magic = file.read(len(MAGIC))
         if magic != MAGIC:
             self._number = 0
@@ -126,7 +126,7 @@ class Reader:
         if found != kind:
             self.fail(f'a record of kind {found} stands where one of kind {kind} belongs')
         self._next = self._offset + _FRAME + length
-        self._crc = Checksum(_start(self._number, kind))
+        self._crc.begin(_start(self._number, kind))
         return length
 
     def _close(self) -> None:
