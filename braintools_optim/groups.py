@@ -10,7 +10,7 @@ from brainstate import State
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
 
-__all__ = ['LiveNumber', 'ParamGroup']
+__all__ = ['LiveNumber', 'NoGroups', 'ParamGroup']
 
 
 class LiveNumber:
@@ -89,6 +89,21 @@ for _name in (
     ),
 ):
     setattr(LiveNumber, f'__{_name}__', _delegate(f'__{_name}__'))
+
+
+class NoGroups(list):
+    """The groups of an optimizer without parameters; looking for one tells how it gets them."""
+
+    def __init__(self, owner: str):
+        super().__init__()
+        self._owner = owner
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return super().__getitem__(index)
+        raise IndexError(
+            f'{self._owner} has no parameter groups yet; call register_trainable_weights first.'
+        )
 
 
 class ParamGroup(MutableMapping[str, Any]):

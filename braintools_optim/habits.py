@@ -13,6 +13,7 @@ from brainstate.graph import Node
 from .hyper import RANGES
 
 __all__ = [
+    'argument_here',
     'name_here',
     'refuse_assignment',
     'refuse_parameters',
@@ -51,6 +52,26 @@ def way_here(name: str, known: Iterable[str]) -> str:
         return ''
     near = difflib.get_close_matches(name, [k for k in known if not k.startswith('_')], 1)
     return f' Did you mean {near[0]!r}?' if near else ''
+
+
+ONE_PROGRAM = 'Leave it out: it chooses among implementations of one rule, and here there is one.'
+ARGUMENTS: dict[str, str] = {
+    'params': 'Parameters come after it is constructed: write '
+    '{owner}(lr=...).register_trainable_weights(params).',
+    'foreach': ONE_PROGRAM,
+    'fused': ONE_PROGRAM,
+    'capturable': ONE_PROGRAM,
+    'differentiable': ONE_PROGRAM,
+    'clipnorm': 'It is grad_clip_norm here.',
+    'clipvalue': 'It is grad_clip_value here.',
+    'max_grad_norm': 'It is grad_clip_norm here.',
+}
+"""Arguments of other libraries' optimizers, and what to do instead."""
+
+
+def argument_here(owner: str, name: str) -> str:
+    """Return what to do instead of giving an argument that there is not, as a sentence."""
+    return f' {ARGUMENTS[name].format(owner=owner)}' if name in ARGUMENTS else ''
 
 
 def name_here(name: str, known: Iterable[str]) -> str:

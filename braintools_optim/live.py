@@ -8,7 +8,7 @@ from typing import Any
 from brainstate.util import StateJaxTracer
 
 from .groups import ParamGroup
-from .habits import refuse_assignment, way_here
+from .habits import argument_here, refuse_assignment, way_here
 from .hyper import (
     RANGES,
     Hyper,
@@ -58,7 +58,7 @@ class LiveNumbers:
                 known = sorted(argument_names(type(self)))
                 raise TypeError(
                     f'{name} has no argument {key!r}; it has {", ".join(known)}.'
-                    f'{suggestion(key, known)}'
+                    f'{argument_here(name, key) or suggestion(key, known)}'
                 )
         if 'weight_decay' not in declared:
             del hyper['weight_decay']

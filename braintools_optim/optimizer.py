@@ -15,7 +15,7 @@ from brainstate import State
 from brainstate.graph import Node
 
 from .chunks import leafwise
-from .groups import ParamGroup
+from .groups import NoGroups, ParamGroup
 from .habits import refuse_parameters, refuse_rate, refuse_torch_group
 from .hyper import Hyper, check_flag, check_number, entry_of, is_live, is_zero
 from .leaf import Leaf, checked_dtype, flat_values, leaves_of
@@ -394,7 +394,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     @property
     def param_groups(self) -> list[ParamGroup]:
         """The parameter groups; empty until parameters are registered."""
-        return list(self._groups) if len(self.param_states) else []
+        return list(self._groups) if len(self.param_states) else NoGroups(type(self).__name__)
 
     # ---- stepping ------------------------------------------------------------------------
 

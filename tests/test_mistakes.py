@@ -60,6 +60,17 @@ MISTAKES = {
         *(lambda: bo.Adam(learning_rate=0.1), TypeError),
         *("'learning_rate'", "Did you mean 'lr'?"),
     ),
+    'params=': (
+        *(lambda: bo.AdamW(params=MODEL.states(ParamState), lr=0.1), TypeError),
+        *("'params'", 'AdamW(lr=...).register_trainable_weights(params)'),
+    ),
+    'fused=': (
+        *(lambda: bo.AdamW(lr=0.1, fused=True), TypeError, "'fused'", 'Leave it out: it chooses'),
+    ),
+    "Keras' clipnorm=": (
+        *(lambda: bo.SGD(lr=0.1, clipnorm=1.0), TypeError),
+        *("'clipnorm'", 'It is grad_clip_norm here.'),
+    ),
     'misspelt': (
         *(lambda: bo.AdamW(weight_decy=0.1), TypeError),
         *("'weight_decy'", "Did you mean 'weight_decay'?"),
@@ -104,6 +115,10 @@ MISTAKES = {
     'group before parameters': (
         *(lambda: bo.Adam(0.1).add_param_group(MODEL.states(ParamState)), ValueError),
         *('Adam has no parameters yet', 'call register_trainable_weights first'),
+    ),
+    'a group before parameters': (
+        *(lambda: bo.Adam(0.1).param_groups[0], IndexError),
+        *('Adam has no parameter groups yet', 'call register_trainable_weights first'),
     ),
     'two groups': (
         *(one_parameter_in_two_groups, ValueError),
@@ -192,6 +207,10 @@ MISTAKES = {
     'scheduler argument': (
         *(lambda: bo.StepLR(0.1, stepsize=30), TypeError),
         *("'stepsize'", "Did you mean 'step_size'?"),
+    ),
+    'more peaks than groups': (
+        *(lambda: bo.OneCycleLR(ready(), max_lr=[0.1, 0.2], total_steps=9), ValueError),
+        *('2 values for max_lr', '1 parameter groups'),
     ),
     'torch: lr after the optimizer': (
         *(lambda: bo.StepLR(ready(), 0.1), ValueError),

@@ -90,7 +90,8 @@ class LRScheduler(Scheduler):
         owner = type(self).__name__
         self._given = base_lr is not OPTIMIZER_RATE
         live = self.schedule.numbers if self.schedule is not None else frozenset()
-        each = {'base_lr': base_lr, **(numbers or {}), **hyper}
+        # OneCycleLR makes its bases of max_lr, which complaints about their number should name.
+        each = {**(numbers or {}), **hyper, 'base_lr': base_lr}
         self._lists = {  # the arguments that were given for each group, and for how many
             k: len(v)
             for k, v in each.items()
