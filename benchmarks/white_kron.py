@@ -54,6 +54,24 @@ def one_step(module: Any, style: str, dtype: Any) -> Step:
     return step
 
 
+PRODUCTS = {'quad': 14, 'skew': 16}
+"""How many products of whole matrices the formulas need for a block, norms not among them."""
+
+
+def products_alone(style: str) -> Step:
+    """Return so many products of all blocks of that matrix, one after the other."""
+    rng = np.random.default_rng(0)
+    blocks = jnp.asarray(rng.normal(size=(16, 256, 256)), jnp.float32) / 16.0
+
+    @jax.jit
+    def multiplied(x: jax.Array, factors: jax.Array) -> jax.Array:
+        for _ in range(PRODUCTS[style]):
+            x = jnp.matmul(x, factors, precision='highest')
+        return x
+
+    return lambda: multiplied(blocks, blocks)  # as arguments: XLA multiplies what it knows itself
+
+
 def compile_seconds(module: Any, style: str) -> tuple[float, float]:
     """Return CPU and wall seconds from nothing to a compiled update of 40 matrices."""
     tree = {f'w{i:02d}': jnp.ones(SHAPES[i % len(SHAPES)]) for i in range(40)}
@@ -93,7 +111,20 @@ def p9(repeats: int = 5, dtypes: tuple = (jnp.float32, jnp.bfloat16)) -> list[Ro
         for dtype in dtypes:
             name = f'P9 step 1024x1024, {style}, {jnp.dtype(dtype).name} / eformer'
             rows.append(Skipped(name, reason) if reason else _step(name, style, dtype, repeats))
+        if not reason:
+            rows.append(_products(style, repeats))
     return rows
+
+
+def _products(style: str, repeats: int) -> Ratio:
+    return compare(
+        f"P9 the {PRODUCTS[style]} products of a step alone, {style}, float32 / eformer's step",
+        lambda: products_alone(style),
+        lambda: one_step(import_module(MODULE), style, jnp.float32),
+        calls=1,
+        instances=1,
+        repeats=repeats,
+    )
 
 
 def _step(name: str, style: str, dtype: Any, repeats: int) -> Ratio:
