@@ -8,7 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from braintools_optim.transforms import scale_by_adam, scale_by_nadam, scale_by_radam
+from braintools_optim.transforms import (
+    scale_by_adam,
+    scale_by_nadam,
+    scale_by_quad,
+    scale_by_radam,
+    scale_by_skew,
+)
 from braintools_optim.transforms.count import spread
 
 
@@ -41,3 +47,9 @@ def kernels(transform, leaves):
 def test_equal_leaves_have_equal_kernels(make):
     bodies = kernels(make(), 40)
     assert len(set(bodies)) <= 12 < 40 < len(bodies)
+
+
+@pytest.mark.parametrize('make', [scale_by_quad, scale_by_skew])
+def test_kernels_of_factors_do_not_grow_with_leaves(make):
+    few, many = kernels(make(), 3), kernels(make(), 24)
+    assert len(set(many)) <= len(set(few)) < len(few) < len(many)

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .entry import entry, places
+
 __all__ = ['advanced', 'one_minus_power', 'present', 'spread', 'zero_counts']
 
 _MANY = 32  # leaves from which on it pays to share their kernels
@@ -45,30 +47,12 @@ def advanced(counts: jax.Array, updates: optax.Updates) -> jax.Array:
 def spread(per_leaf: jax.Array, updates: optax.Updates) -> Any:
     """Return a tree like ``updates`` with the entry of ``per_leaf`` for each of its leaves."""
     leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_masked)
-    many = len(leaves) >= _MANY
-    zero = _unforeseen_zero(per_leaf) if many else None
-    entries = [
-        x if _is_masked(x) else _entry(per_leaf, i, zero) if many else per_leaf[i]
-        for i, x in enumerate(leaves)
-    ]
-    return jax.tree.unflatten(treedef, entries)
-
-
-def _entry(vector: jax.Array, i: int, zero: Any) -> jax.Array:
-    """Return ``vector[i]``, with ``i`` read from a constant in memory.
-
-    XLA compiles equal kernels once. With its own place written into it, each leaf's kernel would
-    be another one, and a step of a hundred leaves take more than twice as long to compile. XLA
-    writes numbers into kernels, and tables of equal ones: hence two, the first of which is read.
-    """
-    place = jax.lax.dynamic_index_in_dim(np.array([i, -1], np.int32), zero, keepdims=False)
-    return jax.lax.dynamic_index_in_dim(vector, place, keepdims=False)
-
-
-def _unforeseen_zero(vector: jax.Array) -> jax.Array:
-    """Return a zero that XLA does not know to be one, or it would read constants itself."""
-    x = vector[0].astype(jnp.float32)
-    return ((x != x) & (x == x)).astype(jnp.int32)
+    if len(leaves) < _MANY:
+        own = [x if _is_masked(x) else per_leaf[i] for i, x in enumerate(leaves)]
+    else:
+        at = places(len(leaves), per_leaf)
+        own = [x if _is_masked(x) else entry(per_leaf, i) for x, i in zip(leaves, at, strict=True)]
+    return jax.tree.unflatten(treedef, own)
 
 
 def one_minus_power(decay: Any, count: jax.Array) -> jax.Array:

@@ -59,7 +59,7 @@ class Rule:
     style: str
     estimator: str
     matmul: Matmul
-    sometimes: bool  # whether there are steps at which the factors rest
+    in_branch: bool  # whether factors are learnt in a branch, left out where none is due
 
     def norm(self, matrices: jax.Array, draws: jax.Array | None) -> jax.Array:
         """Return the spectral norm of each matrix."""
@@ -85,7 +85,7 @@ def precondition(
     def learnt(left: Factor, right: Factor | None) -> tuple[Factor, Factor | None]:
         return _learnt(blocks, left, right, rule)
 
-    if rule.sometimes:
+    if rule.in_branch:
         rest = lambda left, right: (left, right)  # noqa: E731
         left, right = _switch(jnp.any(blocks.due), learnt, rest, left, right)
     else:

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 
 from ..count import advanced, one_minus_power
+from ..entry import entry, places
 from .draw import seeds_of
 from .factor import Blocks, Factor, Rule, precondition
 from .layout import ONE_D_PATH, Layout
@@ -93,8 +94,9 @@ class Step:
             alive = jnp.ones(len(grads), bool).at[members].set(jnp.concatenate(finite))
             counts = jnp.where(alive, counts, old_counts)
 
+        at = places(max((len(flock.leaves) for flock in flocks), default=0), counts)
         averages = [
-            self.averaged(*given, counts, rows)
+            self.averaged(*given, counts, at, rows)
             for given in zip(flocks, stacks, finite, strict=True)
         ]
         buckets: dict[Any, list[Part]] = {}
@@ -107,8 +109,9 @@ class Step:
             done |= {(p.flock, p.number): r for p, r in zip(parts, results, strict=True)}
         for number, flock in enumerate(flocks):
             own = [done[number, k] for k in range(len(flock.layout.classes))]
-            self.store(flock, own, rows)
-            updates = self.finished(flock, [out for out, _, _ in own], averages[number])
+            self.store(flock, own, at, rows)
+            outs = [out for out, _, _ in own]
+            updates = self.finished(flock, outs, averages[number], at)
             for i, update in zip(flock.leaves, updates, strict=True):
                 made[i] = self.place.constrained(update, self.specs[i])
         return made, counts
@@ -131,7 +134,13 @@ class Step:
     # Each leaf before and after its blocks.
 
     def averaged(
-        self, flock: Flock, grads: jax.Array, finite: jax.Array, counts: jax.Array, rows: list
+        self,
+        flock: Flock,
+        grads: jax.Array,
+        finite: jax.Array,
+        counts: jax.Array,
+        at: list[jax.Array],
+        rows: list[dict[str, Any]],
     ) -> Average:
         """Return the averages of gradients, scaled, and move them on in the leaves' states."""
         first = rows[flock.leaves[0]]
@@ -143,8 +152,8 @@ class Step:
             old = jnp.stack([rows[i]['mu'] for i in flock.leaves]).astype(wide)
             m = (b1 * old + (1.0 - b1) * g).astype(wide)
             m = jnp.where(_over(finite, m), m, old)
-            for n, i in enumerate(flock.leaves):
-                kept = m[n].astype(rows[i]['mu'].dtype)
+            for mine, i in zip(apart(m, at), flock.leaves, strict=True):
+                kept = mine.astype(rows[i]['mu'].dtype)
                 rows[i]['mu'] = self.place.constrained(kept, self.specs[i])
             count = jnp.maximum(counts[np.array(flock.leaves)], 1)
             unbiased = one_minus_power(b1, count).astype(wide)
@@ -164,7 +173,9 @@ class Step:
         """The axes of (leaves, layers, rows, cols) over which one is normalized and bounded."""
         return (2, 3) if self.options.per_layer else (1, 2, 3)
 
-    def finished(self, flock: Flock, outs: list[jax.Array], average: Average) -> list[jax.Array]:
+    def finished(
+        self, flock: Flock, outs: list[jax.Array], average: Average, at: list[jax.Array]
+    ) -> list[jax.Array]:
         """Return the updates of leaves from their blocks."""
         out = flock.whole.join(outs).reshape(-1, flock.layout.layers, *flock.layout.merged)
         # With its largest entry divided out no square leaves the range.
@@ -176,7 +187,7 @@ class Step:
         if self.options.lr_style == 'adam':
             out = out / 5.0
         out = jnp.where(_over(average.finite, out), out, 0.0).astype(flock.dtype)
-        return [x.reshape(flock.shape) for x in out]
+        return [x.reshape(flock.shape) for x in apart(out, at)]
 
     # Between leaves' states and their blocks.
 
@@ -213,7 +224,9 @@ class Step:
             parts.append(Part(number, index, *sides))
         return parts
 
-    def store(self, flock: Flock, done: list[tuple], rows: list[dict[str, Any]]) -> None:
+    def store(
+        self, flock: Flock, done: list[tuple], at: list[jax.Array], rows: list[dict[str, Any]]
+    ) -> None:
         """Put new factors back into the leaves' states."""
         columns: dict[str, list] = {}
         for part, (_, left, right) in zip(flock.layout.classes, done, strict=True):
@@ -226,9 +239,9 @@ class Step:
         for name, stacks in columns.items():
             split = [x.reshape(shards, leaves, -1, *x.shape[2:]) for x in stacks]
             new = jnp.concatenate(split, 2) if len(split) > 1 else split[0]
-            for n, i in enumerate(flock.leaves):
+            for mine, i in zip(apart(new, at, 1), flock.leaves, strict=True):
                 old = rows[i][name]
-                mine = new[:, n].reshape(old.shape).astype(old.dtype)
+                mine = mine.reshape(old.shape).astype(old.dtype)
                 one_d = flock.layout.kind == ONE_D_PATH
                 rows[i][name] = mine if one_d else self.place.blocks(mine, mine)
 
@@ -283,7 +296,9 @@ class Step:
         )
         storage = options.dtype or wide
         matmul = functools.partial(jnp.matmul, precision=options.accuracy(storage))
-        rule = Rule(self.style, options.norm_estimator, matmul, options.update_every > 1)
+        # XLA fuses what is computed into all that it is cut into, and compiles it that often.
+        branch = options.update_every > 1 or sum(sizes) > 1
+        rule = Rule(self.style, options.norm_estimator, matmul, branch)
         left = _joined([part.left for part in parts])
         right = None if parts[0].right is None else _joined([part.right for part in parts])
         out, left, right = precondition(blocks, left, right, rule)
@@ -315,6 +330,12 @@ def _numbers(flock: Flock, part: Part) -> np.ndarray:
 def together(stacks: list[jax.Array]) -> jax.Array:
     """Return stacks of blocks as one."""
     return jnp.concatenate(stacks, 1) if len(stacks) > 1 else stacks[0]
+
+
+def apart(stack: jax.Array, at: list[jax.Array], axis: int = 0) -> list[jax.Array]:
+    """Return what is each leaf's along an axis of leaves, given their places in memory."""
+    count = stack.shape[axis]
+    return [stack.squeeze(axis)] if count == 1 else [entry(stack, i, axis) for i in at[:count]]
 
 
 def _joined(factors: list[Any]) -> Factor:
