@@ -40,7 +40,8 @@ class Case:
     its update in numpy. ``traits`` say what a test must know: ``momentum`` (the first update from
     zero does not show it), ``late`` (some steps do not show some numbers), ``rests`` (a step
     may leave a parameter where it is), ``contracted`` (XLA contracts its multiplications and
-    additions differently when groups change). ``live`` gives two values to move between for every
+    additions differently when groups change), ``pooled`` (leaves of one shape are computed
+    together, alone in other kernels). ``live`` gives two values to move between for every
     live number. ``skip`` maps a promise, or ``live:<number>``, to the reason why it does not apply.
     """
 

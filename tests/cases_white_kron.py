@@ -22,8 +22,8 @@ SKIP = {
 
 def rows(case):
     """Return the rows, made by `cases.Case`."""
-    late = frozenset({'late'})
+    traits = frozenset({'late', 'pooled'})
     return [
-        case('quad', bo.Quad, {'lr': 0.05, **EXACT}, rules.quad, None, late, LIVE, SKIP),
-        case('skew', bo.Skew, {'lr': 0.05, **EXACT}, rules.skew, None, late, LIVE, SKIP),
+        case('quad', bo.Quad, {'lr': 0.05, **EXACT}, rules.quad, None, traits, LIVE, SKIP),
+        case('skew', bo.Skew, {'lr': 0.05, **EXACT}, rules.skew, None, traits, LIVE, SKIP),
     ]
