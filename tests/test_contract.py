@@ -368,14 +368,13 @@ def hand_over(source, target):
     ):
         other.value = one.value
     (whole,), count = source._core.value
-    with_path = jax.tree_util.tree_map_with_path
-    leaves = {}
-    with_path(lambda path, x: leaves.__setitem__(path, jnp.copy(x)), whole)  # for a step donates it
+    leaves = dict(jax.tree_util.tree_flatten_with_path(whole)[0])
 
     def own(path, x):
-        return leaves[path] if leaves[path].shape == x.shape else x  # counts of fewer leaves
+        return jnp.copy(leaves[path]) if leaves[path].shape == x.shape else x  # fewer counts
 
-    target._core.value = (tuple(with_path(own, chain) for chain in target._core.value[0]), count)
+    chains = [jax.tree_util.tree_map_with_path(own, chain) for chain in target._core.value[0]]
+    target._core.value = (tuple(chains), count)
 
 
 @over_classes('clipping')

@@ -1,0 +1,21 @@
+"""What depends on how XLA generates code, with the generator that users have.
+
+All other tests run with an older one, which compiles faster (`conftest.py`).
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+CONTRACT = Path(__file__).parent / 'test_contract.py'
+ROWS = 'test_equal_groups and (quad or skew or adamw or muon or mars)'
+
+
+def test_equal_groups_are_one_group():
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:xdist', str(CONTRACT), '-k', ROWS]
+    run = subprocess.run(
+        command, env=os.environ | {'XLA_FLAGS': ''}, capture_output=True, text=True, timeout=600
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert ' passed' in run.stdout
