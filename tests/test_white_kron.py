@@ -232,6 +232,16 @@ def test_growth_without_end_is_bounded(options):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((updates, state)))
 
 
+@pytest.mark.parametrize(
+    'tree', [{}, {'w': np.zeros((0, 3))}, {'w': optax.MaskedNode(), 'v': np.zeros(0)}]
+)
+def test_nothing_to_do(tree):
+    tx = transforms.scale_by_quad()
+    state = tx.init(tree)
+    updates, after = jax.jit(tx.update)(tree, state)
+    assert jax.tree.structure((updates, after)) == jax.tree.structure((tree, state))
+
+
 def test_state_that_comes_in_is_left_as_it_was():
     shapes = {'w': (2, 2), 'v': (2,)}
     tx = transforms.scale_by_quad(**EXACT)

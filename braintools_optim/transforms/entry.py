@@ -16,6 +16,8 @@ __all__ = ['entry', 'places']
 
 def places(count: int, unforeseen: jax.Array) -> list[jax.Array]:
     """Return the first numbers from 0 on, in memory; ``unforeseen`` is a vector but no constant."""
+    if not count:
+        return []
     x = unforeseen[0].astype(jnp.float32)
     zero = ((x != x) & (x == x)).astype(jnp.uint32)  # which XLA does not know to be one
     return [_place(i, zero) for i in range(count)]
