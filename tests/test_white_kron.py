@@ -283,6 +283,21 @@ def test_groups_of_leaves_change_no_draw():
 # ---- layers and structure ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('style', STYLES)
+def test_a_leaf_alone_steps_as_among_its_like(style):
+    tx = getattr(transforms, f'scale_by_{style}')(dtype=None, norm_estimator='power')
+    params = random_tree({'w': (40, 24), 'v': (40, 24)})
+    grads = stacked(params, 6)
+    _, state = run(tx, params, jax.tree.map(lambda g: g[:5], grads))
+    last = jax.tree.map(lambda g: g[5], grads)
+
+    own = {name: {'w': getattr(state, name)['w']} for name in state._fields[1:]}
+    alone = state._replace(leaf_counts=state.leaf_counts[:1], **own)
+    got = jax.jit(tx.update)({'w': last['w']}, alone)[0]['w']
+    want = jax.jit(tx.update)(last, state)[0]['w']
+    assert np.abs(got - want).max() <= 2e-6 * np.abs(want).max() > 0
+
+
 def test_scanned_layers_are_prefixes():
     params = random_tree({'w': (3, 4, 5), 'v': (3, 4), 's': ()})
     grads = {k: v[0] for k, v in stacked(params, 1).items()}
