@@ -283,6 +283,22 @@ def test_groups_of_leaves_change_no_draw():
 # ---- layers and structure ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('options', [{}, {'update_every': 2}])
+def test_a_bad_gradient_holds_up_no_other_leaf_of_its_shape(options):
+    tx = transforms.scale_by_quad(**F32, **options)
+    params = random_tree({'w': (7, 5), 'v': (7, 5)})
+    grads = {k: g[0] for k, g in stacked(params, 1).items()}
+    update = jax.jit(tx.update)
+    first = tx.init(params)
+    (good, after_good), (bad, after_bad) = (
+        update({**grads, 'v': v}, first) for v in (grads['v'], grads['v'] * jnp.nan)
+    )
+    assert same_bits(good['w'], bad['w'])
+    assert same_bits([f['w'] for f in factors(after_good)], [f['w'] for f in factors(after_bad)])
+    assert not same_bits(after_bad.Ql['w'], first.Ql['w'])
+    assert same_bits([f['v'] for f in factors(after_bad)], [f['v'] for f in factors(first)])
+
+
 @pytest.mark.parametrize('style', STYLES)
 def test_a_leaf_alone_steps_as_among_its_like(style):
     tx = getattr(transforms, f'scale_by_{style}')(dtype=None, norm_estimator='power')
