@@ -1,13 +1,14 @@
 """What saving and loading a checkpoint costs beside four other libraries, in one process.
 
-    python -m benchmarks.checkpoint [--parameters 25000000] [--repeats 5] [--json FILE]
+    python -m benchmarks.checkpoint [--parameters 25000000] [--repeats 9] [--json FILE]
 
 P8: the state of an AdamW with 25 million parameters (two float32 arrays each), as jax arrays.
-Everyone in turn saves it and loads it, in every round in another order; medians. The extra memory
-is the highest resident set while it is done beyond the one before. Ours checks and flushes (fsync)
-what it writes; the last two columns tell who else does: of 40 files with one flipped bit each, how
-many were refused, and the calls of fsync. `bytes alone, flushed` is no library: it writes the bytes
-of the arrays and flushes them, the least that a lasting file takes.
+Everyone in turn saves it and loads it, in every round in another order. A row is the median ratio
+of the process's CPU, for which the targets are, and of the time. The extra memory is the highest
+resident set while it is done beyond the one before. Ours checks and flushes (fsync) what it writes;
+the second table tells who else does: of 40 files with one flipped bit each, how many were refused,
+and the calls of fsync. `bytes alone, flushed` is no library: it writes the bytes of the arrays and
+flushes them, the least that a lasting file takes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ import numpy as np
 
 from braintools_optim.checkpoint import file
 
-from .measure import Ratio, Row, Skipped, counted, environment, high_water
+from .measure import Ratio, Row, Skipped, as_json, counted, high_water, table
 
 BASE = 'braintools.file'
 FLUSHED = 'braintools.file, flushed'
@@ -57,13 +59,18 @@ class Library:
 
     save: Callable[[Path, dict], Any]
     load: Callable[[Path], Any]
-    times: dict[str, list[float]] = field(default_factory=lambda: {'save': [], 'load': []})
+    wall: dict[str, list[float]] = field(default_factory=lambda: {'save': [], 'load': []})
+    cpu: dict[str, list[float]] = field(default_factory=lambda: {'save': [], 'load': []})
     memory: dict[str, float] = field(default_factory=dict)
     refused: str = ''
     fsyncs: str = ''
 
-    def median(self, what: str) -> float:
-        return statistics.median(self.times[what])
+    def slower(self, than: Library, what: str) -> tuple[list[float], list[float]]:
+        """Return how much more CPU and time this one takes, in each round."""
+        return (
+            [a / b for a, b in zip(self.cpu[what], than.cpu[what], strict=True)],
+            [a / b for a, b in zip(self.wall[what], than.wall[what], strict=True)],
+        )
 
 
 def ours() -> Library:
@@ -174,13 +181,20 @@ def trim() -> None:
         malloc_trim(0)
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, float, Any]:
-    """Return seconds, bytes of memory beyond those before, and the result."""
+def timed(library: Library, what: str, work: Callable[[], Any], first: bool) -> Any:
+    """Return the result; note the memory beyond what was there the first time, then the times."""
+    if first:
+        trim()
     before = reset()
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     result = work()
-    seconds = time.perf_counter() - start
-    return seconds, high_water() - before, result
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    if first:
+        library.memory[what] = high_water() - before
+    else:
+        library.cpu[what].append(cpu)
+        library.wall[what].append(wall)
+    return result
 
 
 def remove(path: Path) -> None:
@@ -197,23 +211,16 @@ def measure(libraries: dict[str, Library], tree: dict, directory: Path, repeats:
         names = list(libraries)
         random.Random(round_).shuffle(names)
         for name in names:
-            library, path = libraries[name], directory / name
-            if not round_:
-                trim()
-            saved, save_memory, _ = timed(lambda lib=library, p=path: lib.save(p, tree))
-            if not round_:
-                trim()
-            loaded, load_memory, found = timed(lambda lib=library, p=path: lib.load(p))
+            library, path, first = libraries[name], directory / name, not round_
+            timed(library, 'save', partial(library.save, path, tree), first)
+            found = timed(library, 'load', partial(library.load, path), first)
             total = sum(np.asarray(x).nbytes for x in jax.tree.leaves(found))
             assert total == payload, f'{name} loaded {total} bytes of {payload}'
             del found
-            if round_:
-                library.times['save'].append(saved)
-                library.times['load'].append(loaded)
-            else:
-                library.memory = {'save': save_memory / payload, 'load': load_memory / payload}
             remove(path)
             os.sync()  # or the next one pays for this one's pages
+    for library in libraries.values():
+        library.memory = {what: extra / payload for what, extra in library.memory.items()}
 
 
 def one_file(path: Path) -> Path:
@@ -257,35 +264,10 @@ def count_fsyncs(library: Library, path: Path) -> str:
     return str(len(calls))
 
 
-def report(libraries: dict[str, Library], skipped: dict[str, str]) -> str:
-    """Return a markdown table, and whether the targets were reached."""
-    lines = [
-        '| library | save s | load s | save vs braintools.file | load vs braintools.file '
-        '| save memory | load memory | flips refused | fsyncs |',
-        '|---|---|---|---|---|---|---|---|---|',
-    ]
-    base = libraries.get(BASE)
-    for name, lib in libraries.items():
-        faster = [
-            f'{base.median(what) / lib.median(what):.2f}x' if base else ''
-            for what in ('save', 'load')
-        ]
-        lines.append(
-            f'| {name} | {lib.median("save"):.3f} | {lib.median("load"):.3f} | {faster[0]} '
-            f'| {faster[1]} | {lib.memory["save"]:.2f}x | {lib.memory["load"]:.2f}x '
-            f'| {lib.refused} | {lib.fsyncs} |'
-        )
-    lines += [f'| {name} | skipped: {reason} ||||||||' for name, reason in skipped.items()]
-    mine = libraries['braintools_optim']
-    if base:
-        for what in ('save', 'load'):
-            ratio = base.median(what) / mine.median(what)
-            reached = 'yes' if ratio >= TARGETS[what] else 'NO'
-            lines.append(f'\n{what} {ratio:.2f}x, target >= {TARGETS[what]:g}x: {reached}')
-    for what in ('save', 'load'):
-        extra, limit = mine.memory[what], TARGETS[f'{what}_memory']
-        reached = 'yes' if extra <= limit else 'NO'
-        lines.append(f'\n{what} memory {extra:.2f}x, target <= {limit:g}x: {reached}')
+def safety(libraries: dict[str, Library]) -> str:
+    """Return a markdown table of who notices damage, and who flushes."""
+    lines = ['| library | flips refused | fsyncs |', '|---|---|---|']
+    lines += [f'| {name} | {lib.refused} | {lib.fsyncs} |' for name, lib in libraries.items()]
     return '\n'.join(lines)
 
 
@@ -303,29 +285,21 @@ def installed(names: list[str]) -> tuple[dict[str, Library], dict[str, str], dic
     return libraries, skipped, versions
 
 
-def p8(
-    names: tuple[str, ...] = ('braintools_optim', BASE),
-    parameters: int = 25_000_000,
-    repeats: int = 5,
-) -> list[Row]:
-    """Return rows of the seconds of others relative to ours, and of the extra memory of ours."""
-    libraries, skipped, _ = installed(list(names))
-    tree = jax.block_until_ready(adamw_state(parameters))
-    with tempfile.TemporaryDirectory() as directory:
-        measure(libraries, tree, Path(directory), repeats)
-    mine, rows = libraries.pop('braintools_optim'), list[Row]()
+def compared(libraries: dict[str, Library], skipped: dict[str, str], parameters: int) -> list[Row]:
+    """Return rows of what others take relative to ours, and of the extra memory of ours."""
+    others, rows = dict(libraries), list[Row]()
+    mine = others.pop('braintools_optim')
     size = f'{parameters // 1_000_000}M parameters'
     for what in ('save', 'load'):
-        for name, other in libraries.items():
+        for name, other in others.items():
             target = TARGETS[what] if name == BASE else None
-            times = zip(other.times[what], mine.times[what], strict=True)
-            ratios = [a / b for a, b in times]
-            middle, ends = statistics.median(ratios), (min(ratios), max(ratios))
-            seconds = (1e6 * library.median(what) for library in (other, mine))
+            cpu, wall = other.slower(mine, what)
+            low, _, high = statistics.quantiles(cpu, n=4)
+            a, b = (1e6 * statistics.median(library.cpu[what]) for library in (other, mine))
             rows.append(
                 Ratio(
-                    *(f'P8 {what} {size}, {name} / ours (wall)', middle, middle, ends, *seconds),
-                    *(repeats, target, True),
+                    *(f'P8 {what} {size}, {name} / ours', statistics.median(cpu)),
+                    *(statistics.median(wall), (low, high), a, b, len(cpu), target, True),
                 )
             )
         extra, limit = mine.memory[what], TARGETS[f'{what}_memory']
@@ -333,10 +307,23 @@ def p8(
     return rows + [Skipped(f'P8 {size}, {name} / ours', skipped[name]) for name in skipped]
 
 
+def p8(
+    names: tuple[str, ...] = ('braintools_optim', BASE),
+    parameters: int = 25_000_000,
+    repeats: int = 5,
+) -> list[Row]:
+    """Save and load with these libraries in turn; return the rows."""
+    libraries, skipped, _ = installed(list(names))
+    tree = jax.block_until_ready(adamw_state(parameters))
+    with tempfile.TemporaryDirectory() as directory:
+        measure(libraries, tree, Path(directory), repeats)
+    return compared(libraries, skipped, parameters)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--parameters', type=int, default=25_000_000)
-    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--repeats', type=int, default=9)
     parser.add_argument('--directory', help='where to save (default: a temporary directory)')
     parser.add_argument('--json', help='write everything measured into this file')
     options = parser.parse_args()
@@ -347,15 +334,15 @@ def main() -> None:
         for name, library in libraries.items():
             library.refused = count_refusals(library, Path(directory) / f'{name}.small')
             library.fsyncs = count_fsyncs(library, Path(directory) / f'{name}.small')
-    print(report(libraries, skipped))
-    result = {'environment': environment(), 'versions': versions, 'skipped': skipped}
-    print(json.dumps(result))
+    rows = compared(libraries, skipped, options.parameters)
+    print(table(rows), safety(libraries), sep='\n\n')
+    found = as_json(rows) | {
+        'versions': versions,
+        'safety': {name: [lib.refused, lib.fsyncs] for name, lib in libraries.items()},
+    }
+    print(json.dumps({'environment': found['environment'], 'versions': versions}))
     if options.json:
-        rows = {
-            name: {k: v for k, v in asdict(lib).items() if k not in ('save', 'load')}
-            for name, lib in libraries.items()
-        }
-        Path(options.json).write_text(json.dumps({**result, 'rows': rows}, indent=1))
+        Path(options.json).write_text(json.dumps(found, indent=1))
 
 
 if __name__ == '__main__':

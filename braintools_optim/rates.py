@@ -89,7 +89,8 @@ class DrivenRates:
         """Return the learning rates from which the schedulers beside this one started, if any."""
         if self._lr_is_free or scheduler is self._lr_scheduler:
             return None
-        return self._lr_scheduler.base_lrs[: len(self._groups)]
+        first: list[Any] = [s for s in reversed(self._schedulers) if getattr(s, 'rebases', False)]
+        return [*first, self._lr_scheduler][0].base_lrs[: len(self._groups)]
 
     def _join_schedulers(self, group: ParamGroup, base: Any) -> None:
         """Let the schedulers take a new group in; ``base`` is its own learning rate, if given."""

@@ -187,6 +187,22 @@ def cases():
     yield case('changed', 'SequentialLR', children=[warm, anneal], milestones=[15],
                changes=CHANGES)  # fmt: skip
 
+    # What torch computes from the base alone doesn't care what acted before it; two have own bases.
+    wave = ('LambdaLR', {'lr_lambda': 'wave'})
+    slower = ('MultiplicativeLR', {'lr_lambda': 'constant0.97'})
+    cycle = ('CyclicLR', {'base_lr': [0.01, 0.03], 'max_lr': 0.3, 'step_size_up': 7,
+                          'cycle_momentum': False})  # fmt: skip
+    once = ('OneCycleLR', {'max_lr': [0.4, 0.1], 'total_steps': 200, 'cycle_momentum': False})
+    for name, *children in (('lambda', warm, wave), ('restarts', hold, restarts),
+                            ('cycle', cycle, decay), ('one_cycle', warm, once)):  # fmt: skip
+        yield case(f'with_{name}', 'ChainedScheduler', children=children)
+    for name, *children in (('multiplicative', hold, slower), ('cycle', warm, cycle),
+                            ('cycle_first', cycle, anneal), ('one_cycle', warm, once),
+                            ('one_cycle_first', once, hold), ('lambda', wave, once)):  # fmt: skip
+        yield case(f'to_{name}', 'SequentialLR', children=children, milestones=[25])
+    yield case('to_four', 'SequentialLR', children=[wave, warm, once, cycle],
+               milestones=[11, 31, 62])  # fmt: skip
+
     for scheduler, kwargs in recursive.items():
         yield case('changed', scheduler, changes=CHANGES, **kwargs)
     at_zero = [{'epoch': 40, 'group': 0, 'factor': 5.0}]

@@ -48,8 +48,10 @@ def build(row, way):
     cls, optimizer = getattr(bo, row['scheduler']), getattr(bo, row['optimizer'])
     kwargs = arguments(row)
     children = [(getattr(bo, c['scheduler']), arguments(c)) for c in row.get('children', ())]
-    own_base = row['scheduler'] in ('CyclicLR', 'OneCycleLR')
-    first = [] if way == 'add_scheduler' or own_base else [LRS]
+
+    def first(cls):
+        return [] if way == 'add_scheduler' or cls in (bo.CyclicLR, bo.OneCycleLR) else [LRS]
+
     if way == 'optimizer':
         opt, params = two_groups(LRS, optimizer, **given)
         if children:
@@ -57,10 +59,10 @@ def build(row, way):
             return opt, params, cls(opt, made, **kwargs) if kwargs else cls(made)
         return opt, params, cls(opt, **kwargs)
     if children:
-        made = [c(*first, **k) for c, k in children]
+        made = [c(*first(c), **k) for c, k in children]
         scheduler = cls(made, **kwargs)
     else:
-        scheduler = cls(*first, **kwargs)
+        scheduler = cls(*first(cls), **kwargs)
     if way == 'constructor':
         opt, params = two_groups(scheduler, optimizer, **given)
     else:
@@ -69,8 +71,19 @@ def build(row, way):
     return opt, params, scheduler
 
 
-@pytest.mark.parametrize('way', WAYS)
-@pytest.mark.parametrize('name', RECORDED)
+def ways(row):
+    """Return the ways that mean the same for a row.
+
+    Others start where a CyclicLR does that was attached before them, or a OneCycleLR at any time.
+    """
+    children = [c['scheduler'] for c in row.get('children', ())]
+    moved = 'OneCycleLR' in children or children[:1] == ['CyclicLR']
+    return ['optimizer'] if moved else WAYS
+
+
+@pytest.mark.parametrize(
+    ('name', 'way'), [(name, way) for name, row in RECORDED.items() for way in ways(row)]
+)
 def test_torch_sequence(name, way, x64):
     row = RECORDED[name]
     opt, params, scheduler = build(row, way)
@@ -110,6 +123,32 @@ def test_torch_sequence(name, way, x64):
         np.testing.assert_allclose(real, want, rtol=1e-12, atol=atol)
     if momenta:
         np.testing.assert_allclose(momenta, GOLDEN[name + '/momentum'], rtol=1e-12)
+
+
+def test_a_cycle_keeps_its_own_base_in_a_sequence(x64):
+    cycle = {'base_lr': 0.05, 'max_lr': 0.3, 'step_size_up': 2}
+    want = [0.1, 0.2, 0.3, 0.4, 0.05, 0.175, 0.3, 0.175]
+    opt, _ = two_groups(
+        bo.SequentialLR([bo.LinearLR(0.4, 0.25, 1.0, 3), bo.CyclicLR(**cycle)], [4])
+    )
+    np.testing.assert_allclose(opt.lr.preview(8)[:, 0], want, rtol=1e-14)
+    opt, _ = two_groups([0.4, 0.4])
+    opt.add_scheduler(bo.SequentialLR([bo.LinearLR(start_factor=0.25, total_iters=3),
+                                       bo.CyclicLR(**cycle)], [4]))  # fmt: skip
+    assert opt.lr.base_lrs == [0.4, 0.4]
+    np.testing.assert_allclose(opt.lr.preview(8), np.transpose([want, want]), rtol=1e-14)
+    only = bo.SequentialLR(
+        [bo.LinearLR(start_factor=0.25, total_iters=3), bo.CyclicLR(**cycle)], [4]
+    )
+    assert bo.SGD(lr=only).current_lr == 0.25 * 0.05
+
+
+def test_a_function_of_the_epoch_divides_in_full_precision_inside_jit(x64):
+    opt, _ = two_groups(bo.LambdaLR(0.4, lr_lambda=lambda epoch: 1 / (2 + epoch)))
+    for _ in range(2):
+        brainstate.transform.jit(lambda: opt.lr.step())()
+    assert opt.lr.last_epoch.value.dtype == jnp.int32
+    np.testing.assert_allclose(opt.current_lr, 0.1, rtol=1e-15)
 
 
 def test_a_sequence_in_a_sequence_runs_on_time(x64):

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from ..checkpoint.errors import IncompatibleCheckpoint
@@ -192,12 +193,21 @@ class Scheduler(metaclass=_SchedulerType):
         return Progress(self._epoch())
 
     def _epoch(self) -> Any:
+        """Return the epoch, a Python number, or an array as wide as JAX's integers if traced.
+
+        A function of one's own may divide by it: narrower, it would get float32 even where JAX
+        computes in float64.
+        """
         epoch = self.last_epoch.value
-        return epoch if is_tracer(epoch) else np.asarray(epoch).item()
+        if not is_tracer(epoch):
+            return np.asarray(epoch).item()
+        return epoch.astype(int) if jnp.issubdtype(epoch.dtype, jnp.integer) else epoch
 
     def _put(self, progress: Progress) -> None:
         """Remember what a step computed."""
         epoch = progress.epoch
+        if is_tracer(epoch) and jnp.issubdtype(epoch.dtype, jnp.integer):
+            epoch = epoch.astype(jnp.int32)
         put_value(self.last_epoch, np.int32(epoch) if isinstance(epoch, int) else epoch)
 
     def _states(self) -> list[OptimState]:

@@ -52,7 +52,7 @@ class Composite(LRScheduler):
             )
         (optimizer,) = optimizers.values()
         if optimizer is None:
-            bases = self.base_lrs
+            bases = self._source().base_lrs
             for child in children:
                 if not child._gives_base():
                     child._adopt(bases, bases)
@@ -86,17 +86,40 @@ class Composite(LRScheduler):
     @property
     def base_lrs(self) -> list:
         """The learning rate of each group before any schedule."""
-        return next((c for c in self._children if c._gives_base()), self._children[0]).base_lrs
+        return self._source().base_lrs
+
+    def _source(self) -> LRScheduler:
+        """Return the child whose base is that of all that keep none of their own."""
+        common = self._givers()
+        if not common and self._children[0].optimizer is not None:
+            common = [child for child in self._children if not child._keeps_base()]
+        given = [child for child in self._children if child._gives_base()]
+        return [*common, *given, *self._children][0]
+
+    def _givers(self) -> list[LRScheduler]:
+        """Return the children that were given the base of all that keep none of their own."""
+        given = [child for child in self._children if child._gives_base()]
+        common = [child for child in given if not child._keeps_base()]
+        return common or [child for child in reversed(given) if child.rebases][:1]
+
+    @property
+    def rebases(self) -> bool:  # type: ignore[override]
+        """Whether what starts later starts from its base, too."""
+        return self._source().rebases
 
     def _gives_base(self) -> bool:
         return any(child._gives_base() for child in self._children)
+
+    def _keeps_base(self) -> bool:
+        givers = [child for child in self._children if child._gives_base()]
+        return bool(givers) and all(child._keeps_base() for child in givers)
 
     def _fit(self, optimizer: OptaxOptimizer) -> None:
         for child in self._children:
             child._fit(optimizer)
 
     def _given_bases(self, lrs: list) -> list | None:
-        all_given = (child._given_bases(lrs) for child in self._children)
+        all_given = (child._given_bases(lrs) for child in self._givers())
         given = [bases for bases in all_given if bases is not None]
         if not all(agree(other, given[0]) for other in given[1:]):
             raise ValueError(
@@ -282,14 +305,18 @@ class SequentialLR(Composite):
     def _take_over(self, optimizer: OptaxOptimizer) -> list:
         for child in self._children:
             child._put(child._progress()._replace(epoch=0))
-        return self._adopt(self.base_lrs, self.base_lrs)
+        return self._adopt_each([child.base_lrs for child in self._children], self.base_lrs)
 
     def _adopt(self, bases: list, lrs: list) -> list:
+        return self._adopt_each([bases] * len(self._children), lrs)
+
+    def _adopt_each(self, bases: list[list], lrs: list) -> list:
         first, begin = self._running(self._epoch())
         child = self._children[first]
         if self._epoch() > begin:
             child._put(child._progress()._replace(epoch=self._epoch() - begin))
-        return [child._adopt(bases, lrs) for child in self._children][first]
+        new = [child._adopt(b, lrs) for child, b in zip(self._children, bases, strict=True)]
+        return new[first]
 
     def _running(self, epoch: Any) -> tuple[int, int]:
         """Return which scheduler runs at an epoch, and since when."""

@@ -23,6 +23,7 @@ class MomentumCycle(LRScheduler):
 
     __module__ = 'braintools_optim'
     carries = False
+    keeps_base = True  # torch's constructors take it, or what it is made of
 
     def __init__(
         self,
@@ -179,6 +180,7 @@ class OneCycleLR(MomentumCycle):
 
     __module__ = 'braintools_optim'
     schedule = schedules.one_cycle
+    rebases = True
 
     def __init__(
         self,

@@ -347,6 +347,5 @@ class MultiplicativeLR(PresentRate, LambdaLR):
     def _moved(
         self, group: int, row: Row, lr: Any, now: Any, then: Any, carries: bool
     ) -> tuple[Row, Any]:
-        starts = not is_tracer(then) and then == 0  # torch leaves the learning rate there
-        new = lr if starts else lr * self._function(group)(then)
+        new = lr * self._function(group)(then)
         return row._replace(written=new), new

@@ -74,6 +74,12 @@ class LRScheduler(Scheduler):
     carries = True
     """Whether a learning rate that was changed in between is carried on."""
 
+    keeps_base = False
+    """Whether a base that it was given is its own, whatever other schedulers start from."""
+
+    rebases = False
+    """Whether what starts later starts from its base, too."""
+
     _names: tuple[str, ...] = ()  # its live numbers ...
     _formula_names: tuple[str, ...] = ()  # ... of which the schedule's come first ...
     _fixed: Mapping[str, Any] = {}  # ... and all else that it was given
@@ -197,13 +203,13 @@ class LRScheduler(Scheduler):
         first = optimizer._initial_lrs(self)
         lrs = optimizer.get_last_lr()
         given = self._given_bases(lrs)
-        if given is not None and first is not None and not agree(given, first):
+        if first is None or self._keeps_base():
+            first = lrs = given or lrs
+        elif given is not None and not agree(given, first):
             raise ValueError(
                 f'{type(self).__name__} starts from base_lr={given}, and another scheduler of this '
                 f'optimizer from {first}: leave base_lr out, or give the same.'
             )
-        if first is None:
-            first = lrs = given or lrs
         return self._adopt(first, lrs)
 
     def _given_bases(self, lrs: list) -> list | None:
@@ -223,6 +229,8 @@ class LRScheduler(Scheduler):
         rows = list(self._progress().memory)
         spare = rows[len(bases) :]  # given for groups that are still to come
         rows += [rows[0]] * (len(bases) - len(rows))
+        if self._keeps_base():
+            bases = lrs = [row.base for row, _ in zip(rows, bases, strict=False)]
         rows = [Row(b, x, x, r.numbers) for b, x, r in zip(bases, lrs, rows, strict=False)]
         self._put(Progress(self._epoch(), rows + spare))
         new = self._started(lrs)
@@ -234,11 +242,19 @@ class LRScheduler(Scheduler):
         progress = self._progress()
         if self._defines_get_lr():
             return self._by_get_lr(progress.epoch)[: len(lrs)]
-        pairs = [self._affine(progress.epoch, i, progress.memory[i]) for i in range(len(lrs))]
-        return [a + b * lr for (a, b), lr in zip(pairs, lrs, strict=True)]
+        rows = list(zip(progress.memory, lrs, strict=False))
+        return [self._begun(progress.epoch, i, row, lr) for i, (row, lr) in enumerate(rows)]
+
+    def _begun(self, epoch: Any, group: int, row: Row, lr: Any) -> Any:
+        """Return a group's learning rate where the schedule begins, given the one before."""
+        a, b = self._affine(epoch, group, row)
+        return a + b * (lr if self.carries else row.base)
 
     def _gives_base(self) -> bool:
         return self._given
+
+    def _keeps_base(self) -> bool:
+        return self.keeps_base and self._given
 
     def _wants_metric(self) -> bool:
         return False
@@ -257,14 +273,15 @@ class LRScheduler(Scheduler):
                     f'{type(self).__name__} was given {count} values for {name}, and this is group '
                     f'{i}: construct it with one for each group, or with one number for all.'
                 )
+        if self._keeps_base() and (own := self._own_base(i)) is not None:
+            base = lr = own
         row = Row(base, lr, lr, rows[min(i, len(rows) - 1)].numbers)
         rows[i : i + 1] = [row]
         self._put(Progress(self._epoch(), rows))
         if self._defines_get_lr():
             new = self._by_get_lr(self._epoch())[i]
         else:
-            a, b = self._affine(self._epoch(), i, row)
-            new = a + b * lr
+            new = self._begun(self._epoch(), i, row, lr)
         rows[i] = row._replace(written=new)
         self._put(Progress(self._epoch(), rows))
         return new
@@ -455,6 +472,7 @@ class PresentRate(LRScheduler):
     """What schedulers share that act on the present learning rate, whatever it is."""
 
     __module__ = 'braintools_optim'
+    carries = True
 
     def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
         """Return ``(0, 1)``."""
