@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import saiunit
 from brainstate import ParamState
 from cases import digest
 
@@ -273,3 +274,85 @@ def test_an_interrupted_load_changes_nothing(tmp_path):
     assert [digest(o, p) for o, p in zip(opts, runs, strict=True)] == before
     bo.restore(path, {'one': opts[0], 'two': opts[1], 'model': runs})
     assert [digest(o, p) for o, p in zip(opts, runs, strict=True)] != before
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        *(
+            np.arange(3),
+            np.ones(3),
+            np.int64(3),
+            np.float32(1.5),
+            np.array(3.0),
+            True,
+            5,
+            'a',
+            b'x',
+        ),
+        *({'best': np.float64(0.1)}, 3 * saiunit.ms, {'v': [2.5 * saiunit.mV]}),
+    ],
+    ids=repr,
+)
+def test_what_is_not_jax_s_comes_back_as_it_was(value, tmp_path):
+    state = brainstate.ShortTermState(value)
+    bo.save(tmp_path / 'x', {'s': state})
+    state.value = jax.tree.map(lambda x: x, value)
+    bo.restore(tmp_path / 'x', {'s': state})
+    assert repr(state.value) == repr(value)
+    assert list(map(type, jax.tree.leaves(state.value))) == list(map(type, jax.tree.leaves(value)))
+
+
+@pytest.mark.parametrize('value', [20.0 * saiunit.ms, np.ones(3), 0.5], ids=repr)
+def test_a_parameter_that_is_not_jax_s_yet_is_restored_from_before_and_after_a_step(
+    value, tmp_path
+):
+    def fresh():
+        w = ParamState(value)
+        return w, bo.SGD(0.1).register_trainable_weights({'w': w})
+
+    w, opt = fresh()
+    for name in 'before', 'after':
+        opt.save(tmp_path / name, params=True)
+        kept = w.value
+        new, other = fresh()
+        other.load(tmp_path / name)
+        assert saiunit.math.allclose(new.value, kept)
+        opt.step({'w': saiunit.math.ones_like(kept)})
+        other.step({'w': saiunit.math.ones_like(kept)})
+        assert saiunit.math.all(new.value == w.value)
+
+
+def test_a_background_save_goes_where_the_path_led(tmp_path, monkeypatch):
+    begin, write = threading.Event(), file.write
+    monkeypatch.setattr(file, 'write', lambda *a, **k: (begin.wait(), write(*a, **k)))
+    for name in 'here', 'there':
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    opt = bo.SGD(0.1).register_trainable_weights({'w': ParamState(jnp.ones(2))})
+    keeper = bo.Checkpointer('run', {'opt': opt}, background=True)
+    saving = [bo.save('x', {'n': 1}, background=True), opt.save('y', background=True)]
+    keeper.save(0)
+    monkeypatch.chdir(tmp_path / 'there')
+    begin.set()
+    written = [each.result() for each in saving]
+    assert written == [str(tmp_path / 'here' / name) for name in 'xy']
+    assert keeper.latest().parent == tmp_path / 'here' / 'run'
+    assert list((tmp_path / 'there').iterdir()) == []
+    assert bo.load(b'../here/x') == {'n': 1}
+
+
+def test_what_is_traced_is_neither_saved_nor_restored(tmp_path):
+    w = ParamState(jnp.ones(2))
+    opt = bo.Adam(0.1).register_trainable_weights({'w': w})
+    bo.save(tmp_path / 'whole', {'opt': opt, 'w': w})
+    opt.save(tmp_path / 'one')
+    before = digest(opt, w)
+    for work in (
+        *(lambda: opt.save(tmp_path / 'new'), lambda: opt.state_dict()),
+        *(lambda: opt.load(tmp_path / 'one'), lambda: bo.save(tmp_path / 'new', {'o': opt})),
+        lambda: bo.restore(tmp_path / 'whole', {'w': w, 'opt': opt}),
+    ):
+        with pytest.raises(TypeError, match='is being traced; (save|restore) it outside of jit'):
+            brainstate.transform.jit(lambda work=work: (work(), None)[1])()
+    assert digest(opt, w) == before and not (tmp_path / 'new').exists()

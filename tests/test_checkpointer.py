@@ -93,6 +93,19 @@ def test_nothing_old_goes_before_the_new_is_there(keeper, monkeypatch):
     assert keeper.steps() == [0, 1]
 
 
+def test_of_a_step_that_was_not_replaced_whole_the_last_file_counts(tmp_path, monkeypatch):
+    keeper = bo.Checkpointer(tmp_path, {'n': 1}, keep_best=1)
+    keeper.save(3, metric=0.9)
+    with monkeypatch.context() as patched:  # killed before the old one is removed
+        patched.setattr(bo.Checkpointer, '_prune', lambda *_: None)
+        last = keeper.save(3, {'n': 2}, metric=0.1)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert keeper.steps() == [3] and keeper.latest() == keeper.best() == last
+    assert keeper.restore().extra == {'n': 2}
+    keeper.save(4)
+    assert sorted(tmp_path.iterdir()) == [last, keeper.latest()]
+
+
 def test_other_files_stay_and_stale_temporaries_go(tmp_path):
     others = ['notes.txt', 'step-1.ckpt.bak', 'step-x.ckpt', 'step-00000003.metric-good.ckpt']
     for name in others:

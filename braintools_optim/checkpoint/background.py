@@ -109,14 +109,19 @@ def run(path: str | os.PathLike, write: Callable[[], Any]) -> Saving:
     return Saving(work)
 
 
-def settle(path: str | os.PathLike) -> None:
-    """Wait for what is being written to a path, so that files come in the order of their saves."""
+def settle(path: str | os.PathLike) -> str:
+    """Wait for what is being written to a path, so that files come in the order of their saves.
+
+    Return the path, which from now on means the same from any directory.
+    """
     if not isinstance(path, str | bytes | os.PathLike):  # torch.save takes it last
         raise TypeError(
             f'a file needs a path, and first, as in save(path, tree) or opt.load(path); got '
             f'{type(path).__name__}. What state_dict() returns goes into load_state_dict.'
         )
+    path = os.path.abspath(os.fsdecode(path))
     with _lock:
         work = _running.get(os.path.realpath(path))
     if work is not None:
         work.thread.join()
+    return path

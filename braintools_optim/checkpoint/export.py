@@ -11,6 +11,7 @@ import numpy as np
 from saiunit import Quantity
 
 from ..leaf import flat_values
+from ..observe import is_tracer
 from ..slot import Slot, is_masked, slots_of
 from ..state import Keys
 from ..step import GroupPlan
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from ..groups import ParamGroup
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['ALL', 'VERSION', 'export', 'export_group', 'export_params', 'named_slots', 'slot_name']
+__all__ = [
+    *('ALL', 'VERSION', 'export', 'export_group', 'export_params', 'named_slots', 'refuse_traced'),
+    'slot_name',
+]
 
 VERSION = [1, 0]
 ALL = ''  # the parameter name of a slot that belongs to the whole group
@@ -30,6 +34,7 @@ def export(optimizer: OptaxOptimizer, copied: bool = True) -> dict[str, Any]:
     """Return everything but the parameters; arrays are copies unless they are written at once."""
     if optimizer._pending is not None:
         optimizer._pending.refuse_use(optimizer)
+    refuse_traced(optimizer, 'save')
     groups = {str(g.index): export_group(optimizer, g) for g in optimizer.param_groups}
     states = {str(g.index): _export_slots(optimizer, g, copied) for g in optimizer.param_groups}
     dtypes = {'state_dtype': optimizer.state_dtype, 'mu_dtype': optimizer.mu_dtype}
@@ -46,6 +51,13 @@ def export(optimizer: OptaxOptimizer, copied: bool = True) -> dict[str, Any]:
         'opt_state': states,
         'schedulers': [plainly(s.state_dict()) for s in optimizer._all_schedulers()],
     }
+
+
+def refuse_traced(optimizer: OptaxOptimizer, wish: str) -> None:
+    """Raise if the optimizer's state is known only when a traced program runs."""
+    state = optimizer._core.value, optimizer._table.state.value
+    if any(map(is_tracer, jax.tree.leaves(state))):
+        raise TypeError(f'{type(optimizer).__name__} is being traced; {wish} it outside of jit.')
 
 
 def export_group(optimizer: OptaxOptimizer, group: ParamGroup) -> dict[str, Any]:

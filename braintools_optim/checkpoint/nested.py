@@ -92,7 +92,7 @@ def restored(old: Any, saved: Any, where: str, judge: Judge) -> Any:
             judge.refuse(f'{where} must be a key {old.dtype}{list(old.shape)}, got {saved!r:.60}')
             return old
         return placed(saved, old)
-    if isinstance(old, bool | int | float | str | bytes | None):
+    if isinstance(old, bool | int | float | str | bytes | None) and not isinstance(old, np.generic):
         if type(plainly(saved)) is not type(old):
             kinds = type(saved).__name__, type(old).__name__
             judge.refuse(f'{where} was a {kinds[0]}, here it is a {kinds[1]}')

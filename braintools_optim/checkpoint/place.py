@@ -28,9 +28,11 @@ def placed_parameter(value: Any, old: Any, name: str, judge: Judge) -> Any:
     array = judge.array(value, like, f'the parameter {name}')
     if array is None:
         return old
-    new = placed(array, like)
-    if getattr(like, 'weak_type', isinstance(like, float | complex)):
+    new: Any = placed(array, like)
+    if isinstance(like, np.ndarray):
+        new = np.array(array)
+    elif isinstance(like, np.generic):
+        new = np.array(array)[()]
+    elif getattr(like, 'weak_type', isinstance(like, float | complex)):
         new = jnp.full(array.shape, 0.0).at[...].set(new)
-    elif isinstance(like, np.ndarray | np.generic):
-        new = np.array(array)  # type: ignore[assignment]
     return Quantity(new, unit=old.unit) if isinstance(old, Quantity) else new

@@ -129,7 +129,9 @@ class Judge:
             self.refuse(f'{what} must be an array, got {type(value).__name__}')
             return None
         shape, dtype = tuple(np.shape(like)), jax.dtypes.result_type(like)
-        if found.shape == shape and found.dtype == dtype:
+        # What is not JAX's yet is saved as it is, and later as JAX made it.
+        own = like.dtype if isinstance(like, jax.Array) else np.asarray(like).dtype
+        if found.shape == shape and found.dtype in (dtype, own):
             return found
         fits = found.shape == shape and self.may_cast and _kind(found.dtype) == _kind(dtype) != ''
         cast = self._cast(found, dtype, what) if fits else None

@@ -13,7 +13,7 @@ import numpy as np
 from ..hyper import check_number
 from ..leaf import flat_values
 from ..slot import is_masked, rebuild
-from .export import VERSION, export_group, named_slots, slot_name
+from .export import VERSION, export_group, named_slots, refuse_traced, slot_name
 from .place import placed, placed_parameter
 from .plain import as_dict, is_count, is_finite, plainly, shaped_like
 from .relax import Judge
@@ -82,6 +82,7 @@ def examine(
     The result may be written only if the judge concludes well. ``params`` are the arrays of the
     parameters by name, with their units.
     """
+    refuse_traced(optimizer, 'restore')
     found, wrong = Restoration(optimizer), judge.wrong
     saved = as_dict(saved, 'the checkpoint', wrong)
     check_format(saved, judge)

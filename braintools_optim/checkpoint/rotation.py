@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -86,7 +87,7 @@ class Checkpointer:
                 )
         if mode not in ('min', 'max'):
             raise ValueError(f"Checkpointer needs 'min' or 'max' for mode, got {mode!r}.")
-        self.directory = Path(directory)
+        self.directory = Path(os.path.abspath(directory))
         self.tree = tree
         self.keep, self.keep_best, self.mode = keep, keep_best, mode
         self.background = background
@@ -97,6 +98,14 @@ class Checkpointer:
     # ---- what there is -------------------------------------------------------------------
 
     def _kept(self) -> list[Kept]:
+        """Return the checkpoints in their order, of each step what was written last."""
+        return list({k.step: k for k in self._files()}.values())
+
+    def _files(self) -> list[Kept]:
+        """Return all files, in the order of their steps, and of their writing.
+
+        There are two of one step where a save was stopped before it had removed what it replaces.
+        """
         found = []
         for entry in self.directory.iterdir():
             match = _NAME.fullmatch(entry.name)
@@ -106,8 +115,11 @@ class Checkpointer:
                 metric = None if match[2] is None else float(match[2])
             except ValueError:
                 continue  # somebody else's file
-            found.append(Kept(int(match[1]), metric, entry))
-        return sorted(found, key=lambda kept: (kept.step, kept.path.name))
+            with contextlib.suppress(FileNotFoundError):  # another one has removed it meanwhile
+                written = entry.stat().st_mtime_ns
+                found.append((written, Kept(int(match[1]), metric, entry)))
+        found.sort(key=lambda each: (each[1].step, each[0], each[1].path.name))
+        return [kept for _, kept in found]
 
     def steps(self) -> list[int]:
         """Return the steps of which there is a checkpoint."""
@@ -177,13 +189,12 @@ class Checkpointer:
         return tree
 
     def _prune(self, newest: Path) -> None:
-        kept = self._kept()
-        step = next((k.step for k in kept if k.path == newest), None)
-        same = {k.path for k in kept if k.step == step and k.path != newest}
-        kept = [k for k in kept if k.path not in same]
+        files = self._files()
+        latest = {k.step: k for k in files} | {k.step: k for k in files if k.path == newest}
+        kept = list(latest.values())
         stay = {k.path for k in (kept if self.keep is None else kept[-self.keep :])}
         stay |= {k.path for k in self._ranked(kept)[: self.keep_best]} | {newest}
-        for path in (*same, *(k.path for k in kept if k.path not in stay)):
+        for path in {k.path for k in files} - stay:
             path.unlink(missing_ok=True)
 
     # ---- restoring -----------------------------------------------------------------------

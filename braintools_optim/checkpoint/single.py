@@ -28,7 +28,7 @@ def save(
     in_background: bool = False,
 ) -> background.Saving | None:
     """Write an optimizer, and what else is asked for, into a file."""
-    background.settle(path)
+    path = background.settle(path)
     meta = export(optimizer, copied=in_background)
     tree = {'opt_state': meta.pop('opt_state')}
     if params:
@@ -44,7 +44,7 @@ def save(
 
 def load(optimizer: OptaxOptimizer, path: str | os.PathLike, judge: Judge) -> LoadReport:
     """Restore an optimizer from a file, or raise with every difference."""
-    background.settle(path)
+    path = background.settle(path)
     meta, tree = file.read(path)
     state = meta.get('state')
     if not isinstance(state, dict) or not isinstance(tree, dict) or 'opt_state' not in tree:

@@ -8,8 +8,10 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import jax
 from brainstate import State
 
+from ..observe import is_tracer
 from ..optimizer import OptaxOptimizer
 from ..own_state import undone_on_error
 from ..schedulers import Scheduler
@@ -66,7 +68,7 @@ def write(
     then: Callable[[], Any] | None = None,
 ) -> background.Saving | None:
     """Write a training state, with ``more`` about it in the header, and ``then`` do something."""
-    background.settle(path)
+    path = background.settle(path)
     contents: dict[str, Any] = {}  # what describes them, readable without the arrays
 
     def live(node: Any, where: str) -> Any:
@@ -99,7 +101,7 @@ def load(path: str | os.PathLike) -> Any:
 
 
 def _read(path: str | os.PathLike) -> tuple[dict[str, Any], Any]:
-    background.settle(path)
+    path = background.settle(path)
     meta, tree = file.read(path)
     if isinstance(meta.get('state'), dict) and isinstance(tree, dict) and 'opt_state' in tree:
         return meta, {**tree, 'opt': state_dict_of(meta, tree)}
@@ -177,6 +179,8 @@ class _Walk:
             self.judge.wrong += [f'{where}: {line}' for line in wrong]
             self.schedulers.append((node, saved))
         elif isinstance(node, State):
+            if any(map(is_tracer, jax.tree.leaves(node.value))):
+                raise TypeError(f'{where} is being traced; restore it outside of jit.')
             self.states.append((node, restored(node.value, saved, where, self.judge)))
         elif isinstance(node, Mapping):
             return self._visit_dict(node, saved, where) if _is_live(node) else saved

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .. import schedules
-from ..observe import is_tracer
 from .base import call_or_each
 from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler, PresentRate
 from .row import Row

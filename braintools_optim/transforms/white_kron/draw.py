@@ -24,6 +24,8 @@ def seeds_of(*words: Any) -> jax.Array:
     """Return one word that depends on all of several."""
     mixed = jnp.asarray(0, jnp.uint32)
     for word in words:
+        if isinstance(word, int):  # of any size
+            word = np.uint32(word % 2**32)
         mixed = _mixed(mixed + _ODD + jnp.asarray(word).astype(jnp.uint32))
     return mixed
 
