@@ -102,6 +102,7 @@ class UniqueStateManager:
         self._names: dict[str, int] = {}  # readable name -> position
         self._leaves: set[tuple] = set()  # the plain keys of each path ...
         self._branches: set[tuple] = set()  # ... and of everything above it
+        self._root_types: set[type] = set()  # of the outermost keys
         self._index: dict[int, int] = {}  # id of a State -> its position
         self._reached: dict[Keys, list[int]] = {}  # every registered path -> who was found there
 
@@ -161,12 +162,13 @@ class UniqueStateManager:
         self._names[name] = position
         keys = plain_keys(path)
         self._leaves.add(keys)
+        self._root_types.add(type(keys[0]))
         self._branches.update(keys[:depth] for depth in range(1, len(keys)))
         return position
 
     def _free_path(self, path: tuple) -> tuple:
         """Return ``path``, or the nearest one that can stand in a dict beside those there are."""
-        root_keys = {type(keys[0]) for keys in self._leaves}
+        root_keys = self._root_types
         first = plain_key(path[0])
         if root_keys and type(first) not in root_keys:
             if tuple in root_keys and isinstance(first, str):

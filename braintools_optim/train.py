@@ -145,7 +145,7 @@ class TrainStep:
         bar = self._bar(progress)
         if traced():
             return for_loop(self._take, *args, length=steps, pbar=bar)
-        key = steps if not jax.tree.leaves(args) else None, progress
+        key = steps if not jax.tree.leaves(args) else None, type(progress), progress
         if key not in self._loops:
 
             def loop(*args: Any) -> Any:

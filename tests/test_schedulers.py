@@ -125,6 +125,55 @@ def test_torch_sequence(name, way, x64):
         np.testing.assert_allclose(momenta, GOLDEN[name + '/momentum'], rtol=1e-12)
 
 
+@pytest.mark.parametrize('traced', [False, True])
+def test_every_number_of_a_momentum_cycle_may_be_a_list(traced):
+    makers = [
+        lambda i: bo.OneCycleLR(max_lr=0.3, total_steps=8, pct_start=[0.3, 0.6][i]),
+        lambda i: bo.CyclicLR(0.1, 0.3, 2, mode='exp_range', gamma=[0.9, 0.5][i]),
+    ]
+    for make in makers:
+        opt, _ = two_groups(make(slice(None)), momentum=0.9)
+        alone = [two_groups(make(i), momentum=0.9)[0] for i in (0, 1)]
+        step = brainstate.transform.jit(opt.lr.step) if traced else opt.lr.step
+        for _ in range(5):
+            for i, group in enumerate(opt.param_groups):
+                want = alone[i].param_groups[i]
+                found = [float(group['lr']), group['momentum']]
+                assert found == pytest.approx([float(want['lr']), want['momentum']], rel=1e-6)
+            step()
+            for other in alone:
+                other.lr.step()
+
+
+@pytest.mark.parametrize('composite', ['ChainedScheduler', 'SequentialLR'])
+def test_a_composite_that_fails_leaves_its_parts_as_they_were(composite, monkeypatch):
+    opt, _ = two_groups(0.1)
+    parts = [bo.LinearLR(opt, 0.5, 1.0, 3), bo.ExponentialLR(opt, 0.9)]
+    before = opt.get_last_lr(), opt.schedulers, opt.lr
+
+    def fail(*_):
+        raise RuntimeError('stopped')
+
+    monkeypatch.setattr(getattr(bo, composite), '_take_over', fail)
+    with pytest.raises(RuntimeError, match='stopped'):
+        getattr(bo, composite)(parts, *([[2]] if composite == 'SequentialLR' else []))
+    assert (opt.get_last_lr(), opt.schedulers, opt.lr) == before
+
+
+def test_a_scheduler_without_arguments_is_attached_as_in_torch():
+    class Halving(bo.LRScheduler):
+        def __init__(self):
+            super().__init__()
+
+        def affine(self, epoch, group):
+            return 0.0, 0.5**epoch
+
+    opt, _ = two_groups(0.2)
+    scheduler = Halving(opt)
+    scheduler.step()
+    assert opt.get_last_lr() == [0.1, 0.1]
+
+
 def test_a_cycle_keeps_its_own_base_in_a_sequence(x64):
     cycle = {'base_lr': 0.05, 'max_lr': 0.3, 'step_size_up': 2}
     want = [0.1, 0.2, 0.3, 0.4, 0.05, 0.175, 0.3, 0.175]

@@ -123,6 +123,7 @@ class Checkpointer:
 
     def steps(self) -> list[int]:
         """Return the steps of which there is a checkpoint."""
+        self.wait()
         return [kept.step for kept in self._kept()]
 
     def latest(self) -> Path | None:
@@ -234,17 +235,17 @@ class Checkpointer:
                     f'{self.directory} has no checkpoint of step {step}; it has {self.steps()}.'
                 )
             kept = [k for k in kept if k.step == step]
-        for i, each in enumerate(reversed(kept)):
+        for each in reversed(kept):
             try:
                 report = restore(
                     each.path, self._tree(tree), strict=strict, cast=cast, rename=rename
                 )
             except CorruptCheckpoint as error:
-                older = [k.step for k in kept[: len(kept) - 1 - i]]
-                if not skip_damaged or not older:
+                if not skip_damaged or each is kept[0]:
+                    others = [k.step for k in self._kept() if k.path != each.path]
                     error.add_note(
-                        f'This is {each.path}; older ones are of the steps {older}: '
-                        f'restore(step=...), or restore(skip_damaged=True).'
+                        f'This is {each.path}; others are of the steps {others}: '
+                        f'restore(step=...), or restore(skip_damaged=True) for the newest of all.'
                     )
                     raise
                 warnings.warn(

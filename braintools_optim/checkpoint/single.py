@@ -29,10 +29,10 @@ def save(
 ) -> background.Saving | None:
     """Write an optimizer, and what else is asked for, into a file."""
     path = background.settle(path)
-    meta = export(optimizer, copied=in_background)
+    meta = export(optimizer, copied=False)
     tree = {'opt_state': meta.pop('opt_state')}
     if params:
-        tree['params'], meta['units'] = export_params(optimizer, copied=in_background)
+        tree['params'], meta['units'] = export_params(optimizer, copied=False)
     if extra is not None:
         tree['extra'] = encoded(extra, 'extra')
     if not in_background:

@@ -73,7 +73,7 @@ def write(
 
     def live(node: Any, where: str) -> Any:
         if isinstance(node, OptaxOptimizer):
-            state = export(node, copied=in_background)
+            state = export(node, copied=False)
             contents[where] = {k: v for k, v in state.items() if k != 'opt_state'}
             return state
         if isinstance(node, Scheduler):

@@ -46,7 +46,7 @@ class _SchedulerType(type):
         if optimizer is None:
             return super().__call__(*args, **kwargs)
         names = list(inspect.signature(cls).parameters)
-        if names[0] == 'base_lr' and not cls.torch_gives_base:  # type: ignore[attr-defined]
+        if names[:1] == ['base_lr'] and not cls.torch_gives_base:  # type: ignore[attr-defined]
             names = names[1:]
         if len(args) > len(names):
             raise TypeError(

@@ -57,9 +57,9 @@ class Composite(LRScheduler):
                 if not child._gives_base():
                     child._adopt(bases, bases)
         else:
-            for child in children:
-                optimizer._release(child)
             with undone_on_error(*self._parts(), optimizer, optimizer._table.state):
+                for child in children:
+                    optimizer._release(child)
                 lrs = self._take_over(optimizer)
                 optimizer._enlist(self)
                 self._set_optimizer(optimizer)

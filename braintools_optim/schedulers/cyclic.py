@@ -46,8 +46,11 @@ class MomentumCycle(LRScheduler):
             return self.base_lrs[:1] * len(lrs)  # as torch: it says what the lowest rate is
         return super()._given_bases(lrs)
 
-    def _momentum(self, epoch: Any, base: Any, peak: Any) -> Any:
-        """Return the momentum at an epoch: ``base`` where the learning rate is at its base."""
+    def _momentum(self, epoch: Any, base: Any, peak: Any, own: Mapping[str, Any]) -> Any:
+        """Return the momentum at an epoch: ``base`` where the learning rate is at its base.
+
+        ``own`` are the live numbers of the group.
+        """
         raise NotImplementedError
 
     def _fit(self, optimizer: OptaxOptimizer) -> None:
@@ -64,10 +67,11 @@ class MomentumCycle(LRScheduler):
         name = _momentum_of(self.optimizer)
         if name is None:
             return {}
-        low, high = self._names.index('base_momentum'), self._names.index('max_momentum')
         settings = {}
         for group, row in zip(self.optimizer._groups, progress.memory, strict=False):
-            value = self._momentum(progress.epoch, row.numbers[high], row.numbers[low])
+            own = dict(zip(self._names, row.numbers, strict=True))
+            ends = own['max_momentum'], own['base_momentum']
+            value = self._momentum(progress.epoch, *ends, own)
             settings[group.index, name] = (
                 value if name == 'momentum' else (value, *group.number('betas')[1:])
             )
@@ -144,8 +148,8 @@ class CyclicLR(MomentumCycle):
             scale_mode=scale_mode,
         )
 
-    def _momentum(self, epoch: Any, base: Any, peak: Any) -> Any:
-        a, b = self.schedule.pair(epoch, max_lr=peak, gamma=self.gamma, **self._fixed)
+    def _momentum(self, epoch: Any, base: Any, peak: Any, own: Mapping[str, Any]) -> Any:
+        a, b = self.schedule.pair(epoch, max_lr=peak, gamma=own['gamma'], **self._fixed)
         return a + b * base
 
 
@@ -238,7 +242,7 @@ class OneCycleLR(MomentumCycle):
             )
         super().step(epoch)
 
-    def _momentum(self, epoch: Any, base: Any, peak: Any) -> Any:
-        hyper = {'pct_start': self.pct_start, 'max_lr': peak, 'final_div_factor': 1.0}
+    def _momentum(self, epoch: Any, base: Any, peak: Any, own: Mapping[str, Any]) -> Any:
+        hyper = {'pct_start': own['pct_start'], 'max_lr': peak, 'final_div_factor': 1.0}
         a, b = self.schedule.pair(epoch, **hyper, **self._fixed)
         return a + b * base

@@ -36,7 +36,7 @@ class ScaleByMarsState(NamedTuple):
 
 
 class MarsSquares(NamedTuple):
-    """The moments.averaged square, and its maximum so far."""
+    """The averaged square, and its maximum so far."""
 
     now: optax.Updates
     top: optax.Updates
