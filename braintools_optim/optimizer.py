@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -259,7 +259,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
 
     # ---- parameters and groups -----------------------------------------------------------
 
-    def register_trainable_weights(self, param_states: Any) -> OptaxOptimizer:
+    def register_trainable_weights(self, param_states: Any) -> Self:
         """Take in parameters, a pytree of States, as group 0; return the optimizer.
 
         Called again it adds what is new to group 0. Everybody's moments are kept.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..hyper import check_number
 from ..observe import is_tracer
@@ -26,7 +26,7 @@ class _Omitted(float):
 OPTIMIZER_RATE = _Omitted(1e-3)
 """Left out, the base is the learning rate that the optimizer's groups have."""
 
-BaseRate = float | Sequence[float]
+BaseRate: TypeAlias = 'float | Sequence[float] | OptaxOptimizer'  # it may come first, as in torch
 
 
 class LRScheduler(Scheduler):
