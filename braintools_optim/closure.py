@@ -1,31 +1,29 @@
-"""A step that evaluates the objective as often as it needs, as torch's ``step(closure)``.
+"""A step that evaluates functions of the user's as often as it needs, as torch's ``step(closure)``.
 
-Inside a trace it is inlined. Outside it is one compiled program, for every closure and what it
+Inside a trace it is inlined. Outside it is one compiled program, for every function and what it
 refers to, over the values of all States that are read.
 """
 
 from __future__ import annotations
 
-import dis
-from collections.abc import Callable, Hashable
-from functools import cache
-from types import CellType, CodeType, FunctionType, MethodType
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 from brainstate.transform import StatefulFunction
 
+from .gradient import refuse_non_arrays
 from .hyper import Hyper
+from .meaning import Meaning
 from .objective import ClosureObjective, GroupView, number_of
 from .observe import traced
-from .step import flattened, next_count, own_copies, regrouped, write_all
+from .step import flattened, next_count, own_copies, regrouped, split_extra, write_all
 
 if TYPE_CHECKING:
     from .step import Stepper
 
-__all__ = ['step_by_closure']
+__all__ = ['step_by_closure', 'step_with_functions']
 
-_CONSTANTS = frozenset([int, float, bool, str, bytes, type(None)])
 _REMEMBERED = 16  # compiled programs: a closure over new arrays in each call needs a new one
 
 
@@ -33,37 +31,63 @@ def step_by_closure(stepper: Stepper, closure: Callable[[], Any]) -> Any:
     """Take one step on what a closure computes; return its loss where the step begins."""
     if traced():
         return _take(stepper, closure)
-    meaning: list[Any] = []
-    key = _meaning(closure, meaning)
-    program = stepper.closures.pop(key, None) or CompiledStep(stepper, closure, meaning)
-    loss = program()
-    stepper.closures[key] = program  # the latest is the last
+    return _compiled_once(stepper, lambda: _take(stepper, closure), closure)
+
+
+def step_with_functions(stepper: Stepper, grads: Any, extra: dict[str, Any]) -> None:
+    """Take one step on gradients whose chain evaluates functions that are among ``extra``."""
+    refuse_non_arrays(grads)
+    arrays, static = split_extra(extra)
+
+    def take(grads: Any, arrays: dict[str, Any]) -> None:
+        stepper.run(grads, {**arrays, **dict(static)})
+
+    _compiled_once(stepper, take, static, grads, arrays)
+
+
+def _compiled_once(stepper: Stepper, take: Callable[..., Any], means: Any, *args: Any) -> Any:
+    """Run ``take`` in a program, the one of before if the same was meant then."""
+    meaning = Meaning(means, stepper.written)
+    program = stepper.closures.pop(meaning.key, None)
+    if program is None:
+        program = CompiledStep(stepper, take)
+        result = program(*args)
+        traced_once = Meaning(means, stepper.written)
+        if traced_once.key != meaning.key:  # what it writes into, such as a list of losses
+            stepper.written |= traced_once.written_since(meaning)
+            meaning = Meaning(means, stepper.written)
+        program.meaning = meaning  # kept alive, since objects are known by their addresses
+    else:
+        result = program(*args)
+    stepper.closures[meaning.key] = program  # the latest is the last
     while len(stepper.closures) > _REMEMBERED:
         del stepper.closures[next(iter(stepper.closures))]
-    return loss
+    return result
 
 
 class CompiledStep:
-    """The step on one closure as a compiled program, which is made anew when States change type."""
+    """A step as a compiled program, which is made anew when States or arguments change type."""
 
-    def __init__(self, stepper: Stepper, closure: Callable[[], Any], meaning: list[Any]):
+    meaning: Meaning
+
+    def __init__(self, stepper: Stepper, take: Callable[..., Any]):
         self.stepper = stepper
-        self.meaning = meaning  # kept alive, since it is known by its address
-        self.function = StatefulFunction(lambda: _take(stepper, closure))
+        self.function = StatefulFunction(take)
         self.jaxpr: Any = None
 
-    def __call__(self) -> Any:
+    def __call__(self, *args: Any) -> Any:
         values = [param.value for param in self.stepper.params]
         for leaf, value in zip(self.stepper.leaves, flattened(values), strict=True):
             leaf.check_shape(value)
-        function = self.function.make_jaxpr()
-        jaxpr = function.get_jaxpr()
+        function = self.function.make_jaxpr(*args)
+        jaxpr = function.get_jaxpr(*args)
         if jaxpr is not self.jaxpr:
-            self.states, written = function.get_states(), function.get_write_states()
+            self.states = function.get_states(*args)
+            written = function.get_write_states(*args)
             self.written = [any(s is w for w in written) for s in self.states]
             self.compiled = jax.jit(function.jaxpr_call)
             self.jaxpr = jaxpr
-        new, loss = self.compiled([state.value for state in self.states])
+        new, loss = self.compiled([state.value for state in self.states], *args)
         given = zip(self.states, new, self.written, strict=True)
         write_all([(state, value) for state, value, written in given if written])
         return loss
@@ -128,47 +152,3 @@ def _compute(
         if found[i] is not None:
             new[i] = leaves[i].decode(x, old[i])
     return loss, written, state, regrouped(values, new, found)
-
-
-def _meaning(x: Any, kept: list[Any]) -> Hashable:
-    """Return a key that two closures share if they are one code that refers to the same objects.
-
-    What it refers to, by names that it encloses or global ones, and so on through the functions of
-    its module, is kept for the addresses to last. What it assigns to itself, as a counter, is no
-    part of its meaning.
-    """
-    if type(x) in _CONSTANTS:
-        return type(x), x
-    known = any(x is y for y in kept)
-    kept.append(x)
-    if isinstance(x, MethodType) and not known:
-        return id(x.__self__), _meaning(x.__func__, kept)
-    if not isinstance(x, FunctionType) or known:
-        return id(x)
-    read, assigned = _names(x.__code__)
-    known_names = [name for name in read if name in x.__globals__ and name not in assigned]
-    parts = [x.__globals__[name] for name in known_names]
-    parts += [*(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
-    cells = zip(x.__code__.co_freevars, x.__closure__ or (), strict=True)
-    parts += [c.cell_contents for n, c in cells if n not in assigned and c != CellType()]
-    keys = []
-    for part in parts:
-        foreign = isinstance(part, FunctionType) and part.__globals__ is not x.__globals__
-        keys.append(id(part) if foreign else _meaning(part, kept))
-        kept.append(part)
-    return x.__code__, *keys
-
-
-@cache
-def _names(code: CodeType) -> tuple[dict[str, None], set[str]]:
-    """Return the names that code reads beyond its own, in order, and those that it assigns."""
-    read, assigned = dict.fromkeys(code.co_names), set()
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ('STORE_GLOBAL', 'STORE_DEREF'):
-            assigned.add(str(instruction.argval))
-    for inner in code.co_consts:
-        if isinstance(inner, CodeType):
-            more, stored = _names(inner)
-            read |= more
-            assigned |= stored
-    return read, assigned

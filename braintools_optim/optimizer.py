@@ -15,11 +15,13 @@ from brainstate import State
 from brainstate.graph import Node
 
 from .chunks import leafwise
+from .closure import step_with_functions
 from .groups import NoGroups, ParamGroup
 from .habits import refuse_parameters, refuse_rate, refuse_torch_group
 from .hyper import Hyper, check_flag, check_number, entry_of, is_live, is_zero
 from .leaf import Leaf, checked_dtype, flat_values, leaves_of
 from .live import LiveNumbers
+from .observe import traced
 from .own_state import CoreState, PartState, undone_on_error
 from .rates import DrivenRates
 from .report import describe
@@ -410,7 +412,11 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         **extra
             What the chain takes besides (``value``, ``value_fn`` ...), by optax's protocol.
         """
-        (self._stepper or self._new_stepper()).run(grads, extra)
+        stepper = self._stepper or self._new_stepper()
+        if extra and not traced() and any(map(callable, extra.values())):
+            step_with_functions(stepper, grads, extra)
+        else:
+            stepper.run(grads, extra)
 
     def _new_stepper(self) -> Stepper:
         if not len(self.param_states):

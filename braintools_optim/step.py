@@ -38,6 +38,7 @@ __all__ = [
     'next_count',
     'own_copies',
     'regrouped',
+    'split_extra',
     'write_all',
 ]
 
@@ -98,6 +99,7 @@ class Stepper:
         self.key: Any = None  # ... and its kind
         self.keeping: dict[Any, Any] = {}  # jitted, donating nothing, by extra arguments
         self.closures: dict[Any, Any] = {}  # compiled steps on closures, by what these mean
+        self.written: dict[int, Any] = {}  # objects into which closures write, by their ids
 
     # ---- the three roads -----------------------------------------------------------------
 
@@ -119,7 +121,7 @@ class Stepper:
 
     def _run_donating(self, grads: Any, extra: dict[str, Any]) -> None:
         leaves, treedef, count = self.core.take()
-        arrays, static = _split(extra) if extra else (extra, ())
+        arrays, static = split_extra(extra) if extra else (extra, ())
         values = [param['_value'] for param in self.param_vars]
         vector = self.numbers.given_out()
         args = (values, leaves, vector, grads, arrays)
@@ -192,7 +194,7 @@ class Stepper:
     def _keep(self, values: list, chains: tuple, vector: Any, grads: Any, extra: dict) -> Any:
         """Compute in one program without donating: somebody may look at the old values."""
         refuse_non_arrays(grads)
-        arrays, static = _split(extra)
+        arrays, static = split_extra(extra)
         if static not in self.keeping:
             self.keeping[static] = jax.jit(
                 lambda v, c, n, g, a: self._eager(v, c, n, g, {**a, **dict(static)})
@@ -390,7 +392,7 @@ def flattened(values: list) -> list:
     return [leaf for value in values for leaf in flat_values(value)[0]]
 
 
-def _split(extra: dict[str, Any]) -> tuple[dict[str, Any], tuple]:
+def split_extra(extra: dict[str, Any]) -> tuple[dict[str, Any], tuple]:
     """Part extra arguments into arrays, which are traced, and all else, which is static."""
     arrays = {k: v for k, v in extra.items() if all(map(_is_array, jax.tree.leaves(v)))}
     return arrays, tuple((k, v) for k, v in extra.items() if k not in arrays)

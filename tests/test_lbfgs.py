@@ -1,5 +1,6 @@
 """LBFGS: torch's trajectories over closures, line searches, and how a closure is taken in."""
 
+import functools
 import json
 import pickle
 from functools import partial
@@ -277,6 +278,112 @@ def test_what_a_closure_refers_to_is_never_stale(monkeypatch):
     w.value = jnp.zeros(3)
     monkeypatch.setattr(f'{__name__}.SHIFT', 2.0)
     assert step() == 12.0
+
+
+class Trainer:
+    """What a closure may read from: attributes, entries, a slot, a property, a method's own."""
+
+    class Slotted:
+        __slots__ = ('batch',)
+
+    scale = 1.0
+
+    def __init__(self, w):
+        self.w = w
+        self.batch = jnp.zeros(3)
+        self.data = {'batch': [jnp.zeros(3)]}
+        self.host = np.zeros(3, np.float32)
+        self.slotted = self.Slotted()
+        self.slotted.batch = jnp.zeros(3)
+        self.losses = []
+        self.calls = {'n': 0}
+        self.traces = 0
+
+    @property
+    def target(self):
+        return self.batch + self.data['batch'][0] + self.host + self.slotted.batch
+
+    def loss(self):
+        self.traces += 1
+        self.calls['n'] += 1
+        self.losses.append(None)
+        return self.scale * ((self.w.value - self.target) ** 2).sum()
+
+    def __call__(self):
+        return self.loss()
+
+
+@pytest.mark.parametrize('way', ['method', 'callable', 'lambda', 'partial'])
+def test_what_a_closure_reaches_is_never_stale(way):
+    w = ParamState(jnp.zeros(3))
+    opt = bo.LBFGS(max_iter=1).register_trainable_weights({'w': w})
+    trainer = Trainer(w)
+
+    def closure():
+        ways = {
+            'method': trainer.loss,
+            'callable': trainer,
+            'lambda': lambda: trainer.loss(),
+            'partial': functools.partial(Trainer.loss, trainer),
+        }
+        return ways[way]
+
+    def step():
+        w.value = jnp.zeros(3)
+        return float(opt.step(closure()))
+
+    assert step() == 0.0
+    traces = trainer.traces
+    assert step() == 0.0 and trainer.traces == traces  # it writes, and is compiled once
+    trainer.batch = jnp.ones(3)
+    assert step() == 3.0
+    trainer.data['batch'][0] = jnp.ones(3)
+    assert step() == 12.0
+    trainer.host[:] = 1.0
+    assert step() == 27.0
+    trainer.slotted.batch = jnp.ones(3)
+    assert step() == 48.0
+    trainer.scale = 2.0
+    assert step() == 96.0
+    traces = trainer.traces
+    assert step() == 96.0 and trainer.traces == traces
+
+
+@pytest.mark.parametrize('given', ['LBFGS', 'tx'])
+def test_what_a_value_function_refers_to_is_never_stale(given, monkeypatch):
+    monkeypatch.setattr('braintools_optim.closure._REMEMBERED', 3)
+    traces = []
+
+    def search():
+        def update(updates, state, params=None, *, value, value_fn, **extra):
+            traces.append(None)
+            return jax.tree.map(lambda p: value_fn(params) - value + 0.0 * p, updates), state
+
+        return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+    w, shift = ParamState(jnp.zeros(3)), State(jnp.zeros(3))
+    opt = bo.LBFGS(1.0, linesearch=search()) if given == 'LBFGS' else bo.OptaxOptimizer(search())
+    opt.register_trainable_weights({'w': w})
+    data = {'x': jnp.zeros(3)}
+
+    def value_fn(values):
+        return (values['w'] + shift.value + data['x']).sum()
+
+    def moved():
+        w.value = jnp.zeros(3)
+        opt.step({'w': jnp.ones(3)}, value=jnp.asarray(1.0), value_fn=value_fn)
+        return abs(float(w.value[0]))
+
+    assert moved() == 1.0 and moved() == 1.0 and len(traces) == 1
+    shift.value = jnp.ones(3)
+    assert moved() == 2.0 and len(traces) == 1
+    data['x'] = jnp.ones(3)
+    assert moved() == 5.0 and len(traces) == 2
+    assert moved() == 5.0 and len(traces) == 2
+    for t in range(5):
+        opt.step({'w': jnp.ones(3)}, value=0.0, value_fn=lambda values, t=t: values['w'][0] + t)
+    assert len(opt._stepper.closures) <= 3 and not opt._stepper.programs
+    assert int(opt.step_count.value) == 10
 
 
 def test_few_closures_are_remembered(monkeypatch):
