@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from brainstate import State
@@ -106,6 +107,9 @@ class NoGroups(list):
         )
 
 
+_ATTRIBUTES = frozenset(['_optimizer', 'index', 'flags', 'members', 'unused', 'chain'])
+
+
 class ParamGroup(MutableMapping[str, Any]):
     """One group of an optimizer: ``'params'``, its live numbers and its fixed flags.
 
@@ -118,10 +122,18 @@ class ParamGroup(MutableMapping[str, Any]):
     def __init__(self, optimizer: OptaxOptimizer, index: int, flags: dict[str, Any]):
         self._optimizer = optimizer
         self.index = index
-        self.flags = flags
+        self.flags: Mapping[str, Any] = MappingProxyType(flags)
         self.members: list[int] = []  # positions of its States in optimizer.param_states
         self.unused: frozenset[str] = frozenset()  # numbers that were zero at construction
         self.chain: Any = None  # a chain fixed at construction; None: built anew in each trace
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _ATTRIBUTES:
+            raise AttributeError(
+                f'a parameter group has no attribute {name!r} to assign; its numbers are assigned '
+                f'as its entries: group[{name!r}] = {value!r}.'
+            )
+        super().__setattr__(name, value)
 
     def params(self) -> Any:
         """Return the group's States as nested dicts."""

@@ -84,18 +84,26 @@ def name_here(name: str, known: Iterable[str]) -> str:
 
 
 def refuse_assignment(optimizer: Any, name: str) -> None:
-    """Raise where a number is assigned that an optimizer of this library does not have.
+    """Raise where something is assigned that an optimizer of this library does not have.
 
-    A class that somebody else wrote may have attributes of any name.
+    That is a number that other ones have, or a name that is nearly one of its own. A class that
+    somebody else wrote may have attributes of any name.
     """
-    if name not in RANGES and name != 'learning_rate':
+    kind = type(optimizer)
+    if hasattr(kind, name) or name.startswith('_') or hasattr(optimizer, name):
         return
-    mine = type(optimizer).__module__.partition('.')[0] == __package__
-    if mine and not hasattr(optimizer, name):
+    if kind.__module__.partition('.')[0] != __package__:
+        return
+    if name in RANGES or name == 'learning_rate':
         numbers = ', '.join(sorted({*optimizer._numbers, *optimizer._options} - {'lr'}))
         raise AttributeError(
             f'{type(optimizer).__name__} has no number {name!r} to assign; it has current_lr, '
             f'{numbers}.'
+        )
+    known = {x for x in dir(optimizer) if not x.startswith('_')} | optimizer._declared_names
+    if near := difflib.get_close_matches(name, known, 1, 0.85):
+        raise AttributeError(
+            f'{type(optimizer).__name__} has no {name!r} to assign. Did you mean {near[0]!r}?'
         )
 
 

@@ -283,3 +283,24 @@ def test_what_is_no_mistake():
     opt = bo.Lookahead(bo.Adam(0.1))  # an optimizer is no model
     opt.note = 'anything'
     assert opt.note == 'anything'
+
+
+@pytest.mark.parametrize(
+    ('assign', 'says'),
+    [
+        (lambda opt: setattr(opt, 'curent_lr', 0.1), "'curent_lr' to assign.*'current_lr'"),
+        (lambda opt: setattr(opt, 'wieght_decay', 0.1), "'wieght_decay' to assign.*'weight_decay'"),
+        (lambda opt: setattr(opt.param_groups[0], 'lr', 0.1), r"group\['lr'\] = 0.1"),
+        (lambda opt: setattr(opt.lr, 'base_lr', 0.1), 'base_lr of StepLR is fixed.*current_lr'),
+        (lambda opt: setattr(opt.lr, 'last_epoch', 3), r'last_epoch of StepLR is.*step\(epoch=3\)'),
+    ],
+)
+def test_assigning_what_is_not_there(assign, says):
+    opt = ready(lr=bo.StepLR(0.1))
+    before = opt.state_dict()
+    with pytest.raises(AttributeError, match=says):
+        assign(opt)
+    with pytest.raises(TypeError, match='item assignment'):
+        opt.param_groups[0].flags['maximize'] = True
+    assert repr(opt.state_dict()) == repr(before)
+    opt.note = 'my own'

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from brainstate import State
+
 from ..hyper import check_number
 from ..observe import is_tracer
 from ..own_state import NumbersState
@@ -373,6 +375,15 @@ class LRScheduler(Scheduler):
         elif name in self._fixed:
             raise AttributeError(
                 f'{name} of {type(self).__name__} is fixed at construction; build a new scheduler.'
+            )
+        elif name == 'base_lr':
+            raise AttributeError(
+                f'base_lr of {type(self).__name__} is fixed at construction; a learning rate that '
+                f"is assigned, opt.current_lr or group['lr'], is what it goes on from."
+            )
+        elif name == 'last_epoch' and not isinstance(value, State):
+            raise AttributeError(
+                f'last_epoch of {type(self).__name__} is a State; step(epoch={value!r}) goes there.'
             )
         else:
             object.__setattr__(self, name, value)
