@@ -71,7 +71,7 @@ class Meaning:
             return self._token(x.__func__), self._token(x.__self__)
         if isinstance(x, FunctionType) and not _is_foreign(x):
             return 'function', self._function(x)
-        if isinstance(x, np.ndarray) and x.dtype != object:
+        if isinstance(x, np.ndarray) and not x.dtype.hasobject:
             digest = hashlib.blake2b(np.ascontiguousarray(x).view(np.uint8).data).digest()
             return 'array', x.shape, x.dtype.str, digest
         if isinstance(x, partial):
@@ -84,7 +84,7 @@ class Meaning:
             number not in self.inside
             and number not in self._apart
             and len(self.inside) < _MOST
-            and not isinstance(x, State | jax.Array | type)
+            and not isinstance(x, State | jax.Array)
         ):
             self.inside[number] = ()  # it may hold itself
             self.inside[number] = part = tuple(map(self._token, self._contents(x)))
@@ -98,16 +98,18 @@ class Meaning:
         if isinstance(x, list | tuple | set | frozenset):
             return list(islice(x, _MOST))
         own: Mapping[str, Any] = getattr(x, '__dict__', {})
-        if isinstance(x, ModuleType):
-            spaces = [own]
-        else:
-            spaces = [own, *(vars(kind) for kind in type(x).__mro__ if not _is_foreign(kind))]
+        kinds = () if isinstance(x, ModuleType) else (x if isinstance(x, type) else type(x)).__mro__
+        spaces = [own, *(vars(kind) for kind in kinds if not _is_foreign(kind))]
         found: list[Any] = []
         for name in ('__call__', *sorted(self._names - self._assigned)):
             value = next((space[name] for space in spaces if name in space), None)
-            if isinstance(value, MemberDescriptorType):  # a slot
+            if isinstance(value, MemberDescriptorType) and not isinstance(x, type):  # a slot
                 value = getattr(x, name, None)
-            found.append(value.fget if isinstance(value, property) else value)
+            elif isinstance(value, property):
+                value = value.fget
+            elif isinstance(value, staticmethod | classmethod):
+                value = value.__func__
+            found.append(value)
         return found
 
     def _function(self, x: FunctionType) -> int:

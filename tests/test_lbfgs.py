@@ -287,6 +287,7 @@ class Trainer:
         __slots__ = ('batch',)
 
     scale = 1.0
+    power = 2
 
     def __init__(self, w):
         self.w = w
@@ -307,14 +308,18 @@ class Trainer:
         self.traces += 1
         self.calls['n'] += 1
         self.losses.append(None)
-        return self.scale * ((self.w.value - self.target) ** 2).sum()
+        return self.scale * (self.bent(self.w.value - self.target)).sum()
+
+    @staticmethod
+    def bent(x):
+        return x**Trainer.power
 
     def __call__(self):
         return self.loss()
 
 
 @pytest.mark.parametrize('way', ['method', 'callable', 'lambda', 'partial'])
-def test_what_a_closure_reaches_is_never_stale(way):
+def test_what_a_closure_reaches_is_never_stale(way, monkeypatch):
     w = ParamState(jnp.zeros(3))
     opt = bo.LBFGS(max_iter=1).register_trainable_weights({'w': w})
     trainer = Trainer(w)
@@ -345,8 +350,10 @@ def test_what_a_closure_reaches_is_never_stale(way):
     assert step() == 48.0
     trainer.scale = 2.0
     assert step() == 96.0
+    monkeypatch.setattr(Trainer, 'power', 3)
+    assert step() == -384.0
     traces = trainer.traces
-    assert step() == 96.0 and trainer.traces == traces
+    assert step() == -384.0 and trainer.traces == traces
 
 
 @pytest.mark.parametrize('given', ['LBFGS', 'tx'])
