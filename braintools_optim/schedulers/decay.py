@@ -7,7 +7,8 @@ from typing import Any
 
 from .. import schedules
 from .base import call_or_each
-from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler, PresentRate
+from .present import PresentRate
+from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler
 from .row import Row
 
 __all__ = [

@@ -13,7 +13,8 @@ from ..observe import is_tracer
 from ..own_state import NumbersState, put_value
 from ..state import OptimState
 from .base import Progress
-from .rate import OPTIMIZER_RATE, BaseRate, PresentRate
+from .present import PresentRate
+from .rate import OPTIMIZER_RATE, BaseRate
 from .row import Row
 
 __all__ = ['ReduceLROnPlateau']

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..groups import ParamGroup
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['OPTIMIZER_RATE', 'BaseRate', 'LRScheduler', 'PresentRate']
+__all__ = ['OPTIMIZER_RATE', 'BaseRate', 'LRScheduler']
 
 
 class _Omitted(float):
@@ -477,26 +477,6 @@ class LRScheduler(Scheduler):
         shown = {k: getattr(self, k) for k in (*self._names, *self._fixed)}
         hyper = ''.join(f', {k}={v!r}' for k, v in shown.items() if not _is_code(v))
         return f'{type(self).__name__}(base_lrs={self.base_lrs}{hyper}, epoch={self._epoch()})'
-
-
-class PresentRate(LRScheduler):
-    """What schedulers share that act on the present learning rate, whatever it is."""
-
-    __module__ = 'braintools_optim'
-    carries = True
-
-    def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
-        """Return ``(0, 1)``."""
-        return 0.0, 1.0
-
-    def get_lr(self) -> list:
-        """Return the learning rate of each group at the present epoch."""
-        if self.optimizer is not None:
-            return self.optimizer.get_last_lr()
-        return [row.written for row in self._progress().memory]
-
-    def _defines_get_lr(self) -> bool:
-        return False
 
 
 class _CurrentRates:

@@ -1,0 +1,29 @@
+"""Schedulers that act on the present learning rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .rate import LRScheduler
+
+__all__ = ['PresentRate']
+
+
+class PresentRate(LRScheduler):
+    """What schedulers share that act on the present learning rate, whatever it is."""
+
+    __module__ = 'braintools_optim'
+    carries = True
+
+    def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
+        """Return ``(0, 1)``."""
+        return 0.0, 1.0
+
+    def get_lr(self) -> list:
+        """Return the learning rate of each group at the present epoch."""
+        if self.optimizer is not None:
+            return self.optimizer.get_last_lr()
+        return [row.written for row in self._progress().memory]
+
+    def _defines_get_lr(self) -> bool:
+        return False
