@@ -10,13 +10,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from itertools import chain, starmap
-from operator import attrgetter, itemgetter, methodcaller
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .buffers import is_deleted
 from .compiled import entry_of
 from .gradient import assigned, refuse_non_arrays
 from .leaf import flat_values
@@ -34,7 +35,6 @@ _CALL = 5  # a call costs in every step what compiling so many leaves may cost o
 _MOST_COMPILED = 0.5  # of the leaves, for it to pay
 
 _aval, _committed, _sharding = map(attrgetter, ('aval', 'committed', 'sharding'))
-_is_deleted = methodcaller('is_deleted')
 
 
 def leafwise(transform: Callable) -> Callable:
@@ -228,7 +228,8 @@ class Chunks:
         state, _ = _arrays(leaves)
         if _look(state) != self.state_look or len(set(map(id, state))) < len(state):
             return False
-        _refuse_deleted([*flat, *state])
+        if any(map(is_deleted, (*flat, *state))):  # the others must not be donated then
+            return False
         calls = [(self.entries[c.program], *self._arguments(c, flat, state)) for c in self.calls]
         done: list[tuple] = []
         try:
@@ -292,9 +293,3 @@ def _look(arrays: list) -> tuple[list, list, list]:
     """Return all of arrays that compiled programs depend on."""
     fixed = list(map(_committed, arrays))
     return list(map(_aval, arrays)), fixed, list(map(_sharding, arrays)) if any(fixed) else []
-
-
-def _refuse_deleted(arrays: list) -> None:
-    """Raise as JAX does where one of the arrays is gone: the others must not be donated then."""
-    if any(map(_is_deleted, arrays)):
-        jnp.copy(next(filter(_is_deleted, arrays)))

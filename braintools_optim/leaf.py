@@ -54,10 +54,20 @@ class Leaf:
     def check_shape(self, value: Any) -> None:
         """Raise if the value has another shape than when it was registered."""
         if jnp.shape(_mantissa(value)) != self.shape:
-            raise ValueError(
-                f'parameter {self.name!r} was registered with the shape {self.shape} and now has '
-                f'{jnp.shape(_mantissa(value))}; its moments no longer fit.'
-            )
+            raise self.misfit(value)
+
+    def check_axes(self, value: Any) -> None:
+        """Raise if the value has another shape, even without the axes that vmap may hide."""
+        axes = iter(self.shape)
+        if not all(size in axes for size in jnp.shape(_mantissa(value))):
+            raise self.misfit(value)
+
+    def misfit(self, value: Any) -> ValueError:
+        """Return the error that says that the value has a wrong shape."""
+        return ValueError(
+            f'parameter {self.name!r} was registered with the shape {self.shape} and now has '
+            f'{jnp.shape(_mantissa(value))}; its moments no longer fit.'
+        )
 
     def encode(self, value: Any) -> jax.Array:
         """Return the chain's array of a parameter."""

@@ -22,7 +22,7 @@ from .hyper import Hyper, check_flag, check_number, entry_of, is_live, is_zero
 from .leaf import Leaf, checked_dtype, flat_values, leaves_of
 from .live import LiveNumbers
 from .observe import traced
-from .own_state import CoreState, PartState, undone_on_error
+from .own_state import COUNT, CoreState, PartState, undone_on_error
 from .rates import DrivenRates
 from .report import describe
 from .saving import Saved
@@ -30,7 +30,7 @@ from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import beside, own_buffers
 from .signature import constructor_signature
 from .slot import take_over, with_dtype
-from .state import OptimState, UniqueStateManager, nest
+from .state import OptimState, RegisteredStates, UniqueStateManager, nest
 from .step import GroupPlan, Stepper
 
 __all__ = ['OptaxOptimizer', 'Optimizer']
@@ -131,7 +131,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         *('step_count', '_pending'),
     )
 
-    param_states: UniqueStateManager
+    param_states: RegisteredStates
     step_count: OptimState
 
     def __init__(
@@ -174,10 +174,10 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         self._leaves: list[Leaf] = []
         self._stepper: Stepper | None = None
         self._pending = None
-        self.param_states = UniqueStateManager()
+        self.param_states = RegisteredStates(type(self).__name__)
         self._core = CoreState(((), np.int32(0)))
         self._number_state = self._table.state  # seen by brainstate's graph functions
-        self.step_count = PartState(self._core, (1,))
+        self.step_count = PartState(self._core, COUNT)
         self._lr_scheduler = scheduler or ConstantLR(self._numbers['lr'], 1.0, 0)
         self._lr_is_free = scheduler is None  # the first scheduler that is added takes its place
         self._new_group(self._numbers, self._flags, self._options)
@@ -440,14 +440,16 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         """Return an independent optimizer over the same parameters."""
         new = memo[id(self)] = object.__new__(type(self))
         core, table = CoreState(jax.tree.map(jnp.array, self._core.value)), self._table.copy()
+        registered = RegisteredStates(type(self).__name__)
+        registered.adopt(self.param_states)
         schedulers = {id(s): s.copy(new) for s in self._all_schedulers()}
         own = {
             '_core': core,
-            'step_count': PartState(core, (1,)),
+            'step_count': PartState(core, COUNT),
             '_table': table,
             '_number_state': table.state,
             '_groups': [group.copy(new) for group in self._groups],
-            'param_states': self.param_states.copy(),
+            'param_states': registered,
             '_lr_scheduler': schedulers[id(self._lr_scheduler)],
             '_schedulers': [schedulers[id(s)] for s in self._schedulers],
             '_stepper': None,

@@ -16,7 +16,13 @@ from brainstate import State
 from .observe import is_tracer, recorded, traced, unobserved, x64_enabled
 from .state import OptimState
 
-__all__ = ['CoreState', 'LateState', 'NumbersState', 'PartState', 'put_value', 'undone_on_error']
+__all__ = [
+    *('COUNT', 'CoreState', 'LateState', 'NumbersState', 'PartState'),
+    *('put_value', 'undone_on_error'),
+]
+
+COUNT = (1,)
+"""Where the step count stands in the value of a :class:`CoreState`."""
 
 _FLOAT = frozenset([float])
 
@@ -86,6 +92,20 @@ class CoreState(LateState):
     def make(self, leaves: list, treedef: Any, count: Any) -> tuple[tuple, Any]:
         """Return the chain states as trees, and the count."""
         return jax.tree.unflatten(treedef, leaves), count
+
+    @property
+    def shown(self) -> bool:
+        """Whether somebody may hold the arrays of the present value: it was looked at, or given."""
+        return '_parts' not in self.__dict__
+
+    def look(self) -> tuple[tuple, Any]:
+        """Return the value for a look in passing, which keeps none of its arrays."""
+        return self.make(*self.take()) if unobserved(self) else self.value
+
+    @property
+    def count(self) -> Any:
+        """The step count."""
+        return self.take()[2] if unobserved(self) else self.value[1]
 
     def take(self) -> tuple[list, Any, Any]:
         """Return the leaves and tree of the chain states, and the count."""
@@ -185,13 +205,18 @@ class PartState(OptimState):
 
     __module__ = 'braintools_optim'
 
-    def __init__(self, whole: State, path: tuple[int, ...]):
+    _whole: CoreState
+    _path: tuple[int, ...]
+
+    def __init__(self, whole: CoreState, path: tuple[int, ...]):
         # Not a State in its own right: nobody but the whole is traced, saved or mapped.
         self.__dict__.update(State.copy(whole).__dict__, _whole=whole, _path=path)
 
     @property
     def value(self) -> Any:
         """The part's value."""
+        if self._path == COUNT:
+            return self._whole.count
         found = self._whole.value
         for key in self._path:
             found = found[key]

@@ -17,6 +17,7 @@ import numpy as np
 from brainstate import State
 from brainstate.transform import StatefulFunction
 
+from .buffers import apart, is_deleted, refuse_deleted
 from .compiled import entry_of, signature_of
 from .observe import any_hooks, is_plain
 from .own_state import CoreState, LateState, NumbersState, undone_on_error
@@ -65,7 +66,7 @@ class StatefulProgram:
             except (TypeError, ValueError):  # made for other types, or a buffer stands there twice:
                 pass  # nothing has run
             except RuntimeError:
-                if not any(map(_is_deleted, leaves)):
+                if not any(map(is_deleted, leaves)):
                     raise
             if result:
                 return program.store(result[0])
@@ -174,16 +175,6 @@ class Program:
         same = treedef == self.treedef and trees == self.trees
         return same and signature_of(tuple(leaves)) == self.signature
 
-    def _refuse_deleted(self) -> None:
-        for state in self.order:
-            if any(map(_is_deleted, jax.tree.leaves(state._value))):
-                shown = jax.tree.map(jax.typeof, state._value)
-                raise ValueError(
-                    f'{state.name or type(state).__name__} holds an array that an earlier step '
-                    f'took over, {shown}: what is taken out of a State before a step is gone '
-                    f'afterwards. Keep jnp.copy of it, or build the step with donate=False.'
-                )
-
     def watched(self) -> bool:
         """Whether somebody looks at the values, or JAX may run the program twice on them."""
         return (
@@ -224,11 +215,11 @@ class Program:
 
     def run_checked(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Run it where JAX may not have met such arguments."""
-        self._refuse_deleted()
+        refuse_deleted((s.name or type(s).__name__, s._value) for s in self.order)
         leaves, *_ = self.gathered(args, kwargs)
         kinds, split = tuple(map(type, leaves)), self.donated
         program = self.compiled(leaves)
-        leaves = _apart(leaves, split)
+        leaves = apart(leaves, split)
         call = ShieldedCall(entry_of(program) or program, (leaves[:split], leaves[split:]))
         del leaves
         try:
@@ -293,25 +284,6 @@ class Program:
         return out
 
 
-def _apart(leaves: list, split: int) -> list:
-    """Return leaves with copies of those to be donated that are there twice."""
-    rest = set(map(_buffer, leaves[split:]))
-    apart = []
-    for leaf in leaves[:split]:
-        buffer = _buffer(leaf)
-        apart.append(jnp.copy(leaf) if buffer in rest else leaf)
-        rest.add(buffer)
-    return [*apart, *leaves[split:]]
-
-
-def _buffer(x: Any) -> Any:
-    """Return what tells whether two arrays are one in memory."""
-    if isinstance(x, jax.Array) and not jnp.issubdtype(x.dtype, jax.dtypes.extended):
-        if x.size and len(x.devices()) == 1 and not x.is_deleted():
-            return 'at', x.unsafe_buffer_pointer()
-    return 'is', id(x)
-
-
 def _alike(old: Any, new: Any) -> bool:
     """Whether a new value can take over the buffers of the old one, and should."""
     tree: Any = jax.tree.structure(old)
@@ -335,10 +307,6 @@ def _key_kind(x: Any) -> Any:
 def _without_key(x: Any) -> Any:
     """Return a random key as its numbers: JAX makes keys by Python code, which interrupts reach."""
     return x if _key_kind(x) is None else jax.random.key_data(x)
-
-
-def _is_deleted(x: Any) -> bool:
-    return isinstance(x, jax.Array) and x.is_deleted()
 
 
 def _outline(args: tuple, kwargs: dict[str, Any]) -> tuple:

@@ -8,14 +8,14 @@ States under one path are two parameters, and the second gets a path of its own.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import brainstate
 import jax
 from brainstate import State
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
-__all__ = ['OptimState', 'UniqueStateManager']
+__all__ = ['OptimState', 'RegisteredStates', 'UniqueStateManager']
 
 Keys = tuple[Hashable, ...]
 
@@ -91,12 +91,15 @@ class UniqueStateManager:
     __module__ = 'braintools_optim'
 
     def __init__(self, pytree: Any = None):
-        self.clear()
+        self._empty()
         if pytree is not None:
             self.make_unique(pytree)
 
     def clear(self) -> None:
         """Forget all States."""
+        self._empty()
+
+    def _empty(self) -> None:
         self._paths: list[tuple] = []  # the key path in `to_pytree`, one for each State
         self._states: list[State] = []
         self._names: dict[str, int] = {}  # readable name -> position
@@ -297,6 +300,25 @@ class UniqueStateManager:
 
     def __iter__(self) -> Iterator[State]:
         return iter(self._states)
+
+
+class RegisteredStates(UniqueStateManager):
+    """The States of an optimizer, which only the optimizer changes: it keeps moments for them."""
+
+    __slots__ = ('owner',)  # not among what `adopt` copies
+
+    def __init__(self, owner: str):
+        super().__init__()
+        self.owner = owner
+
+    def _refuse(self, *_: Any) -> NoReturn:
+        raise TypeError(
+            f'the param_states of {self.owner} are those that it keeps state for. Register more by '
+            f'register_trainable_weights or add_param_group; assign to the value of a State to '
+            f'replace its array; build a new {self.owner} for other States.'
+        )
+
+    clear = make_unique = merge_with = update_state = _refuse  # type: ignore[assignment]
 
 
 def nest(paths: list[tuple], leaves: list) -> dict:

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from brainstate import State
 
+from .buffers import refuse_deleted
 from .chunks import MANY, Chunks
 from .compiled import entry_of, signature_of
 from .gradient import match_gradients, refuse_non_arrays
@@ -120,7 +121,10 @@ class Stepper:
             self._run_observed(self._keep, grads, extra)
 
     def _run_donating(self, grads: Any, extra: dict[str, Any]) -> None:
+        shown = self.core.shown
         leaves, treedef, count = self.core.take()
+        if shown:  # whoever holds arrays of the state keeps them
+            leaves = self._copied(leaves)
         arrays, static = split_extra(extra) if extra else (extra, ())
         values = [param['_value'] for param in self.param_vars]
         vector = self.numbers.given_out()
@@ -139,6 +143,9 @@ class Stepper:
                     result.extend(starmap(call, (args,)))
                 except (TypeError, ValueError):  # made for other gradients: nothing has run
                     pass
+                except RuntimeError:
+                    self._refuse_deleted(args)
+                    raise
             if not result:
                 self._switch_program(key, args, result)
             self._store(treedef, count, *result[0])
@@ -150,6 +157,7 @@ class Stepper:
     def _switch_program(self, key: tuple, args: tuple, result: list) -> None:
         """Call the program for these arguments, compiled if it is new, and keep it for the next."""
         refuse_non_arrays(args[3])
+        self._refuse_deleted(args)
         static, treedef, *_ = key
         signature = (key, *signature_of(args))
         if len(self.leaves) >= MANY and not (args[4] or static):
@@ -176,6 +184,17 @@ class Stepper:
         if (entry := entry_of(program)) is not None:
             self.calls[key] = self.call = entry
             self.key = key
+
+    def _copied(self, leaves: list) -> list:
+        refuse_deleted([(f'the state of {type(self.optimizer).__name__}', leaves)])
+        return list(map(jnp.copy, leaves))
+
+    def _refuse_deleted(self, args: tuple) -> None:
+        values, _, _, grads, arrays = args
+        names = [f'parameter {name!r}' for name in self.manager.names]
+        owner = type(self.optimizer).__name__
+        given = [('the tree of gradients', grads), (f'an argument of {owner}.step', arrays)]
+        refuse_deleted([*zip(names, values, strict=True), *given])
 
     def _flat(
         self, treedef: Any, static: tuple, values: list, leaves: list, vector: Any, *rest: Any
@@ -224,6 +243,8 @@ class Stepper:
         The states come first because JAX hands donated buffers to outputs in order.
         """
         old = flattened(values)
+        for leaf, value in zip(self.leaves, old, strict=True):
+            leaf.check_axes(value)
         found = match_gradients(grads, old, self.manager, self.leaves)
         foreign = [*old, *jax.tree.leaves((grads, extra))]
 
@@ -269,6 +290,8 @@ class Stepper:
             for i, update in zip(plan.leaves, updates, strict=True):
                 if found[i] is not None:
                     p = self.leaves[i].encode(old[i])
+                    if jnp.shape(update) != p.shape:
+                        raise self.leaves[i].misfit(old[i])
                     new[i] = self.leaves[i].decode((p + update).astype(p.dtype), old[i])
         return tuple(new_states), new
 

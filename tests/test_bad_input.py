@@ -663,6 +663,18 @@ def test_parameter_whose_shape_changed():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize('shape', [(4,), (1, 4), (6, 4), (3, 5)])
+@pytest.mark.parametrize('kind', ['Adam', 'Lion'])
+def test_parameter_whose_shape_changed_in_jit(kind, shape):
+    x = param(3, 4)
+    opt = getattr(bo, kind)(0.1).register_trainable_weights({'x': x})
+    x.value = jnp.ones(shape)  # some would broadcast against the moments
+    before = digest(opt)
+    with refused(TYPED, "'x'", '(3, 4)', str(shape)):
+        brainstate.transform.jit(lambda g: opt.step({'x': g}))(jnp.ones(shape))
+    assert digest(opt) == before and x.value.shape == shape
+
+
 def test_counters_stop_at_the_largest_integer():
     opt = bo.Adam(0.1).register_trainable_weights({'x': param(2)})
     opt.step_count.value = np.int32(2**31 - 2)

@@ -1,5 +1,6 @@
 """What a parameter may be: any tree, under any keys, tied or colliding, any dtype, with units."""
 
+import copy
 import time
 
 import brainstate
@@ -732,6 +733,30 @@ def test_manager_merge_keeps_names_and_returns_itself():
     with pytest.raises(TypeError, match='State.*got.*at q'):
         manager.merge_with({'p': param(1.0), 'q': jnp.ones(2)})
     assert len(manager) == 3
+
+
+def test_the_states_of_an_optimizer_change_through_the_optimizer_alone():
+    x, y = ParamState(jnp.ones(2)), ParamState(jnp.ones(2))
+    opt = bo.SGD(0.5)
+    for registered in (False, True):
+        if registered:
+            opt.register_trainable_weights({'x': x})
+        manager = opt.param_states
+        changes = (
+            lambda m: m.merge_with({'y': y}),
+            lambda m: m.make_unique({'y': y}),
+            lambda m: m.update_state('x', y),
+            lambda m: m.clear(),
+        )
+        for change in changes:
+            with pytest.raises(TypeError, match='param_states of SGD.*register_trainable_weights'):
+                change(manager)
+            assert manager.unique_states == [x] * registered
+    assert isinstance(manager, bo.UniqueStateManager)
+    assert type(manager.copy().merge_with({'y': y})) is bo.UniqueStateManager
+    copied = copy.deepcopy(opt)
+    copied.add_param_group({'y': y})
+    assert (len(copied.param_states), len(opt.param_states)) == (2, 1)
 
 
 def test_manager_update_state():

@@ -1,0 +1,52 @@
+"""Arrays whose memory a program takes over: gone afterwards, and never used for two things."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .state import path_name
+
+__all__ = ['apart', 'is_deleted', 'refuse_deleted']
+
+
+def is_deleted(x: Any) -> bool:
+    """Whether ``x`` is an array whose memory a program has taken over."""
+    return isinstance(x, jax.Array) and x.is_deleted()
+
+
+def refuse_deleted(held: Iterable[tuple[str, Any]]) -> None:
+    """Raise if an array is gone in one of the trees, each given after the name of its holder."""
+    for holder, tree in held:
+        if any(map(is_deleted, jax.tree.leaves(tree))):
+            flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+            path, gone = next((path, x) for path, x in flat if is_deleted(x))
+            place = f' under {path_name(path)!r}' if path else ''
+            raise ValueError(
+                f'{holder} holds an array that an earlier step took over, '
+                f'{jax.typeof(gone).str_short()}{place}: what is taken out of a State before a '
+                f'train_step is gone afterwards. Keep jnp.copy of it, or build the step with '
+                f'donate=False.'
+            )
+
+
+def apart(leaves: list, split: int) -> list:
+    """Return leaves with copies of those to be donated, the first ones, that are there twice."""
+    rest = set(map(_buffer, leaves[split:]))
+    new = []
+    for leaf in leaves[:split]:
+        buffer = _buffer(leaf)
+        new.append(jnp.copy(leaf) if buffer in rest else leaf)
+        rest.add(buffer)
+    return [*new, *leaves[split:]]
+
+
+def _buffer(x: Any) -> Any:
+    """Return what tells whether two arrays are one in memory."""
+    if isinstance(x, jax.Array) and not jnp.issubdtype(x.dtype, jax.dtypes.extended):
+        if x.size and len(x.devices()) == 1 and not x.is_deleted():
+            return 'at', x.unsafe_buffer_pointer()
+    return 'is', id(x)
