@@ -11,11 +11,13 @@ import sys
 import warnings
 from pathlib import Path
 
+import brainstate
 import numpy as np
 import pytest
 import saiunit as u
 
 import braintools_optim as bo
+from braintools_optim.checkpoint import header
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / 'docs'
@@ -76,6 +78,30 @@ def test_code_of_torch():
     pytest.importorskip('torch', reason='torch is not installed: its side of the page is not run')
     run(DOCS / 'from-pytorch.md', 'torch', {})
     assert len(sessions(DOCS / 'from-pytorch.md')['torch']) == 2
+
+
+def test_limits_of_a_checkpoint(tmp_path, monkeypatch):
+    counts = []
+
+    def counting(contents):
+        counts.append(header._count(contents))
+        return encode(contents)
+
+    encode = header.encode
+    monkeypatch.setattr(header, 'encode', counting)
+    page = (DOCS / 'checkpoints.md').read_text()
+    rows = re.findall(
+        r'^\| `(\w+)(\(.*?\))?`(, `params=True`)? .*\| ([\d,]+) \|$', page, re.MULTILINE
+    )
+    assert len(rows) == 4
+    for name, call, params, most in rows:
+        for n in (10, 20):
+            weights = {f'w{i}': brainstate.ParamState(np.zeros((2, 2))) for i in range(n)}
+            opt = eval(f'bo.{name}{call or "()"}').register_trainable_weights(weights)
+            opt.save(tmp_path / 'file', params=bool(params))
+        each = (counts[-1] - counts[-2]) / 10
+        limit = (header.NODES - counts[-1]) / each + 20
+        assert 0.98 * limit < int(most.replace(',', '')) <= limit, (name, params, limit)
 
 
 # ---- examples ----------------------------------------------------------------------------------
@@ -192,6 +218,13 @@ def test_navigation_names_every_page():
     assert sorted(listed) == sorted(
         [*(p.name for p in PAGES), *(f'reference/{name}' for name in REFERENCE)]
     )
+
+
+@pytest.mark.parametrize('start', [DOCS / 'index.md', ROOT / 'README.md'], ids=lambda p: p.stem)
+def test_every_page_is_linked_from(start):
+    targets = re.findall(r'\]\(([^)#\s]+\.md)', start.read_text())
+    linked = {(start.parent / target).resolve() for target in targets}
+    assert [p.name for p in PAGES if p not in linked and p.name != 'index.md'] == []
 
 
 # ---- reference ---------------------------------------------------------------------------------
