@@ -89,22 +89,34 @@ def refuse_assignment(optimizer: Any, name: str) -> None:
     That is a number that other ones have, or a name that is nearly one of its own. A class that
     somebody else wrote may have attributes of any name.
     """
-    kind = type(optimizer)
-    if hasattr(kind, name) or name.startswith('_') or hasattr(optimizer, name):
+    numbers = sorted({*optimizer._numbers, *optimizer._options} - {'lr'})
+    refuse_stray(optimizer, name, ['current_lr', *numbers], optimizer._declared_names)
+
+
+def refuse_stray(owner: Any, name: str, numbers: Iterable[str], more: Iterable[str] = ()) -> None:
+    """Raise where something is assigned that an object of this library does not have.
+
+    ``numbers`` are the names of those that it has, ``more`` what it has besides its attributes.
+    """
+    if hasattr(type(owner), name) or name.startswith('_') or hasattr(owner, name):
         return
-    if kind.__module__.partition('.')[0] != __package__:
+    if not is_ours(owner):
         return
     if name in RANGES or name == 'learning_rate':
-        numbers = ', '.join(sorted({*optimizer._numbers, *optimizer._options} - {'lr'}))
         raise AttributeError(
-            f'{type(optimizer).__name__} has no number {name!r} to assign; it has current_lr, '
-            f'{numbers}.'
+            f'{type(owner).__name__} has no number {name!r} to assign; it has '
+            f'{", ".join(numbers) or "none"}.'
         )
-    known = {x for x in dir(optimizer) if not x.startswith('_')} | optimizer._declared_names
+    known = {x for x in dir(owner) if not x.startswith('_')}.union(numbers, more)
     if near := difflib.get_close_matches(name, known, 1, 0.85):
         raise AttributeError(
-            f'{type(optimizer).__name__} has no {name!r} to assign. Did you mean {near[0]!r}?'
+            f'{type(owner).__name__} has no {name!r} to assign. Did you mean {near[0]!r}?'
         )
+
+
+def is_ours(owner: Any) -> bool:
+    """Whether the class of an object is one of this library."""
+    return type(owner).__module__.partition('.')[0] == __package__
 
 
 def refuse_parameters(owner: str, first: Any) -> None:

@@ -118,10 +118,13 @@ def is_live(value: Any) -> bool:
     return isinstance(value, int | float | np.number | np.ndarray | jax.Array)
 
 
-def check_number(owner: str, name: str, value: Any, like: Any = 0.0) -> Any:
+def check_number(
+    owner: str, name: str, value: Any, like: Any = 0.0, allowed: Range | None = None
+) -> Any:
     """Return ``value`` as a float, a tracer, or a tuple of these; raise where it is not allowed.
 
     ``like`` is the present value: it says whether a number or a tuple of how many is expected.
+    ``allowed`` is the range of a name that `RANGES` does not have.
     """
     if type(value) is float and type(like) is float and name in RANGES and value in RANGES[name]:
         return value  # by far the most frequent
@@ -135,7 +138,7 @@ def check_number(owner: str, name: str, value: Any, like: Any = 0.0) -> Any:
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise TypeError(f'{owner} needs a real scalar for {name}, got {value}.')
         return value  # its range is known when it runs, not now
-    allowed = RANGES.get(name.partition('[')[0], FINITE)
+    allowed = allowed or RANGES.get(name.partition('[')[0], FINITE)
     try:
         if isinstance(value, bool | str | bytes):
             raise TypeError

@@ -6,6 +6,7 @@ third of a small step. Where no trace and no hook is active, values may be taken
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any
@@ -17,10 +18,12 @@ from brainstate._state_global_hooks import GlobalHookRegistry
 from jax._src.core import trace_state_clean  # brainstate's own comparison takes thrice as long
 
 __all__ = [
-    *('any_hooks', 'is_plain', 'is_tracer', 'recorded', 'traced', 'unobserved', 'x64_enabled'),
+    *('any_hooks', 'in_loop', 'is_plain', 'is_tracer', 'recorded', 'traced', 'unobserved'),
+    'x64_enabled',
 ]
 
 _has_hooks = attrgetter('_has_hooks')
+_LOOP = re.compile('scan$|while:body$')  # what brainstate calls its traces of loops
 _PYTHON = frozenset([float, int, bool, type(None)])
 
 
@@ -33,6 +36,11 @@ def is_tracer(x: Any) -> bool:
 def recorded() -> bool:
     """Whether brainstate records which States are read and written at present."""
     return bool(TRACE_CONTEXT.state_stack)
+
+
+def in_loop() -> bool:
+    """Whether brainstate traces the body of a loop, in which a State keeps its dtype."""
+    return any(_LOOP.search(trace.name or '') for trace in TRACE_CONTEXT.state_stack)
 
 
 def traced() -> bool:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from saiunit import Quantity
 
+from ..hyper import check_number
 from ..leaf import flat_values
 from ..observe import is_tracer
 from ..slot import Slot, is_masked, slots_of
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *('ALL', 'VERSION', 'export', 'export_group', 'export_params', 'named_slots', 'refuse_traced'),
-    'slot_name',
+    *('refuse_unloadable', 'slot_name'),
 ]
 
 VERSION = [1, 0]
@@ -35,6 +36,8 @@ def export(optimizer: OptaxOptimizer, copied: bool = True) -> dict[str, Any]:
     if optimizer._pending is not None:
         optimizer._pending.refuse_use(optimizer)
     refuse_traced(optimizer, 'save')
+    schedulers = [plainly(s.state_dict()) for s in optimizer._all_schedulers()]
+    refuse_unloadable(type(optimizer).__name__, _out_of_range(optimizer, schedulers))
     groups = {str(g.index): export_group(optimizer, g) for g in optimizer.param_groups}
     states = {str(g.index): _export_slots(optimizer, g, copied) for g in optimizer.param_groups}
     dtypes = {'state_dtype': optimizer.state_dtype, 'mu_dtype': optimizer.mu_dtype}
@@ -49,8 +52,42 @@ def export(optimizer: OptaxOptimizer, copied: bool = True) -> dict[str, Any]:
         'dtypes': {k: None if v is None else np.dtype(v).name for k, v in dtypes.items()},
         'param_groups': groups,
         'opt_state': states,
-        'schedulers': [plainly(s.state_dict()) for s in optimizer._all_schedulers()],
+        'schedulers': schedulers,
     }
+
+
+def refuse_unloadable(owner: str, wrong: list[str]) -> None:
+    """Raise if there is anything for which loading would refuse what is being saved."""
+    if wrong:
+        listed = '\n'.join(f'  - {line}' for line in wrong)
+        raise ValueError(
+            f'{owner} cannot be saved, since loading would refuse it; a traced program may have '
+            f'put numbers out of their ranges, so assign them anew:\n{listed}'
+        )
+
+
+def _out_of_range(optimizer: OptaxOptimizer, schedulers: list[dict[str, Any]]) -> list[str]:
+    """Return what loading would refuse among the numbers of an optimizer and its schedulers."""
+    owner, wrong = type(optimizer).__name__, []
+    checks = [
+        partial(check_number, owner, k, getattr(optimizer, k))
+        for k, given in optimizer._options.items()
+        if given is not None
+    ]
+    for group in optimizer.param_groups:
+        checks += [
+            partial(check_number, f'group {group.index} of {owner}', k, group.number(k), like)
+            for k, like in optimizer._numbers.items()
+        ]
+        checks.append(partial(optimizer._validate_changes, group, {}))
+    for check in checks:
+        try:
+            check()
+        except ValueError as error:
+            wrong.append(str(error))
+    for scheduler, state in zip(optimizer._all_schedulers(), schedulers, strict=True):
+        wrong += scheduler.differences(state)
+    return wrong
 
 
 def refuse_traced(optimizer: OptaxOptimizer, wish: str) -> None:
@@ -77,7 +114,7 @@ def plain_flag(flag: Any) -> Any:
         return flag
     if isinstance(flag, tuple | list):  # a chain is its functions
         return [plain_flag(x) for x in flag]
-    if isinstance(flag, functools.partial):
+    if isinstance(flag, partial):
         inner = [
             flag.func,
             *flag.args,

@@ -17,7 +17,7 @@ from ..own_state import undone_on_error
 from ..schedulers import Scheduler
 from . import background, file
 from .errors import CheckpointError, IncompatibleCheckpoint
-from .export import export
+from .export import export, refuse_unloadable
 from .nested import encoded, entries, restored
 from .plain import plainly, shaped_like
 from .relax import Judge, LoadReport
@@ -78,6 +78,7 @@ def write(
             return state
         if isinstance(node, Scheduler):
             contents[where] = plainly(node.state_dict())
+            refuse_unloadable(type(node).__name__, node.differences(contents[where]))
             return contents[where]
         return None
 

@@ -9,8 +9,11 @@ import jax.numpy as jnp
 
 from .. import schedules
 from ..observe import is_tracer
+from ..schedules.cycle import last_restart
+from ..schedules.formula import evaluate
 from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler
 from .row import Row
+from .shown import LiveCount
 
 __all__ = [
     *('ConstantLR', 'CosineAnnealingLR', 'CosineAnnealingWarmRestarts', 'InverseSqrtLR'),
@@ -181,6 +184,21 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         last_epoch: int = 0,
     ):
         super().__init__(base_lr, last_epoch, T_0=T_0, T_mult=T_mult, eta_min=eta_min)
+
+    @property
+    def T_cur(self) -> LiveCount:  # noqa: N802  (torch's name)
+        """The epochs since the last restart."""
+        return LiveCount(lambda: self._cycle()[0])
+
+    @property
+    def T_i(self) -> LiveCount:  # noqa: N802
+        """The epochs from the last restart to the next."""
+        return LiveCount(lambda: self._cycle()[1])
+
+    def _cycle(self) -> tuple[Any, Any]:
+        epoch = self._epoch()
+        begin, length = evaluate(last_restart, epoch, self.T_0, self.T_mult)
+        return epoch - begin, length if is_tracer(length) else int(length)
 
 
 class WarmupCosineSchedule(LRScheduler):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeGuard
 
 import jax.numpy as jnp
 import numpy as np
+from brainstate import State
 
 from ..checkpoint.errors import IncompatibleCheckpoint
-from ..observe import is_tracer
+from ..habits import is_ours, refuse_stray
+from ..hyper import Range, check_number
+from ..observe import in_loop, is_tracer, recorded
 from ..own_state import put_value, undone_on_error
 from ..signature import suggestion
 from ..state import OptimState
@@ -19,7 +23,9 @@ if TYPE_CHECKING:
     from ..groups import ParamGroup
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['Progress', 'Scheduler']
+__all__ = ['Progress', 'Scheduler', 'call_or_each', 'whole']
+
+EPOCHS = Range(0.0, 2.0**31, open_high=True)
 
 
 class Progress(NamedTuple):
@@ -43,8 +49,20 @@ class _SchedulerType(type):
         if args and _is_optimizer(args[0]):
             optimizer, args = args[0], args[1:]
         cls._refuse_unknown(kwargs)
-        if optimizer is None:
-            return super().__call__(*args, **kwargs)
+        given = [optimizer, *args, *kwargs.values()]
+        with ExitStack() as undone_on_error:
+            for driven in {id(x): x for x in _optimizers_of(given)}.values():
+                undone_on_error.enter_context(driven._undone_on_error())
+            if optimizer is None:
+                scheduler = super().__call__(*args, **kwargs)
+            else:
+                scheduler = super().__call__(**cls._named(args, kwargs))
+                scheduler.attach_optimizer(optimizer)
+        vars(scheduler)['_built'] = True
+        return scheduler
+
+    def _named(cls, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments that came after the optimizer by name."""
         names = list(inspect.signature(cls).parameters)
         if names[:1] == ['base_lr'] and not cls.torch_gives_base:  # type: ignore[attr-defined]
             names = names[1:]
@@ -55,9 +73,7 @@ class _SchedulerType(type):
         clash = sorted(set(names[: len(args)]) & set(kwargs))
         if clash:
             raise TypeError(f'{cls.__name__} got {clash[0]!r} twice.')
-        scheduler = super().__call__(**dict(zip(names, args, strict=False)), **kwargs)
-        scheduler.attach_optimizer(optimizer)
-        return scheduler
+        return dict(zip(names, args, strict=False)) | kwargs
 
     def _refuse_unknown(cls, given: Mapping[str, Any]) -> None:
         parameters = inspect.signature(cls).parameters
@@ -71,10 +87,19 @@ class _SchedulerType(type):
                 )
 
 
-def _is_optimizer(x: Any) -> bool:
+def _is_optimizer(x: Any) -> TypeGuard[OptaxOptimizer]:
     from ..optimizer import OptaxOptimizer
 
     return isinstance(x, OptaxOptimizer)
+
+
+def _optimizers_of(values: Iterable[Any]) -> Iterator[OptaxOptimizer]:
+    """Return the optimizers among arguments, and those that schedulers among them drive."""
+    for value in values:
+        for x in value if isinstance(value, list | tuple) else [value]:
+            owner = x.optimizer if isinstance(x, Scheduler) else x
+            if _is_optimizer(owner):
+                yield owner
 
 
 class Scheduler(metaclass=_SchedulerType):
@@ -156,10 +181,11 @@ class Scheduler(metaclass=_SchedulerType):
         self._step(epoch)
 
     def _step(self, epoch: Any = None, metric: Any = None) -> None:
-        if epoch is not None and not is_tracer(epoch):
+        if epoch is not None:
             epoch = self._checked_epoch(epoch)
         if self.optimizer is not None:
             self._check_groups(len(self.optimizer._groups))
+        self._check_step(epoch)
         progress, lrs = self._advanced(self._progress(), self._lrs(), epoch, metric)
         numbers = [] if self.optimizer is None else [self.optimizer._table.state]
         with undone_on_error(*self._states(), *numbers):
@@ -167,9 +193,16 @@ class Scheduler(metaclass=_SchedulerType):
             self._put(progress)
 
     def _checked_epoch(self, epoch: Any) -> Any:
-        if isinstance(epoch, bool | str) or not np.isfinite(epoch) or epoch < 0:
-            raise ValueError(f'{type(self).__name__} needs an epoch >= 0, got {epoch!r}.')
-        return int(epoch) if epoch == int(epoch) else float(epoch)
+        owner = type(self).__name__
+        if not is_tracer(epoch):
+            number = check_number(owner, 'epoch', epoch, allowed=EPOCHS)
+            return int(number) if number.is_integer() else number
+        if epoch.shape != () or not _is_real(epoch.dtype):
+            raise TypeError(f'{owner} needs a real scalar for epoch, got {epoch}.')
+        return epoch
+
+    def _check_step(self, epoch: Any) -> None:
+        """Raise if it has no next epoch, or none like the one given."""
 
     def step_epoch(self) -> None:
         """Go on to the next epoch."""
@@ -206,9 +239,24 @@ class Scheduler(metaclass=_SchedulerType):
     def _put(self, progress: Progress) -> None:
         """Remember what a step computed."""
         epoch = progress.epoch
+        if recorded():
+            epoch = self._as_before(epoch)
         if is_tracer(epoch) and jnp.issubdtype(epoch.dtype, jnp.integer):
             epoch = epoch.astype(jnp.int32)
         put_value(self.last_epoch, np.int32(epoch) if isinstance(epoch, int) else epoch)
+
+    def _as_before(self, epoch: Any) -> Any:
+        """Return an epoch as a fraction if the last one is, so that the dtype stays."""
+        held = self.last_epoch.value
+        if not jnp.issubdtype(jnp.result_type(held), jnp.integer):
+            return jnp.asarray(epoch, jnp.result_type(held))
+        if in_loop() and not jnp.issubdtype(jnp.result_type(epoch), jnp.integer):
+            raise TypeError(
+                f'{type(self).__name__} came to a fraction of an epoch in a loop, where last_epoch '
+                f'keeps its dtype, {jnp.result_type(held)}: before the loop, assign '
+                f'scheduler.last_epoch.value = float(scheduler.last_epoch.value).'
+            )
+        return epoch
 
     def _states(self) -> list[OptimState]:
         """Return the States that hold what it remembers."""
@@ -228,6 +276,7 @@ class Scheduler(metaclass=_SchedulerType):
 
         The first row is the present. There is a column for each group.
         """
+        n = whole(type(self).__name__, 'n', n)
         progress, lrs = self._progress(), self._lrs()
         rows = [self._shown(progress, lrs)]
         for _ in range(n - 1):
@@ -240,13 +289,14 @@ class Scheduler(metaclass=_SchedulerType):
 
     def plot(self, n: int, ax: Any = None) -> Any:
         """Plot the next ``n`` epochs with matplotlib; return the axes."""
+        values = self.preview(n)
         if ax is None:
             try:
                 from matplotlib import pyplot
             except ImportError as error:
                 raise ImportError('plotting a scheduler needs matplotlib; install it.') from error
             ax = pyplot.figure(layout='constrained').gca()
-        values = np.reshape(self.preview(n), (n, -1))
+        values = np.reshape(values, (n, -1))
         start = self._epoch()
         for i, line in enumerate(values.T):
             ax.plot(np.arange(start, start + n), line, label=f'group {i}')
@@ -293,10 +343,66 @@ class Scheduler(metaclass=_SchedulerType):
     def copy(self, optimizer: OptaxOptimizer | None) -> Any:
         """Return the same scheduler for a copy of its optimizer."""
         new = object.__new__(type(self))
-        for name, value in vars(self).items():
-            vars(new)[name] = value.duplicate() if isinstance(value, OptimState) else value
+        memo: dict[int, Any] = {id(self): new}
+        if self.optimizer is not None:
+            memo[id(self.optimizer)] = optimizer
+        self._copy_into(new, memo)
         new._set_optimizer(optimizer)
         return new
+
+    def _copy_into(self, new: Any, memo: dict[int, Any]) -> None:
+        """Give a copy its attributes; ``memo`` has what is copied already, by identity."""
+        vars(new).update({name: _copied(value, memo) for name, value in vars(self).items()})
+
+    # ---- its attributes ------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        known = vars(self)
+        if name == 'last_epoch' and not isinstance(value, State):
+            raise AttributeError(
+                f'last_epoch of {type(self).__name__} is a State; step(epoch={value!r}) goes there.'
+            )
+        if '_built' in known and name not in known:
+            arguments = inspect.signature(type(self)).parameters
+            if is_ours(self) and name in arguments:
+                self._refuse_fixed(name)
+            refuse_stray(self, name, self._assignable(), arguments)
+        object.__setattr__(self, name, value)
+
+    def _assignable(self) -> list[str]:
+        """Return the names of the numbers that may be assigned."""
+        return []
+
+    def _refuse_fixed(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f'{name} of {type(self).__name__} is fixed at construction; build a new scheduler.'
+        )
+
+
+def _is_real(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
+
+
+def _copied(x: Any, memo: Mapping[int, Any]) -> Any:
+    """Return a copy of a State of a scheduler or a container; all else is shared."""
+    if id(x) in memo:
+        return memo[id(x)]
+    if isinstance(x, OptimState):
+        return x.duplicate()
+    if isinstance(x, np.ndarray):
+        return x.copy()
+    if type(x) is dict:
+        return {k: _copied(v, memo) for k, v in x.items()}
+    return type(x)(_copied(v, memo) for v in x) if type(x) in (list, tuple, set) else x
+
+
+def whole(owner: str, name: str, value: Any) -> int:
+    """Return an integer >= 0, or raise."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f'{owner} needs an integer >= 0 for {name}, got {value!r}.')
+    if value < 0:
+        raise ValueError(f'{owner} needs an integer >= 0 for {name}, got {value!r}.')
+    return int(value)
 
 
 def call_or_each(owner: str, name: str, given: Any) -> list[Callable]:

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 
 from ..hyper import check_number
 from ..observe import is_tracer
-from ..own_state import undone_on_error
 from ..state import OptimState
 from .base import Progress, Scheduler
 from .rate import LRScheduler
@@ -52,18 +51,17 @@ class Composite(LRScheduler):
             )
         (optimizer,) = optimizers.values()
         if optimizer is None:
-            bases = self._source().base_lrs
+            bases = self._source()._bases()
             for child in children:
                 if not child._gives_base():
                     child._adopt(bases, bases)
         else:
-            with undone_on_error(*self._parts(), optimizer, optimizer._table.state):
-                for child in children:
-                    optimizer._release(child)
-                lrs = self._take_over(optimizer)
-                optimizer._enlist(self)
-                self._set_optimizer(optimizer)
-                self._drive(self._progress(), lrs)
+            for child in children:
+                optimizer._release(child)
+            lrs = self._take_over(optimizer)
+            optimizer._enlist(self)
+            self._set_optimizer(optimizer)
+            self._drive(self._progress(), lrs)
 
     @property
     def schedulers(self) -> list[LRScheduler]:
@@ -78,15 +76,19 @@ class Composite(LRScheduler):
         """Return the learning rate of each group at the present epoch."""
         if self.optimizer is not None:
             return self.optimizer.get_last_lr()
-        return self._started(self.base_lrs)
+        return self._started(self._bases())
 
     def _defines_get_lr(self) -> bool:
         return False
 
-    @property
-    def base_lrs(self) -> list:
-        """The learning rate of each group before any schedule."""
-        return self._source().base_lrs
+    def _bases(self) -> list:
+        return self._source()._bases()
+
+    def _rebase(self, bases: list) -> None:
+        before = self._bases()
+        for child in self._children:
+            if agree(child._bases(), before):
+                child._rebase(bases)
 
     def _source(self) -> LRScheduler:
         """Return the child whose base is that of all that keep none of their own."""
@@ -121,12 +123,11 @@ class Composite(LRScheduler):
     def _given_bases(self, lrs: list) -> list | None:
         all_given = (child._given_bases(lrs) for child in self._givers())
         given = [bases for bases in all_given if bases is not None]
-        if not all(agree(other, given[0]) for other in given[1:]):
-            raise ValueError(
-                f'the schedulers of {type(self).__name__} start from different base_lr, {given}: '
-                f'leave it out in all but one, or give the same.'
-            )
+        self._check_given(given)
         return given[0] if given else None
+
+    def _check_given(self, given: list[list]) -> None:
+        """Raise if the bases that its children were given do not go together."""
 
     def _own_base(self, group: int) -> Any:
         bases = [child._own_base(group) for child in self._children]
@@ -180,7 +181,7 @@ class Composite(LRScheduler):
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot as plain data."""
         return Scheduler.state_dict(self) | {
-            'base_lrs': self.base_lrs,
+            'base_lrs': self._bases(),
             'current_lrs': list(self._lrs()),
             'schedulers': [child.state_dict() for child in self._children],
         }
@@ -208,14 +209,11 @@ class Composite(LRScheduler):
         Scheduler._put(self, Progress(saved['last_epoch']))
         self._drive(self._progress(), list(saved['current_lrs']))
 
-    def copy(self, optimizer: OptaxOptimizer | None) -> Any:
-        """Return the same scheduler for a copy of its optimizer."""
-        new = object.__new__(type(self))
-        vars(new).update(vars(self))
-        new.last_epoch = self.last_epoch.duplicate()
-        new._children = [child.copy(optimizer) for child in self._children]
-        new.optimizer = optimizer
-        return new
+    def _copy_into(self, new: Any, memo: dict[int, Any]) -> None:
+        for child in self._children:
+            memo[id(child)] = object.__new__(type(child))
+            child._copy_into(memo[id(child)], memo)
+        super()._copy_into(new, memo)
 
     def __repr__(self) -> str:
         inner = ', '.join(map(repr, self._children))
@@ -236,6 +234,17 @@ class ChainedScheduler(Composite):
 
     def __init__(self, schedulers: Sequence[LRScheduler]):
         super().__init__(schedulers)
+
+    def _check_given(self, given: list[list]) -> None:
+        if not all(agree(other, given[0]) for other in given[1:]):
+            raise ValueError(
+                f'the schedulers of {type(self).__name__} start from different base_lr, {given}: '
+                f'leave it out in all but one, or give the same.'
+            )
+
+    def _check_step(self, epoch: Any) -> None:
+        for child in self._children:
+            child._check_step(epoch)
 
     def _take_over(self, optimizer: OptaxOptimizer) -> list:
         return optimizer.get_last_lr()
@@ -271,7 +280,8 @@ class SequentialLR(Composite):
     Parameters
     ----------
     schedulers : list of LRScheduler
-        In the order in which they run.
+        In the order in which they run. Each goes from the base that it was given; those that were
+        given none go from that of the first.
     milestones : list of int
         The epochs at which the second, third, ... takes over.
     last_epoch : int
@@ -302,21 +312,42 @@ class SequentialLR(Composite):
             )
         super().__init__(schedulers, last_epoch)
 
+    @property
+    def current_scheduler_idx(self) -> Any:
+        """The place of the scheduler that runs at present."""
+        return sum(self._epoch() >= m for m in self.milestones)
+
+    @property
+    def n_schedulers(self) -> int:
+        """The number of schedulers."""
+        return len(self._children)
+
+    def _check_step(self, epoch: Any) -> None:
+        then = self._epoch() + 1 if epoch is None else epoch
+        if is_tracer(then):
+            return
+        i, begin = self._running(then)
+        follows = epoch is None and not (i and then == begin)
+        self._children[i]._check_step(None if follows else then - begin)
+
     def _take_over(self, optimizer: OptaxOptimizer) -> list:
         for child in self._children:
             child._put(child._progress()._replace(epoch=0))
-        return self._adopt_each([child.base_lrs for child in self._children], self.base_lrs)
+        bases, count = self._bases(), len(self._children)
+        return self._adopt_each([child._bases() for child in self._children], [bases] * count)
 
     def _adopt(self, bases: list, lrs: list) -> list:
-        return self._adopt_each([bases] * len(self._children), lrs)
+        each = [child._given_bases(lrs) or bases for child in self._children]
+        # What runs from a base of its own does not start from the rates before.
+        return self._adopt_each(each, [lrs if agree(own, bases) else own for own in each])
 
-    def _adopt_each(self, bases: list[list], lrs: list) -> list:
+    def _adopt_each(self, bases: list[list], lrs: list[list]) -> list:
         first, begin = self._running(self._epoch())
         child = self._children[first]
         if self._epoch() > begin:
             child._put(child._progress()._replace(epoch=self._epoch() - begin))
-        new = [child._adopt(b, lrs) for child, b in zip(self._children, bases, strict=True)]
-        return new[first]
+        parts = zip(self._children, bases, lrs, strict=True)
+        return [child._adopt(*part) for child, *part in parts][first]
 
     def _running(self, epoch: Any) -> tuple[int, int]:
         """Return which scheduler runs at an epoch, and since when."""
@@ -324,10 +355,17 @@ class SequentialLR(Composite):
         return i, self.milestones[i - 1] if i else 0
 
     def _started(self, lrs: list) -> list:
-        return self._children[self._running(self._epoch())[0]]._started(lrs)
+        child = self._children[self._running(self._epoch())[0]]
+        own = child._bases()
+        return child._started(lrs if agree(own, self._bases()) else own)
 
     def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:
-        joined = [child._join(group, base, lr) for child in self._children]
+        shared, joined = self._bases()[:1], []
+        for child in self._children:
+            own = child._own_base(group.index)
+            if own is None:
+                own = child._bases()[0] if agree([base], shared) else base
+            joined.append(child._join(group, own, lr if agree([own], [base]) else own))
         return joined[self._running(self._epoch())[0]]
 
     def _advanced(

@@ -43,8 +43,17 @@ class MomentumCycle(LRScheduler):
 
     def _given_bases(self, lrs: list) -> list | None:
         if self._given and 'base_lr' not in self._lists:
-            return self.base_lrs[:1] * len(lrs)  # as torch: it says what the lowest rate is
+            return self._bases()[:1] * len(lrs)  # as torch: it says what the lowest rate is
         return super()._given_bases(lrs)
+
+    @property
+    def max_lrs(self) -> list:
+        """The highest learning rate of each group."""
+        return self._each('max_lr')
+
+    @max_lrs.setter
+    def max_lrs(self, values: Sequence) -> None:
+        self._set_number('max_lr', values)
 
     def _momentum(self, epoch: Any, base: Any, peak: Any, own: Mapping[str, Any]) -> Any:
         """Return the momentum at an epoch: ``base`` where the learning rate is at its base.
@@ -148,6 +157,12 @@ class CyclicLR(MomentumCycle):
             scale_mode=scale_mode,
         )
 
+    @property
+    def step_size_down(self) -> int:
+        """The steps down."""
+        down = self._fixed['step_size_down']
+        return self.step_size_up if down is None else down
+
     def _momentum(self, epoch: Any, base: Any, peak: Any, own: Mapping[str, Any]) -> Any:
         a, b = self.schedule.pair(epoch, max_lr=peak, gamma=own['gamma'], **self._fixed)
         return a + b * base
@@ -217,6 +232,7 @@ class OneCycleLR(MomentumCycle):
         peaks: list[Any] = list(max_lr) if isinstance(max_lr, list | tuple) else [max_lr]
         for peak in peaks:
             self.schedule.check('OneCycleLR', max_lr=peak, total_steps=total_steps)
+        self._div_factor = div_factor
         bases = [peak / div_factor for peak in peaks]
         super().__init__(
             bases if isinstance(max_lr, list | tuple) else bases[0],
@@ -231,16 +247,18 @@ class OneCycleLR(MomentumCycle):
             three_phase=three_phase,
         )
 
-    def step(self, epoch: Any = None) -> None:
-        """Go on to the next epoch, or to the one given: ``total_steps`` at most."""
-        present = self._epoch()
-        then = present + 1 if epoch is None else epoch
+    @property
+    def div_factor(self) -> float:
+        """What the highest learning rate was divided by, to give the base."""
+        return self._div_factor
+
+    def _check_step(self, epoch: Any) -> None:
+        then = self._epoch() + 1 if epoch is None else epoch
         if not is_tracer(then) and then > self.total_steps:
             raise ValueError(
                 f'OneCycleLR was made for total_steps={self.total_steps}, and this would be step '
                 f'{then}.'
             )
-        super().step(epoch)
 
     def _momentum(self, epoch: Any, base: Any, peak: Any, own: Mapping[str, Any]) -> Any:
         hyper = {'pct_start': own['pct_start'], 'max_lr': peak, 'final_div_factor': 1.0}

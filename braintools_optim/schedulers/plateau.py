@@ -9,15 +9,39 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ..hyper import Range, check_number
 from ..observe import is_tracer
 from ..own_state import NumbersState, put_value
 from ..state import OptimState
-from .base import Progress
+from .base import Progress, whole
 from .present import PresentRate
 from .rate import OPTIMIZER_RATE, BaseRate
 from .row import Row
+from .shown import LiveCount
 
 __all__ = ['ReduceLROnPlateau']
+
+REMEMBERED = ('best', 'num_bad_epochs', 'cooldown_counter')
+
+
+def _remembered(name: str, doc: str) -> property:
+    """Return an attribute for what a ReduceLROnPlateau remembers."""
+    place = REMEMBERED.index(name)
+
+    def write(self: ReduceLROnPlateau, value: Any) -> None:
+        progress, owner = self._progress(), type(self).__name__
+        extra = list(progress.extra)
+        extra[place] = (
+            whole(owner, name, value)
+            if place
+            else check_number(owner, name, value, allowed=Range())
+        )
+        self._put(progress._replace(extra=extra))
+
+    def read(self: ReduceLROnPlateau) -> LiveCount:
+        return LiveCount(lambda: self._progress().extra[place], lambda new: write(self, new))
+
+    return property(read, write, doc=doc)
 
 
 class ReduceLROnPlateau(PresentRate):
@@ -68,28 +92,36 @@ class ReduceLROnPlateau(PresentRate):
         super().__init__(base_lr, last_epoch, numbers=numbers)
         self._fixed = {
             'mode': one_of('mode', mode, ('min', 'max')),
-            'patience': whole('patience', patience),
+            'patience': whole('ReduceLROnPlateau', 'patience', patience),
             'threshold_mode': one_of('threshold_mode', threshold_mode, ('rel', 'abs')),
-            'cooldown': whole('cooldown', cooldown),
+            'cooldown': whole('ReduceLROnPlateau', 'cooldown', cooldown),
         }
-        self._best = NumbersState([math.inf if mode == 'min' else -math.inf])
+        self._best = NumbersState([self.mode_worse])
         self._bad_epochs = OptimState(np.int32(0))
         self._cooling = OptimState(np.int32(0))
 
-    @property
-    def best(self) -> Any:
-        """The best metric so far."""
-        return self._best.entries()[0]
+    best = _remembered('best', 'The best metric so far.')
+    num_bad_epochs = _remembered('num_bad_epochs', 'How many epochs went by without improvement.')
+    cooldown_counter = _remembered('cooldown_counter', 'How many epochs still do not count.')
 
     @property
-    def num_bad_epochs(self) -> Any:
-        """How many epochs went by without improvement."""
-        return _number(self._bad_epochs.value)
+    def in_cooldown(self) -> Any:
+        """Whether this epoch does not count."""
+        return self.cooldown_counter > 0
 
     @property
-    def cooldown_counter(self) -> Any:
-        """How many epochs still do not count."""
-        return _number(self._cooling.value)
+    def mode_worse(self) -> float:
+        """What any metric is better than: ``best`` at the beginning."""
+        return math.inf if self.mode == 'min' else -math.inf
+
+    @property
+    def min_lrs(self) -> list:
+        """The learning rate below which none goes, for each group."""
+        return self._each('min_lr')
+
+    @min_lrs.setter
+    def min_lrs(self, values: Sequence) -> None:
+        self._set_number('min_lr', values)
 
     def _wants_metric(self) -> bool:
         return True
@@ -140,7 +172,8 @@ class ReduceLROnPlateau(PresentRate):
         return metric < bound if self.mode == 'min' else metric > bound
 
     def _progress(self) -> Progress:
-        extra = [self.best, self.num_bad_epochs, self.cooldown_counter]
+        counts = [_number(self._bad_epochs.value), _number(self._cooling.value)]
+        extra = [self._best.entries()[0], *counts]
         return super()._progress()._replace(extra=extra)
 
     def _put(self, progress: Progress) -> None:
@@ -156,10 +189,8 @@ class ReduceLROnPlateau(PresentRate):
 
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot as plain data."""
-        best, bad, cooling = self._progress().extra
-        return super().state_dict() | {
-            **{'best': best, 'num_bad_epochs': bad, 'cooldown_counter': cooling}
-        }
+        extra = self._progress().extra
+        return super().state_dict() | dict(zip(REMEMBERED, extra, strict=True))
 
     def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
         """Return what keeps a snapshot from being loaded."""
@@ -169,7 +200,7 @@ class ReduceLROnPlateau(PresentRate):
         best = state_dict.get('best')
         if isinstance(best, bool) or not isinstance(best, int | float):
             wrong.append(f'ReduceLROnPlateau: best must be a number, got {best!r}')
-        for key in ('num_bad_epochs', 'cooldown_counter'):
+        for key in REMEMBERED[1:]:
             count = state_dict.get(key)
             if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**31:
                 wrong.append(f'ReduceLROnPlateau: {key} must be a count, got {count!r}')
@@ -177,8 +208,7 @@ class ReduceLROnPlateau(PresentRate):
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         super()._restore(saved)
-        extra = [saved['best'], saved['num_bad_epochs'], saved['cooldown_counter']]
-        self._put(self._progress()._replace(extra=extra))
+        self._put(self._progress()._replace(extra=[saved[k] for k in REMEMBERED]))
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
@@ -187,15 +217,6 @@ def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
         choice = ' or '.join(map(repr, allowed))
         raise ValueError(f'ReduceLROnPlateau needs {choice} for {name}, got {value!r}.')
     return value
-
-
-def whole(name: str, value: Any) -> int:
-    """Return an integer >= 0, or raise."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f'ReduceLROnPlateau needs an integer >= 0 for {name}, got {value!r}.')
-    if value < 0:
-        raise ValueError(f'ReduceLROnPlateau needs an integer >= 0 for {name}, got {value!r}.')
-    return int(value)
 
 
 def _number(x: Any) -> Any:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from brainstate import State
-
 from ..hyper import check_number
 from ..observe import is_tracer
 from ..own_state import NumbersState
 from ..state import OptimState
 from .base import Progress, Scheduler
+from .rebase import assign_bases
 from .row import Row, agree, carried, flat, is_concrete, written
+from .shown import CurrentRates, Entries
+from .snapshot import row_differences
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
@@ -221,7 +222,7 @@ class LRScheduler(Scheduler):
         """
         if not self._given:
             return None
-        bases = self.base_lrs
+        bases = self._bases()
         if 'base_lr' in self._lists:
             return bases[: len(lrs)]
         return [bases[0], *(bases[0] if agree([lr], lrs[:1]) else lr for lr in lrs[1:])]
@@ -325,21 +326,47 @@ class LRScheduler(Scheduler):
 
     @property
     def base_lrs(self) -> list:
-        """The learning rate of each group before any schedule."""
+        """The learning rate of each group before any schedule.
+
+        Assigned, they count from the present epoch on, and what was changed by hand is forgotten.
+        """
+        return Entries(self._bases(), lambda new: assign_bases(self, new))
+
+    @base_lrs.setter
+    def base_lrs(self, values: Sequence) -> None:
+        assign_bases(self, values)
+
+    def _bases(self) -> list:
         return [row.base for row in self._progress().memory]
+
+    def _rebase(self, bases: list) -> None:
+        """Take other bases for given."""
+        progress = self._progress()
+        rows = [row._replace(base=b) for row, b in zip(progress.memory, bases, strict=True)]
+        self._put(progress._replace(memory=rows))
+        self._given = True
 
     @property
     def current_lrs(self) -> Any:
         """The learning rates that the next step applies, with ``.value``."""
-        return _CurrentRates(self)
+        return CurrentRates(self)
 
     def get_last_lr(self) -> list:
         """Return the learning rates that the next step applies, one for each group."""
-        return self.current_lrs.value
+        return self._lrs()
 
     def apply(self, apply_fn: Callable[[Any], Any]) -> None:
         """Replace the present learning rate of every group by a function of it."""
-        lrs = [apply_fn(lr) for lr in self._lrs()]
+        self._set_lrs([apply_fn(lr) for lr in self._lrs()])
+
+    def _set_lrs(self, lrs: Sequence) -> None:
+        """Replace the present learning rate of every group."""
+        count = len(self._lrs())
+        if not isinstance(lrs, list | tuple) or len(lrs) != count:
+            raise ValueError(
+                f'{type(self).__name__} needs {count} learning rates, one for each group, got '
+                f'{lrs!r}.'
+            )
         if self.optimizer is not None:
             self.optimizer._assign({(i, 'lr'): lr for i, lr in enumerate(lrs)})
             return
@@ -354,39 +381,43 @@ class LRScheduler(Scheduler):
     def __call__(self, count: Any = None) -> Any:
         """Return the learning rate; given a count, minus it, for ``optax.scale_by_schedule``."""
         if count is None:
-            return self.current_lrs.value[0]
+            return self._lrs()[0]
         running = self.optimizer._running_hyper() if self.optimizer is not None else None
-        return -(running.lr if running is not None else self.current_lrs.value[0])
+        return -(running.lr if running is not None else self._lrs()[0])
 
     # ---- its hyper-parameters as attributes ----------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
         if name in self._names:
-            i = self._names.index(name)
-            values = [row.numbers[i] for row in self._progress().memory]
-            return values if name in self._lists else values[0]
+            each = self._each(name)
+            return each if name in self._lists else each[0]
         if name in self._fixed:
-            return self._fixed[name]
+            value = self._fixed[name]
+            if isinstance(value, list):
+                return Entries(value, lambda _: self._refuse_fixed(name))
+            return value
         raise AttributeError(f'{type(self).__name__} has no attribute {name!r}.')
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._names:
             self._set_number(name, value)
         elif name in self._fixed:
-            raise AttributeError(
-                f'{name} of {type(self).__name__} is fixed at construction; build a new scheduler.'
-            )
+            self._refuse_fixed(name)
         elif name == 'base_lr':
             raise AttributeError(
                 f'base_lr of {type(self).__name__} is fixed at construction; a learning rate that '
                 f"is assigned, opt.current_lr or group['lr'], is what it goes on from."
             )
-        elif name == 'last_epoch' and not isinstance(value, State):
-            raise AttributeError(
-                f'last_epoch of {type(self).__name__} is a State; step(epoch={value!r}) goes there.'
-            )
         else:
-            object.__setattr__(self, name, value)
+            super().__setattr__(name, value)
+
+    def _assignable(self) -> list[str]:
+        return ['base_lrs', *self._names]
+
+    def _each(self, name: str) -> list:
+        i = self._names.index(name)
+        values = [row.numbers[i] for row in self._progress().memory]
+        return Entries(values, lambda new: self._set_number(name, new))
 
     def _set_number(self, name: str, value: Any) -> None:
         progress, owner = self._progress(), type(self).__name__
@@ -429,34 +460,8 @@ class LRScheduler(Scheduler):
     def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
         """Return what keeps a snapshot from being loaded."""
         wrong = super().differences(state_dict)
-        if not isinstance(state_dict, Mapping):
-            return wrong
-        owner, mine = type(self).__name__, self.state_dict()
-        hyper = state_dict.get('hyper', {})
-        vectors = {k: state_dict.get(k) for k in ('base_lrs', 'starts', 'written', 'current_lrs')}
-        fits = isinstance(hyper, Mapping) and set(hyper) == set(self._names)
-        if not fits:
-            wrong.append(f'{owner}: hyper must have {list(self._names)}, got {hyper!r:.80}')
-        for key, values in (vectors | (dict(hyper) if fits else {})).items():
-            count = len(mine['current_lrs' if key == 'current_lrs' else 'base_lrs'])
-            if not isinstance(values, list | tuple) or len(values) != count:
-                wrong.append(f'{owner}: {key} must be {count} numbers, got {values!r}')
-                fits = False
-                continue
-            for value in values if key in vectors else ():
-                try:
-                    # A start may be anything finite: it is what a changed rate is traced back to.
-                    check_number(owner, 'lr' if key in ('base_lrs', 'current_lrs') else key, value)
-                except (TypeError, ValueError) as error:
-                    wrong.append(f'{key}: {error}')
-        for i in range(len(mine['base_lrs']) if fits else 0):
-            try:
-                self._checked({k: values[i] for k, values in hyper.items()})
-            except (TypeError, ValueError) as error:
-                wrong.append(str(error))
-        theirs = state_dict.get('fixed', {})
-        if theirs != mine['fixed']:
-            wrong.append(f'{owner}: it was built with {theirs}, here with {mine["fixed"]}')
+        if isinstance(state_dict, Mapping):
+            wrong += row_differences(self, state_dict)
         return wrong
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
@@ -467,30 +472,14 @@ class LRScheduler(Scheduler):
         self._put(progress)
         self._drive(progress, list(saved['current_lrs']))
 
-    def copy(self, optimizer: OptaxOptimizer | None) -> Any:
-        """Return the same scheduler for a copy of its optimizer."""
-        new = super().copy(optimizer)
-        vars(new).update(_pairs={}, _known=(None, None), _lists=dict(self._lists))
-        return new
+    def _copy_into(self, new: Any, memo: dict[int, Any]) -> None:
+        super()._copy_into(new, memo)
+        vars(new).update(_pairs={}, _known=(None, None))
 
     def __repr__(self) -> str:
         shown = {k: getattr(self, k) for k in (*self._names, *self._fixed)}
         hyper = ''.join(f', {k}={v!r}' for k, v in shown.items() if not _is_code(v))
-        return f'{type(self).__name__}(base_lrs={self.base_lrs}{hyper}, epoch={self._epoch()})'
-
-
-class _CurrentRates:
-    """The learning rates of a scheduler's groups as an object with ``.value``."""
-
-    def __init__(self, scheduler: LRScheduler):
-        self._scheduler = scheduler
-
-    @property
-    def value(self) -> list:
-        return self._scheduler._lrs()
-
-    def __repr__(self) -> str:
-        return repr(self.value)
+        return f'{type(self).__name__}(base_lrs={self._bases()}{hyper}, epoch={self._epoch()})'
 
 
 def _is_code(value: Any) -> bool:

@@ -33,6 +33,12 @@ def cosine_restarts(
 
     .. math:: \eta_t = \eta_{min} + (\eta - \eta_{min}) (1 + \cos(\pi T_{cur} / T_i)) / 2
     """
+    begin, cycle = last_restart(xp, t, T_0, T_mult)
+    return between(eta_min, half_cosine(xp, 1.0 - (t - begin) / cycle))
+
+
+def last_restart(xp: Any, t: Any, T_0: int, T_mult: int) -> tuple[Any, Any]:
+    """Return when the present cycle of restarts began, and how long it is."""
     # In units of T_0, a cycle begins at 0, 1, 1 + M, 1 + M + M^2 ...: found by comparing integers,
     # where a logarithm would miss it.
     begin = units = t // T_0
@@ -43,8 +49,7 @@ def cosine_restarts(
             begin = begin + xp.where(units >= start, length, 0)
             length *= T_mult
             start += length
-    cycle = (begin * (T_mult - 1.0) + 1.0) * T_0
-    return between(eta_min, half_cosine(xp, 1.0 - (t - begin * T_0) / cycle))
+    return begin * T_0, (begin * (T_mult - 1.0) + 1.0) * T_0
 
 
 @family

@@ -1,0 +1,83 @@
+"""What a scheduler shows of its numbers: what is assigned there reaches the scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import jax
+
+from ..groups import LiveNumber
+
+if TYPE_CHECKING:
+    from .rate import LRScheduler
+
+__all__ = ['CurrentRates', 'Entries', 'LiveCount']
+
+
+class Entries(list):
+    """Numbers of a scheduler as a list; an entry that is assigned reaches the scheduler."""
+
+    def __init__(self, values: Sequence, write: Callable[[list], None]):
+        super().__init__(values)
+        self._write = write
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        new = list(self)
+        new[index] = value
+        self._write(new)
+        super().__setitem__(index, value)
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            f"the entries of a scheduler's {list(self)} can be assigned, and nothing added, "
+            f'removed or moved.'
+        )
+
+    append = extend = insert = pop = remove = clear = sort = reverse = _refuse
+    __delitem__ = __iadd__ = __imul__ = _refuse
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return list, (list(self),)
+
+
+def _plain_list(_: None, entries: Iterable) -> Any:
+    return list(entries)
+
+
+jax.tree_util.register_pytree_node(Entries, lambda x: (list(x), None), _plain_list)
+
+
+class LiveCount(LiveNumber):
+    """What a scheduler counts, or has seen, as a number with ``.value``."""
+
+    __module__ = 'braintools_optim'
+    __slots__ = ()
+
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None] | None = None):
+        super().__init__(read, write or self._refuse)
+
+    def _refuse(self, value: Any) -> NoReturn:
+        raise AttributeError('this follows from the epoch: step(epoch) goes there.')
+
+    def __index__(self) -> int:
+        return self.value.__index__()
+
+
+class CurrentRates:
+    """The learning rates of a scheduler's groups as an object with ``.value``."""
+
+    def __init__(self, scheduler: LRScheduler):
+        self._scheduler = scheduler
+
+    @property
+    def value(self) -> list:
+        """The learning rates; assign to change them."""
+        return Entries(self._scheduler._lrs(), self._scheduler._set_lrs)
+
+    @value.setter
+    def value(self, lrs: Sequence) -> None:
+        self._scheduler._set_lrs(lrs)
+
+    def __repr__(self) -> str:
+        return repr(self.value)

@@ -1,0 +1,488 @@
+"""What schedulers show and let be assigned: torch's and braintools' attributes, and mistakes."""
+
+import copy
+import json
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scheduler_cases import CASES, LRS, two_groups
+
+import braintools_optim as bo
+
+EVERY = pytest.mark.parametrize('case', CASES, ids=lambda c: c.id)
+
+# ---- attributes of torch and braintools --------------------------------------------------------
+
+
+@pytest.mark.parametrize('mult', [1, 2, 3])
+def test_where_a_warm_restart_is(mult):
+    """T_cur and T_i are what torch's step counts."""
+    opt, _ = two_groups(bo.CosineAnnealingWarmRestarts(0.1, T_0=3, T_mult=mult))
+    restarts, cur, length = opt.lr, 0, 3
+    for _ in range(30):
+        assert (restarts.T_cur, restarts.T_i) == (cur, length)
+        assert (int(restarts.T_cur), restarts.T_i.value) == (cur, length)
+        restarts.step()
+        cur += 1
+        if cur >= length:
+            cur, length = cur % length, length * mult
+    restarts.step(7.5)
+    assert (restarts.T_cur, restarts.T_i) == {1: (1.5, 3), 2: (4.5, 6), 3: (4.5, 9)}[mult]
+    with pytest.raises(AttributeError, match='T_cur'):
+        restarts.T_cur = 0
+    with pytest.raises(AttributeError, match=r'step\(epoch\) goes there'):
+        restarts.T_i.value = 5
+    restarts.step(4)
+    traced = brainstate.transform.jit(lambda: (restarts.T_cur.value, restarts.T_i.value))()
+    assert traced == (1, {1: 3, 2: 6, 3: 9}[mult])
+
+
+def test_which_of_a_sequence_runs():
+    parts = [bo.ConstantLR(0.1), bo.ExponentialLR(), bo.StepLR()]
+    opt, _ = two_groups(bo.SequentialLR(parts, [2, 4]))
+    assert opt.lr.n_schedulers == 3
+    found = []
+    for _ in range(6):
+        found.append(opt.lr.current_scheduler_idx)
+        assert brainstate.transform.jit(lambda: opt.lr.current_scheduler_idx)() == found[-1]
+        opt.lr.step()
+    assert found == [0, 0, 1, 1, 2, 2]
+
+
+def test_what_a_plateau_remembers():
+    opt, _ = two_groups(bo.ReduceLROnPlateau(0.1, patience=1, cooldown=2, min_lr=0.02))
+    plateau = opt.lr
+    assert plateau.best == plateau.mode_worse == float('inf') and plateau.min_lrs == [0.02, 0.02]
+    for metric in (2.0, 2.0, 2.0):
+        plateau.step(metric)
+    assert float(plateau.best) == plateau.best.value == 2.0 and f'{plateau.best:.1f}' == '2.0'
+    assert plateau.in_cooldown and plateau.cooldown_counter == 2
+    assert plateau.num_bad_epochs.value == 0 and list(range(plateau.cooldown_counter)) == [0, 1]
+    plateau.cooldown_counter, plateau.num_bad_epochs, plateau.best = 0, 1, 0.5
+    assert not plateau.in_cooldown and opt.get_last_lr() == [0.02, 0.02]
+    plateau.best.value = 0.25
+    saved = plateau.state_dict()
+    assert (saved['best'], saved['num_bad_epochs'], saved['cooldown_counter']) == (0.25, 1, 0)
+    plateau.best = plateau.mode_worse
+    plateau.step(9.0)
+    assert plateau.best == 9.0
+    plateau.min_lrs = [0.0, 0.01]
+    plateau.min_lrs[1] = 0.015
+    assert plateau.min_lrs == [0.0, 0.015]
+    for name, bad in [('best', float('nan')), ('best', 'x'), ('num_bad_epochs', -1)]:
+        with pytest.raises((TypeError, ValueError), match=f'ReduceLROnPlateau needs.*{name}'):
+            setattr(plateau, name, bad)
+    assert plateau.best == 9.0
+
+
+def test_cycles_show_what_they_were_given():
+    cyclic, _ = two_groups(bo.CyclicLR(0.1, max_lr=[0.2, 0.3], step_size_up=5))
+    assert cyclic.lr.max_lrs == [0.2, 0.3] and cyclic.lr.step_size_down == 5
+    cyclic.lr.max_lrs = [0.4, 0.5]
+    cyclic.lr.max_lr[1] = 0.6
+    assert cyclic.lr.max_lrs == cyclic.lr.max_lr == [0.4, 0.6]
+    assert bo.CyclicLR(0.1, step_size_down=7).step_size_down == 7
+    one, _ = two_groups(bo.OneCycleLR(0.5, 10, div_factor=5.0))
+    assert one.lr.max_lrs == [0.5, 0.5] and one.lr.div_factor == 5.0 and one.lr.max_lr == 0.5
+
+
+# ---- the base, and the present rates -----------------------------------------------------------
+
+
+@EVERY
+def test_a_base_that_is_assigned(case):
+    """It is as if the scheduler had been built with it; PiecewiseConstantSchedule has no use."""
+    want_opt, _ = two_groups([0.3, 0.04])
+    want = case.make(want_opt)
+    opt, _ = two_groups(LRS)
+    scheduler = case.make(opt)
+    scheduler.base_lrs = [0.3, 0.04]
+    assert scheduler.base_lrs == [0.3, 0.04]
+    if case.id == 'OneCycleLR':  # there it comes from max_lr
+        assert opt.get_last_lr() == [0.3, 0.04]
+        return
+    for t in range(30):
+        assert opt.get_last_lr() == want_opt.get_last_lr()
+        case.step(want, t)
+        case.step(scheduler, t)
+
+
+def test_a_base_that_is_assigned_on_the_way():
+    opt, _ = two_groups(bo.ExponentialLR(0.5, 0.5))
+    opt.lr.step()
+    opt.param_groups[0]['lr'] = 0.7
+    opt.lr.base_lrs[0] = 0.3
+    assert opt.lr.base_lrs == [0.3, 0.5] and opt.get_last_lr() == [0.15, 0.25]
+    opt.lr.step()
+    assert opt.get_last_lr() == [0.075, 0.125] and opt.base_lr == 0.3
+    alone = bo.ExponentialLR(gamma=0.5)
+    alone.step()
+    alone.base_lrs = [0.8]
+    assert alone.get_last_lr() == [0.4]
+    other, _ = two_groups(0.1)
+    other.add_scheduler(alone)  # it was given
+    assert other.get_last_lr() == [0.4, 0.4]
+
+    @brainstate.transform.jit
+    def halve():
+        opt.lr.base_lrs = [base / 2 for base in opt.lr.base_lrs]
+
+    halve()
+    assert opt.get_last_lr() == [0.0375, 0.0625]
+
+
+def test_a_base_that_is_refused():
+    opt, _ = two_groups(bo.LambdaLR(0.5, lambda epoch: 1.0 - epoch))
+    opt.lr.step()
+    before = opt.state_dict()
+    for bad, says in [
+        ([0.1], 'LambdaLR needs 2 numbers for base_lrs, one for each group'),
+        (0.1, '2 numbers for base_lrs'),
+        ([0.1, -0.1], 'base_lr'),
+        ([0.1, 'x'], 'base_lr'),
+    ]:
+        with pytest.raises((TypeError, ValueError), match=says):
+            opt.lr.base_lrs = bad
+    bases = opt.lr.base_lrs
+    for change in (
+        lambda: bases.append(0.1),
+        lambda: bases.__iadd__([0.1]),
+        lambda: bases.sort(),
+        lambda: bases.pop(),
+        lambda: bases.__delitem__(0),
+    ):
+        with pytest.raises(TypeError, match='can be assigned, and nothing added'):
+            change()
+    assert repr(opt.state_dict()) == repr(before)
+    several, _ = two_groups(0.1)
+    parts = [bo.LinearLR(several), bo.ExponentialLR(several)]
+    with pytest.raises(ValueError, match='LinearLR is one of several schedulers'):
+        parts[0].base_lrs = [0.2, 0.2]
+    chain = bo.ChainedScheduler(parts)
+    with pytest.raises(ValueError, match='base_lrs of the ChainedScheduler'):
+        parts[0].base_lrs = [0.2, 0.2]
+    chain.base_lrs = [0.2, 0.3]
+    assert chain.base_lrs == parts[1].base_lrs == [0.2, 0.3]
+
+
+def test_what_is_shown_is_a_list_to_everybody():
+    opt, _ = two_groups(LRS)
+    bases = bo.StepLR(opt).base_lrs
+    assert bases == LRS and isinstance(bases, list) and json.dumps(bases) == json.dumps(LRS)
+    assert type(copy.deepcopy(bases)) is list and jax.tree.map(float, bases) == LRS
+    np.testing.assert_array_equal(jnp.asarray(bases), jnp.asarray(LRS))
+    np.testing.assert_array_equal(jax.jit(lambda: opt.lr.base_lrs)(), jnp.asarray(LRS))
+
+
+def test_present_rates_are_assigned():
+    opt, _ = two_groups(bo.ExponentialLR(0.5, 0.5))
+    opt.lr.current_lrs.value = [0.1, 0.2]
+    opt.lr.current_lrs.value[1] = 0.4
+    assert opt.get_last_lr() == [0.1, 0.4]
+    opt.lr.step()
+    assert opt.get_last_lr() == [0.05, 0.2]
+    with pytest.raises(ValueError, match='ExponentialLR needs 2 learning rates'):
+        opt.lr.current_lrs.value = [0.1]
+    alone = bo.ExponentialLR(0.5, 0.5)
+    alone.current_lrs.value = [0.2]
+    alone.step()
+    assert alone.get_last_lr() == [0.1]
+
+
+# ---- each from its own base --------------------------------------------------------------------
+
+
+def test_a_sequence_of_different_bases(x64):
+    """As in braintools' docstring: each goes from the base that it was given."""
+
+    def make():
+        parts = [
+            bo.LinearLR(0.4, 0.25, 1.0, 3),
+            bo.ExponentialLR(0.1, 0.5),
+            bo.StepLR(step_size=2),
+        ]
+        return bo.SequentialLR(parts, [4, 6])
+
+    want = [0.1, 0.2, 0.3, 0.4, 0.1, 0.05, 0.4, 0.4, 0.04]
+    alone = make()
+    np.testing.assert_allclose(alone.preview(9)[:, 0], want, rtol=1e-14)
+    first, _ = two_groups(make())
+    second, _ = two_groups([0.4, 0.4])
+    second.add_scheduler(make())
+    late, _ = two_groups(0.7)
+    late.add_scheduler(make())
+    third = bo.SGD(lr=make()).register_trainable_weights({'a': brainstate.ParamState(jnp.ones(()))})
+    for t, lr in enumerate(want):
+        if t == 5:
+            third.add_param_group({'b': brainstate.ParamState(jnp.ones(()))})
+        for opt in (first, second, late, third):
+            assert opt.get_last_lr() == pytest.approx([lr] * len(opt.param_groups), rel=1e-14), t
+            opt.lr.step()
+        assert alone.get_last_lr() == pytest.approx([lr], rel=1e-14)
+        alone.step()
+    saved = make()
+    saved.load_state_dict(alone.state_dict())
+    assert saved.get_last_lr() == alone.get_last_lr()
+    loop, _ = two_groups(make())
+
+    def epoch(_):
+        lr = jnp.asarray(loop.current_lr)
+        loop.lr.step()
+        return lr
+
+    got = brainstate.transform.for_loop(epoch, jnp.arange(9))
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+    begun = bo.SequentialLR([bo.ConstantLR(0.4, 1.0, 0), bo.ExponentialLR(0.1, 0.5)], [2], 3)
+    assert bo.SGD(lr=begun).current_lr == begun.get_last_lr()[0] == 0.05
+
+
+def test_a_group_with_its_own_rate_keeps_it_in_a_sequence():
+    parts = [bo.ConstantLR(0.4, 0.5, 2), bo.ExponentialLR(0.1, 0.5)]
+    opt = bo.SGD(lr=bo.SequentialLR(parts, [2]))
+    opt.register_trainable_weights({'a': brainstate.ParamState(jnp.ones(()))})
+    opt.add_param_group({'b': brainstate.ParamState(jnp.ones(()))}, lr=0.02)
+    want = [[0.2, 0.01], [0.2, 0.01], [0.1, 0.02], [0.05, 0.01]]
+    np.testing.assert_allclose(opt.lr.preview(4), want, rtol=1e-14)
+
+
+# ---- epochs ------------------------------------------------------------------------------------
+
+
+def test_fractions_of_an_epoch_in_a_loop():
+    want, _ = two_groups(bo.CosineAnnealingWarmRestarts(0.1))
+    opt, _ = two_groups(bo.CosineAnnealingWarmRestarts(0.1))
+
+    def body(i):
+        opt.lr.step(i / 4)
+        return jnp.asarray(opt.current_lr)
+
+    for loop in (brainstate.transform.for_loop, brainstate.transform.jit(
+        lambda f, xs: brainstate.transform.for_loop(f, xs), static_argnums=0
+    )):  # fmt: skip
+        with pytest.raises(TypeError, match='WarmRestarts came to a fraction.*last_epoch.*int32'):
+            loop(body, jnp.arange(6))
+    opt.lr.last_epoch.value = float(opt.lr.last_epoch.value)  # what the message says
+    got = brainstate.transform.for_loop(body, jnp.arange(6))
+    for i in range(6):
+        want.lr.step(i / 4)
+        np.testing.assert_allclose(got[i], want.current_lr, rtol=1e-6)
+    brainstate.transform.for_loop(lambda i: opt.lr.step(i), jnp.arange(6))  # and whole ones
+    assert opt.lr.last_epoch.value == 5
+    jitted, _ = two_groups(bo.CosineAnnealingWarmRestarts(0.1))
+    brainstate.transform.jit(lambda e: jitted.lr.step(e))(1.25)
+    assert jitted.current_lr == pytest.approx(want.current_lr)
+
+
+@pytest.mark.parametrize('make', [
+    lambda: bo.StepLR(0.1),
+    lambda: bo.OneCycleLR(0.1, 10),
+    lambda: bo.SequentialLR([bo.StepLR(0.1), bo.StepLR()], [3]),
+])  # fmt: skip
+@pytest.mark.parametrize('epoch', [[1], 'x', jnp.ones(1), 1j, object(), -1, 2**31, float('inf')])
+def test_epochs_that_are_none(make, epoch):
+    with pytest.raises((TypeError, ValueError), match=r'LR needs .*epoch'):
+        make().step(epoch)
+    with pytest.raises(TypeError, match='needs a real scalar for epoch'):
+        jax.jit(make().step)(jnp.ones(2))
+
+
+@pytest.mark.parametrize('n', ['a', 2.0, -1, None, True])
+def test_previews_of_no_number(n):
+    for scheduler in (bo.StepLR(0.1), bo.ParamScheduler(bo.SGD(), 'momentum', 0.0)):
+        for show in (scheduler.preview, scheduler.plot):
+            with pytest.raises((TypeError, ValueError), match=r'needs an integer >= 0 for n, got'):
+                show(n)
+
+
+@pytest.mark.parametrize('attached', [False, True])
+def test_more_steps_than_a_part_was_planned_for(attached):
+    """As torch: a OneCycleLR raises in a composite, too, and nothing has moved."""
+    chain = bo.ChainedScheduler([bo.ExponentialLR(gamma=0.9), bo.OneCycleLR(0.5, 3)])
+    sequence = bo.SequentialLR([bo.ExponentialLR(0.1, 0.9), bo.OneCycleLR(0.5, 3)], [2])
+    nested = bo.SequentialLR(
+        [bo.ConstantLR(0.1), bo.ChainedScheduler([bo.OneCycleLR(0.5, 3)])], [2]
+    )
+    for scheduler, steps in ((chain, 3), (sequence, 5), (nested, 5)):
+        if attached:
+            two_groups(scheduler)
+        for _ in range(steps):
+            scheduler.step()
+        before = scheduler.state_dict()
+        for step in (scheduler.step, lambda s=scheduler: s.step(99)):
+            with pytest.raises(ValueError, match='OneCycleLR was made for total_steps=3'):
+                step()
+        assert scheduler.state_dict() == before
+        scheduler.step(1)
+
+
+# ---- assigning what is not there ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('make', 'name', 'says'),
+    [
+        (lambda: bo.StepLR(0.1), 'gama', "StepLR has no 'gama' to assign. Did you mean 'gamma'"),
+        (lambda: bo.StepLR(0.1), 'factor', "no number 'factor' to assign; it has base_lrs, gamma"),
+        (lambda: bo.StepLR(0.1), 'step_sise', "Did you mean 'step_size'"),
+        (lambda: bo.OneCycleLR(0.1, 10), 'div_factor', 'div_factor of OneCycleLR is fixed'),
+        (lambda: bo.OneCycleLR(0.1, 10), 'epochs', 'epochs of OneCycleLR is fixed'),
+        (lambda: bo.CyclicLR(0.1), 'step_size_down', 'step_size_down of CyclicLR is fixed'),
+        (lambda: bo.LambdaLR(0.1, float), 'lr_lambda', 'lr_lambda of LambdaLR is fixed'),
+        (lambda: bo.ChainedScheduler([bo.StepLR()]), 'schedulers', 'schedulers of Chained.*fixed'),
+        (
+            lambda: bo.ParamScheduler(bo.SGD(), 'momentum', 0.0),
+            'schedule',
+            'schedule of ParamScheduler is fixed',
+        ),
+        (
+            lambda: bo.ParamScheduler(bo.SGD(), 'momentum', 0.0),
+            'last_epoch',
+            r'step\(epoch=0.5\) goes there',
+        ),
+        (
+            lambda: bo.ParamScheduler(bo.SGD(), 'momentum', 0.0),
+            'momentum',
+            "no number 'momentum' to assign; it has none",
+        ),
+    ],
+)
+def test_assigning_what_a_scheduler_has_not(make, name, says):
+    scheduler = make()
+    before = scheduler.state_dict()
+    with pytest.raises(AttributeError, match=says):
+        setattr(scheduler, name, 0.5)
+    assert scheduler.state_dict() == before
+    scheduler.note = 'my own'
+    assert scheduler.note == 'my own'
+
+
+def test_entries_of_what_is_fixed():
+    for scheduler, name in [
+        (bo.MultiStepLR(0.1, [2, 4]), 'milestones'),
+        (bo.PiecewiseConstantSchedule(0.1, [2], [0.1, 0.2]), 'values'),
+    ]:
+        before = list(getattr(scheduler, name))
+        with pytest.raises(AttributeError, match=f'{name} of .* is fixed'):
+            getattr(scheduler, name)[0] = 3
+        assert getattr(scheduler, name) == before
+
+
+class Noisy(bo.ExponentialLR):
+    """A scheduler of a user, with attributes of any name."""
+
+    def __init__(self, base_lr, factr):
+        self.factr = factr
+        super().__init__(base_lr, 0.5)
+        self.log, self.gama, self.threshold = [], 1, 2
+        self.hook = self.log.append
+
+    def step(self, epoch=None):
+        self.stepp = self.factr = len(self.log)
+        self.log.append(self.factr)
+        super().step(epoch)
+
+
+def test_a_user_scheduler_has_attributes_of_any_name():
+    opt, _ = two_groups(Noisy(0.1, 3))
+    opt.lr.step()
+    opt.lr.momentum = opt.lr.epochs = 1
+    assert (opt.lr.factr, opt.lr.stepp, opt.lr.log) == (0, 0, [0])
+
+
+# ---- copies, and constructors that fail --------------------------------------------------------
+
+
+def test_a_copy_shares_nothing_that_changes():
+    parts = [Noisy(0.1, 3), bo.LambdaLR(lr_lambda=abs)]
+    chain = bo.ChainedScheduler(parts)
+    chain.first = parts[0]
+    opt, _ = two_groups(chain)
+    twin = copy.deepcopy(opt)
+    mine, theirs = opt.lr.schedulers, twin.lr.schedulers
+    theirs[0].log.append('x')
+    twin.lr.first.log.append('y')
+    assert mine[0].log == [] and theirs[0].log == ['x', 'y'] and twin.lr.first is theirs[0]
+    assert theirs[1].lr_lambdas == [abs] and theirs[0].optimizer is twin.lr.optimizer is twin
+    cycle, _ = two_groups(bo.CyclicLR(0.1, scale_fn=(scale := lambda x: 1.0)))
+    assert copy.deepcopy(cycle).lr.scale_fn is scale
+
+
+class FailsWhenAttached(bo.StepLR):
+    def __init__(self, optimizer_to_drive):
+        super().__init__(0.1, 3)
+        self.attach_optimizer(optimizer_to_drive)
+        raise RuntimeError('stopped')
+
+
+class FailsWhenComposed(bo.ChainedScheduler):
+    def __init__(self, parts):
+        super().__init__(parts)
+        raise RuntimeError('stopped')
+
+
+def test_a_constructor_that_fails_leaves_nothing_attached():
+    opt, _ = two_groups([0.4, 0.3])
+    parts = [bo.LinearLR(opt, 0.5), bo.ExponentialLR(opt, 0.9)]
+    before = opt.state_dict(), opt.schedulers, opt.lr
+    with pytest.raises(RuntimeError, match='stopped'):
+        FailsWhenComposed(parts)
+    assert (opt.state_dict(), opt.schedulers, opt.lr) == before
+    parts[0].step()  # it drives the optimizer still
+    free, _ = two_groups([0.4, 0.3])
+    before = free.state_dict(), free.schedulers, free.lr
+    with pytest.raises(RuntimeError, match='stopped'):
+        FailsWhenAttached(optimizer_to_drive=free)
+    assert (free.state_dict(), free.schedulers, free.lr) == before
+
+
+# ---- what could not be loaded is not saved -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('function', 'says'),
+    [
+        (lambda epoch: 1.0 - epoch, r'group 1 of SGD needs lr in \[0, inf\), got lr=-0.0'),
+        (
+            lambda epoch: jnp.where(epoch < 2, 1.0, jnp.nan),
+            'group 0 of SGD needs lr.*got lr=nan',
+        ),
+    ],
+)
+def test_a_rate_out_of_range_is_not_saved(function, says, tmp_path):
+    opt, _ = two_groups(LRS)
+    scheduler = bo.LambdaLR(opt, function)
+    opt.save(tmp_path / 'run')
+    good = (tmp_path / 'run').read_bytes()
+    for _ in range(2):
+        brainstate.transform.jit(scheduler.step)()
+    for save in (
+        lambda: opt.save(tmp_path / 'run'),
+        opt.state_dict,
+        lambda: bo.save(tmp_path / 'run', {'opt': opt}),
+        lambda: bo.save(tmp_path / 'run', {'scheduler': scheduler}),
+    ):
+        with pytest.raises(ValueError, match='cannot be saved, since loading would refuse'):
+            save()
+    with pytest.raises(ValueError, match=says):
+        opt.state_dict()
+    assert (tmp_path / 'run').read_bytes() == good
+    scheduler.step(0)
+    opt.save(tmp_path / 'run')
+    opt.load(tmp_path / 'run')
+
+
+def test_a_number_out_of_range_is_not_saved():
+    opt, _ = two_groups(0.1, bo.Adam, grad_clip_norm=1.0)
+    brainstate.transform.jit(lambda: setattr(opt, 'grad_clip_norm', jnp.asarray(-1.0)))()
+    brainstate.transform.jit(lambda: setattr(opt, 'eps', jnp.asarray(-1.0)))()
+    with pytest.raises(ValueError, match=r'(?s)grad_clip_norm=-1.*group 0 of Adam needs eps'):
+        opt.state_dict()
+    opt.grad_clip_norm = opt.eps = 1.0
+    opt.load_state_dict(opt.state_dict())
+    rms, _ = two_groups(0.1, bo.RMSprop)
+    brainstate.transform.jit(lambda: setattr(rms, 'alpha', jnp.asarray(1.5)))()
+    with pytest.raises(ValueError, match='RMSprop needs alpha'):  # which validate knows
+        rms.state_dict()
