@@ -73,6 +73,7 @@ class Chunks:
             not getattr(optimizer.transform, 'leafwise', False)
             or any(group.chain is not None for group in stepper.groups)
             or optimizer._options['grad_clip_norm'] is not None
+            or optimizer.skip_nonfinite
         ):
             return None
         values, leaves, numbers, grads, _ = args
@@ -116,7 +117,14 @@ class Chunks:
                 slots = sorted(kept.own.get(leaf.path, {}).items())
                 arrays = [flat[i], *(flat[p] for p in pieces[i]), *(state[p] for _, p in slots)]
                 names = tuple(name for name, _ in slots)
-                kind = (index, leaf.shape, leaf.unit, jax.tree.structure(old[i]), *shares[i])
+                kind = (
+                    index,
+                    leaf.shape,
+                    leaf.unit,
+                    leaf.decays,
+                    jax.tree.structure(old[i]),
+                    *shares[i],
+                )
                 if pieces[i]:
                     alike.setdefault((*kind, names, *map(_looks, arrays)), []).append(i)
         classes = list(alike.values())

@@ -17,7 +17,7 @@ from .hyper import Hyper
 from .meaning import Meaning
 from .objective import ClosureObjective, GroupView, number_of
 from .observe import traced
-from .step import flattened, next_count, own_copies, regrouped, split_extra, write_all
+from .step import flattened, held, next_count, own_copies, regrouped, split_extra, write_all
 
 if TYPE_CHECKING:
     from .step import Stepper
@@ -137,6 +137,7 @@ def _compute(
         leaf.encode(v) if seen else None for leaf, v, seen in zip(leaves, old, read, strict=True)
     ]
     (value, (loss, written)), grads = jax.value_and_grad(evaluate, has_aux=True)(arrays)
+    finite = stepper.all_finite([value, *grads])
     found = stepper._clipped(grads, numbers[0])
     value_fn = view.objective(lambda held: objective(held, others)[0])
     own = {name: numbers[group.index][name] for name in optimizer._numbers}
@@ -145,10 +146,12 @@ def _compute(
     def run(chain: Any, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         return optimizer._descend(h, chain, value_fn, params, state, value, grads)
 
-    after, state = stepper.run_chain(group, plan, h, state, found, old, run)
-    state = own_copies(state, [*old, *jax.tree.leaves((others, loss, written))])
+    after, next_state = stepper.run_chain(group, plan, h, state, found, old, run)
+    state = own_copies(
+        held(finite, next_state, state), [*old, *jax.tree.leaves((others, loss, written))]
+    )
     new = list(old)
     for i, x in zip(plan.leaves, after, strict=True):
         if found[i] is not None:
             new[i] = leaves[i].decode(x, old[i])
-    return loss, written, state, regrouped(values, new, found)
+    return loss, written, state, regrouped(values, held(finite, new, old), found)

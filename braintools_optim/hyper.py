@@ -178,6 +178,12 @@ class Hyper:
         known = ', '.join(sorted(k for k in self.__dict__ if not k.startswith('_')))
         raise AttributeError(f'this group has no hyper-parameter {name!r}; it has {known}.')
 
+    def replaced(self, **numbers: Any) -> Hyper:
+        """Return the values with other numbers."""
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__, **numbers)
+        return new
+
     def uses(self, name: str) -> bool:
         """Whether the hyper-parameter was given a value other than zero at construction."""
         return name not in self._unused

@@ -8,7 +8,7 @@ a gradient against its parameter stands here, and runs when a step is traced.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ import saiunit
 from jax.experimental.sparse import BCOO, JAXSparse
 from saiunit import Quantity
 
+from .decay import decays
 from .state import Keys, UniqueStateManager, path_name, plain_keys
 from .transforms.sparse import coalesced
 
@@ -41,6 +42,7 @@ class Leaf:
     real_view: bool  # complex numbers are shown to the chain as pairs of reals
     layouts: frozenset[str]  # of its gradients: 'dense', 'sparse'
     state_dtype: Any  # what the chain computes in, None for the parameter's own dtype
+    decays: bool = True  # whether the weight decay is for it
 
     def check(self, value: Any) -> None:
         """Raise if the value cannot be optimized."""
@@ -204,9 +206,15 @@ def checked_dtype(owner: str, name: str, given: Any) -> Any:
 
 
 def leaves_of(
-    manager: UniqueStateManager, real_view: bool, layouts: frozenset[str], state_dtype: Any
+    manager: UniqueStateManager,
+    real_view: bool,
+    layouts: frozenset[str],
+    state_dtype: Any,
+    decay_mask: Any,
 ) -> list[Leaf]:
     """Return the leaves of every registered State, checked."""
+    if callable(decay_mask):
+        decay_mask = decay_mask(manager.to_pytree_value())
     found = []
     for position, (path, state) in enumerate(manager.get_flattened()):
         inner, _ = jax.tree_util.tree_flatten_with_path(state.value, is_leaf=is_unit_leaf)
@@ -228,7 +236,7 @@ def leaves_of(
                 state_dtype=state_dtype,
             )
             leaf.check(value)
-            found.append(leaf)
+            found.append(replace(leaf, decays=decays(decay_mask, leaf.path, leaf.name)))
     return found
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from operator import attrgetter
+from typing import Any, NoReturn
 
 from brainstate.util import StateJaxTracer
 
@@ -22,7 +23,18 @@ from .hyper import (
 )
 from .signature import argument_defaults, argument_names, suggestion
 
-__all__ = ['LiveNumbers']
+__all__ = ['LiveNumbers', 'fixed_option']
+
+
+def fixed_option(name: str, doc: str) -> Any:
+    """Return an attribute for what was given at construction for the whole optimizer."""
+
+    def refuse(self: Any, value: Any) -> NoReturn:
+        raise AttributeError(
+            f'{name} of {type(self).__name__} is fixed at construction; build a new optimizer.'
+        )
+
+    return property(attrgetter(f'_{name}'), refuse, doc=doc)
 
 
 class LiveNumbers:

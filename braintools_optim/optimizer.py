@@ -16,11 +16,12 @@ from brainstate.graph import Node
 
 from .chunks import leafwise
 from .closure import step_with_functions
+from .decay import check_decay_mask
 from .groups import NoGroups, ParamGroup
 from .habits import refuse_parameters, refuse_rate, refuse_torch_group
 from .hyper import Hyper, check_flag, check_number, entry_of, is_live, is_zero
 from .leaf import Leaf, checked_dtype, flat_values, leaves_of
-from .live import LiveNumbers
+from .live import LiveNumbers, fixed_option
 from .observe import traced
 from .own_state import COUNT, CoreState, PartState, undone_on_error
 from .rates import DrivenRates
@@ -87,6 +88,13 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         the dtype of each parameter if not given.
     mu_dtype : dtype, optional
         What first moments (state that is named ``mu``) are kept in.
+    skip_nonfinite : bool
+        Whether a step in which any entry of any gradient is inf or nan leaves all parameters and
+        all that the chains remember as they are. ``step_count`` counts it.
+    decay_mask : pytree of bool or callable, optional
+        Which parameters the weight decay is for: a tree under the keys of
+        ``param_states.to_pytree()``, whole or down to where all below is alike, or a function
+        that returns one for the tree of the parameters' values.
 
     Examples
     --------
@@ -145,6 +153,8 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         maximize: bool = False,
         state_dtype: Any = None,
         mu_dtype: Any = None,
+        skip_nonfinite: bool = False,
+        decay_mask: Any = None,
         **hyper: Any,
     ):
         super().__init__()
@@ -170,6 +180,8 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         self._tx = tx
         self._state_dtype = checked_dtype(name, 'state_dtype', state_dtype)
         self._mu_dtype = checked_dtype(name, 'mu_dtype', mu_dtype)
+        self._skip_nonfinite = check_flag(name, 'skip_nonfinite', skip_nonfinite, False)
+        self._decay_mask = decay_mask
         self._schedulers: list[Scheduler] = []
         self._leaves: list[Leaf] = []
         self._stepper: Stepper | None = None
@@ -181,6 +193,8 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         self._lr_scheduler = scheduler or ConstantLR(self._numbers['lr'], 1.0, 0)
         self._lr_is_free = scheduler is None  # the first scheduler that is added takes its place
         self._new_group(self._numbers, self._flags, self._options)
+        if decay_mask is not None:
+            check_decay_mask(self)
         self._lr_scheduler.attach_optimizer(self)
 
     # ---- the algorithm -------------------------------------------------------------------
@@ -341,7 +355,9 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     def _enroll(self, manager: UniqueStateManager, group: ParamGroup, new: list[int]) -> None:
         """Give the States at positions ``new`` to a group, with state for all its members."""
         real_view = self.complex_as_real and self._tx is None
-        leaves = leaves_of(manager, real_view, self.gradient_layouts, self._state_dtype)
+        leaves = leaves_of(
+            manager, real_view, self.gradient_layouts, self._state_dtype, self._decay_mask
+        )
         if not new:
             self.param_states.adopt(manager)  # perhaps new names of known States
             return
@@ -368,15 +384,18 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         self._leaves = leaves
         self._stepper = None
 
-    @property
-    def state_dtype(self) -> Any:
-        """The dtype in which the chain computes, None for that of each parameter."""
-        return self._state_dtype
-
-    @property
-    def mu_dtype(self) -> Any:
-        """The dtype of first moments, None for that in which the chain computes."""
-        return self._mu_dtype
+    state_dtype = fixed_option(
+        'state_dtype', 'The dtype in which the chain computes, None for that of each parameter.'
+    )
+    mu_dtype = fixed_option(
+        'mu_dtype', 'The dtype of first moments, None for that in which the chain computes.'
+    )
+    skip_nonfinite = fixed_option(
+        'skip_nonfinite', 'Whether a step with a gradient that is not finite is left out.'
+    )
+    decay_mask = fixed_option(
+        'decay_mask', 'Which parameters the weight decay is for, None for all.'
+    )
 
     @property
     def opt_state(self) -> OptimState | None:

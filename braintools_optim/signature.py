@@ -27,7 +27,9 @@ class CommonOptions(TypedDict, total=False):
     ``grad_clip_norm`` bounds the global norm of all gradients of all groups, ``grad_clip_value``
     each entry; ``maximize`` climbs instead of descending. ``state_dtype`` is the dtype in which
     the chain computes and keeps its state, such as float32 for parameters in bfloat16;
-    ``mu_dtype`` the one in which it keeps first moments.
+    ``mu_dtype`` the one in which it keeps first moments. With ``skip_nonfinite`` a step with an
+    inf or nan in any gradient changes no parameter and no moment. ``decay_mask`` says which
+    parameters the weight decay is for.
     """
 
     grad_clip_norm: float | None
@@ -35,6 +37,8 @@ class CommonOptions(TypedDict, total=False):
     maximize: bool
     state_dtype: Any
     mu_dtype: Any
+    skip_nonfinite: bool
+    decay_mask: Any
 
 
 common_defaults: dict[str, Any] = {
@@ -43,6 +47,8 @@ common_defaults: dict[str, Any] = {
     'maximize': False,
     'state_dtype': None,
     'mu_dtype': None,
+    'skip_nonfinite': False,
+    'decay_mask': None,
 }
 
 

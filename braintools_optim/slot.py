@@ -13,7 +13,7 @@ from jax.tree_util import DictKey, GetAttrKey
 
 from .state import Keys, plain_key, plain_keys
 
-__all__ = ['Slot', 'is_masked', 'rebuild', 'slots_of', 'take_over', 'with_masked']
+__all__ = ['Slot', 'is_masked', 'rebuild', 'slots_of', 'take_over', 'with_common', 'with_masked']
 
 
 class Slot(NamedTuple):
@@ -101,6 +101,17 @@ def with_masked(state: Any, parameters: Sequence[Keys], absent: set[Keys]) -> An
     """Return the state with a MaskedNode in every slot of the absent parameters."""
     slots = slots_of(state, parameters)
     return rebuild(state, [optax.MaskedNode() if s.parameter in absent else s.value for s in slots])
+
+
+def with_common(state: Any, other: Any, parameters: Sequence[Keys]) -> Any:
+    """Return the state with what belongs to all parameters as it is in the other one."""
+    if state is other:
+        return state
+    pairs = zip(slots_of(state, parameters), slots_of(other, parameters), strict=True)
+    return rebuild(
+        state,
+        [o.value if s.parameter is None and not s.per_leaf else s.value for s, o in pairs],
+    )
 
 
 def take_over(new: Any, parameters: Sequence[Keys], old: Any, known: Sequence[Keys]) -> Any:

@@ -26,7 +26,7 @@ from .gradient import match_gradients, refuse_non_arrays
 from .hyper import Hyper
 from .leaf import Leaf, entries_of, flat_values, over_entries
 from .observe import any_hooks, is_plain, traced
-from .slot import is_masked, with_masked
+from .slot import is_masked, with_common, with_masked
 from .state import UniqueStateManager, nest
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     'GroupPlan',
     'Stepper',
     'flattened',
+    'held',
     'next_count',
     'own_copies',
     'regrouped',
@@ -270,6 +271,7 @@ class Stepper:
         """
         optimizer = self.optimizer
         numbers = optimizer._table.unpack(vector)
+        finite = self.all_finite(found)
         for group, plan in zip(self.groups, self.plans, strict=True):
             if group.flags['maximize']:
                 for i in plan.leaves:
@@ -285,15 +287,37 @@ class Stepper:
             own = {name: numbers[group.index][name] for name in optimizer._numbers}
             h = Hyper(own, group.flags, group.unused)
             run = partial(_update, given(group, plan, numbers), type(optimizer).__name__)
-            updates, state = self.run_chain(group, plan, h, state, found, old, run)
+            before = state
+            for values, share in self._by_decay(h, plan, found):
+                state = with_common(state, before, [self.leaves[i].path for i in plan.leaves])
+                updates, state = self.run_chain(group, plan, values, state, share, old, run)
+                for i, update in zip(plan.leaves, updates, strict=True):
+                    if share[i] is not None:
+                        p = self.leaves[i].encode(old[i])
+                        if jnp.shape(update) != p.shape:
+                            raise self.leaves[i].misfit(old[i])
+                        new[i] = self.leaves[i].decode((p + update).astype(p.dtype), old[i])
             new_states.append(own_copies(state, foreign))
-            for i, update in zip(plan.leaves, updates, strict=True):
-                if found[i] is not None:
-                    p = self.leaves[i].encode(old[i])
-                    if jnp.shape(update) != p.shape:
-                        raise self.leaves[i].misfit(old[i])
-                    new[i] = self.leaves[i].decode((p + update).astype(p.dtype), old[i])
-        return tuple(new_states), new
+        states = held(finite, tuple(new_states), tuple(chains))
+        return states, held(finite, new, old)
+
+    def all_finite(self, found: list) -> Any:
+        """Return whether all gradients are finite, None where nobody wants to know."""
+        if not self.optimizer.skip_nonfinite:
+            return None
+        entries = [jnp.isfinite(entries_of(g)).all() for g in found if g is not None]
+        return jnp.stack(entries).all()
+
+    def _by_decay(self, h: Hyper, plan: GroupPlan, found: list) -> list[tuple[Hyper, list]]:
+        """Return the values and gradients of each run of a chain: without decay it is another."""
+        bare = {i for i in plan.leaves if not self.leaves[i].decays}
+        if not bare:
+            return [(h, found)]
+        shares = [
+            (h, [None if i in bare else g for i, g in enumerate(found)]),
+            (h.replaced(weight_decay=0.0), [g if i in bare else None for i, g in enumerate(found)]),
+        ]
+        return [(h, share) for h, share in shares if any(share[i] is not None for i in plan.leaves)]
 
     def part(self, leaves: list[Leaf], groups: list, plans: list[GroupPlan]) -> Stepper:
         """Return what advances some of the leaves alone."""
@@ -381,6 +405,13 @@ def own_copies(state: Any, foreign: list) -> Any:
     """Return a chain's state without the very arrays that are somebody else's."""
     known = set(map(id, foreign))
     return jax.tree.map(lambda x: jnp.copy(x) if id(x) in known else x, state)
+
+
+def held(go_on: Any, new: Any, old: Any) -> Any:
+    """Return the new values if the condition holds, else the old ones; without it the new."""
+    if go_on is None:
+        return new
+    return jax.tree.map(lambda n, o: n if n is o else jax.lax.select(go_on, n, o), new, old)
 
 
 def next_count(count: Any) -> Any:

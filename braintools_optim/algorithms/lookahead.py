@@ -104,7 +104,8 @@ class Lookahead(OptaxOptimizer):
         self.static = (*Lookahead.static, *(self._names[k] for k in base._flags))
         self.complex_as_real = base.complex_as_real and base._tx is None
         options = {k: getattr(base, k) for k, v in base._options.items() if v is not None}
-        options |= {'state_dtype': base.state_dtype, 'mu_dtype': base.mu_dtype}
+        options |= {k: getattr(base, k) for k in ('state_dtype', 'mu_dtype', 'skip_nonfinite')}
+        options['decay_mask'] = base.decay_mask
         lr = base.current_lr if base._lr_is_free else scheduler
         return {'lr': lr, **{self._names[k]: v for k, v in inner.items()}, **options}
 

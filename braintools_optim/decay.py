@@ -1,0 +1,47 @@
+"""Which parameters the weight decay is for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .optimizer import OptaxOptimizer
+    from .state import Keys
+
+__all__ = ['check_decay_mask', 'decays']
+
+
+def check_decay_mask(optimizer: OptaxOptimizer) -> None:
+    """Raise where the base's mask says nothing: the class has its own, or no decay of each."""
+    name = type(optimizer).__name__
+    if own := {'mask', 'weight_decay_mask'} & set(optimizer._flags):
+        raise TypeError(f'{name} has no argument decay_mask; it is {own.pop()} here.')
+    if 'weight_decay' not in optimizer._numbers:
+        raise TypeError(f'{name} has no weight_decay, so decay_mask would have no effect.')
+    leafwise = getattr(optimizer.transform, 'leafwise', False)
+    if not leafwise or optimizer._groups[0].chain is not None:
+        raise TypeError(
+            f'the chain of {name} may not update each parameter by itself, so decay_mask cannot '
+            f'take the decay from some of them: put these into a group with weight_decay=0.'
+        )
+
+
+def decays(mask: Any, path: Keys, name: str) -> bool:
+    """Return what a mask, a tree of bools like that of the parameters or its top, says of one."""
+    said = mask
+    for key in path:
+        if not isinstance(said, Mapping) or key not in said:
+            break
+        said = said[key]
+    if said is None:
+        return True
+    if not isinstance(said, bool | np.bool):
+        raise TypeError(
+            f'decay_mask must say True or False for parameter {name!r}, or for what it is in, got '
+            f'{said!r}; it is a tree under the keys of opt.param_states.to_pytree(), or a function '
+            f'that returns one for the tree of the values.'
+        )
+    return bool(said)
