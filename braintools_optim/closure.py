@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from brainstate.transform import StatefulFunction
 
+from .compiled import matmul_precision
 from .gradient import refuse_non_arrays
 from .hyper import Hyper
 from .meaning import Meaning
@@ -47,6 +48,7 @@ def step_with_functions(stepper: Stepper, grads: Any, extra: dict[str, Any]) -> 
 
 def _compiled_once(stepper: Stepper, take: Callable[..., Any], means: Any, *args: Any) -> Any:
     """Run ``take`` in a program, the one of before if the same was meant then."""
+    means = means, matmul_precision()
     meaning = Meaning(means, stepper.written)
     program = stepper.closures.pop(meaning.key, None)
     if program is None:

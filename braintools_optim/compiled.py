@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 
-__all__ = ['entry_of', 'signature_of']
+__all__ = ['entry_of', 'matmul_precision', 'signature_of']
+
+_CONFIG: Any = jax.config  # its attributes are set dynamically
 
 
 def entry_of(program: Any) -> Any:
@@ -21,7 +23,12 @@ def entry_of(program: Any) -> Any:
 
 
 def signature_of(args: tuple) -> tuple:
-    """Return all of arguments that a compiled program depends on."""
+    """Return all of arguments, and of JAX's settings, that a compiled program depends on."""
     leaves, treedef = jax.tree.flatten(args)
     placed = tuple(x.sharding if getattr(x, 'committed', False) else None for x in leaves)
-    return treedef, tuple(map(jax.typeof, leaves)), placed
+    return treedef, tuple(map(jax.typeof, leaves)), placed, matmul_precision()
+
+
+def matmul_precision() -> Any:
+    """Return the precision of products that JAX compiles programs with at present."""
+    return _CONFIG.jax_default_matmul_precision

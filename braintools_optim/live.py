@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any, NoReturn
 
+from brainstate import State
 from brainstate.util import StateJaxTracer
 
 from .groups import ParamGroup
@@ -135,6 +136,10 @@ class LiveNumbers:
         if name == 'lr' or name not in known.get('_declared_names', ()):
             if '_declared_names' in known and name not in known and name != 'lr':
                 refuse_assignment(self, name)
+            if isinstance(known.get(name), State) and not isinstance(value, State):
+                raise AttributeError(
+                    f'{name} of {type(self).__name__} is a State; assign {name}.value = {value!r}.'
+                )
             object.__setattr__(self, name, value)
         elif name in known['_numbers']:
             self._assign({(g.index, name): value for g in self._groups})

@@ -18,7 +18,7 @@ from brainstate import State
 from brainstate.transform import StatefulFunction
 
 from .buffers import apart, is_deleted, refuse_deleted
-from .compiled import entry_of, signature_of
+from .compiled import entry_of, matmul_precision, signature_of
 from .observe import any_hooks, is_plain
 from .own_state import CoreState, LateState, NumbersState, undone_on_error
 from .shield import ShieldedCall
@@ -55,6 +55,7 @@ class StatefulProgram:
             treedef != program.treedef
             or trees != program.trees
             or tuple(map(type, leaves)) not in program.met
+            or program.precision != matmul_precision()
         ):
             return self._run_checked(args, kwargs)
         split = program.donated
@@ -124,6 +125,7 @@ class Program:
         self.keeping = jax.jit(traced.jaxpr_call)
         leaves, self.treedef, self.trees = self.gathered(args, kwargs)
         self.signature = signature_of(tuple(leaves))
+        self.precision = matmul_precision()
         *given, kept, _ = self._values()
         self.new_tree, self.kept_tree = map(jax.tree.structure, (tuple(given), kept))
         self.donated = len(jax.tree.leaves(given))

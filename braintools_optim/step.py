@@ -21,7 +21,7 @@ from brainstate import State
 
 from .buffers import refuse_deleted
 from .chunks import MANY, Chunks
-from .compiled import entry_of, signature_of
+from .compiled import entry_of, matmul_precision, signature_of
 from .gradient import match_gradients, refuse_non_arrays
 from .hyper import Hyper
 from .leaf import Leaf, entries_of, flat_values, over_entries
@@ -133,7 +133,7 @@ class Stepper:
         count = next_count(count)
         result: list = []
         try:
-            key = static, treedef, type(vector), _kind(grads)
+            key = static, treedef, type(vector), _kind(grads), matmul_precision()
             if self.chunks and not extra and (chunks := self.chunks.get(key)) is not None:
                 chunks.run(args, result)
             call = self.call if key == self.key else self.calls.get(key)

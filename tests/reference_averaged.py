@@ -53,7 +53,9 @@ def mars(p, g, memory, *, bounded=None, **h):
     if h['variant'] == 'lion':
         u = np.sign(m)
     elif h['variant'] == 'shampoo' and p.ndim == 2:
-        u = p - muon(p, m, {}, lr=1.0, weight_decay=0.0, momentum=0.0, nesterov=False)
+        options = {'lr': 1.0, 'weight_decay': 0.0, 'momentum': 0.0, 'nesterov': False}
+        # Muon divides by the larger of norm and eps, this one by the sum, of m / (1 - b1).
+        u = p - muon(p, m, {}, **options, eps=np.linalg.norm(m) + 1e-7 * (1 - b1))
     else:
         v = moment(memory, 'v', c * c, b2)
         if h['amsgrad']:

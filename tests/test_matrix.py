@@ -177,6 +177,13 @@ def test_newton_schulz(shape):
         assert values.min() > 0.5 and values.max() < 1.3
 
 
+@pytest.mark.parametrize(('add_eps', 'length'), [(False, 1.0), (True, 0.5)])
+def test_newton_schulz_begins_with_a_matrix_of_this_length(add_eps, length):
+    matrix = jnp.full((2, 2), 0.5e-3)
+    found = newton_schulz(matrix, (1.0, 0.0, 0.0), 1, 1e-3, add_eps=add_eps)
+    np.testing.assert_allclose(np.linalg.norm(found), length, rtol=1e-6)
+
+
 @pytest.mark.parametrize('make', [bo.Adafactor, bo.Muon, bo.SparseAdam])
 def test_complex_parameters_are_refused_by_name(make):
     with pytest.raises(TypeError, match=r"'block\.z' is complex64"):

@@ -92,6 +92,14 @@ MISTAKES = {
         *(lambda: bo.OptaxOptimizer(tx=optax.adam), TypeError),
         *('got function', 'an optax.GradientTransformation for tx'),
     ),
+    'optax.MultiSteps itself': (
+        *(lambda: bo.OptaxOptimizer(tx=optax.MultiSteps(optax.sgd(0.1), 2)), TypeError),
+        *('got MultiSteps', 'give tx.gradient_transformation()'),
+    ),
+    'Lookahead of MultiSteps': (
+        *(lambda: bo.Lookahead(optax.MultiSteps(optax.sgd(0.1), 2)), TypeError),
+        *('MultiSteps', 'give base_optimizer.gradient_transformation()'),
+    ),
     'Lookahead of a class': (
         *(lambda: bo.Lookahead(bo.Adam), TypeError, 'Adam', 'needs an optimizer'),
     ),
@@ -291,6 +299,7 @@ def test_what_is_no_mistake():
         (lambda opt: setattr(opt, 'curent_lr', 0.1), "'curent_lr' to assign.*'current_lr'"),
         (lambda opt: setattr(opt, 'wieght_decay', 0.1), "'wieght_decay' to assign.*'weight_decay'"),
         (lambda opt: setattr(opt.param_groups[0], 'lr', 0.1), r"group\['lr'\] = 0.1"),
+        (lambda opt: setattr(opt, 'step_count', 3), r'step_count of Adam is a State.*value = 3'),
         (lambda opt: setattr(opt.lr, 'base_lr', 0.1), 'base_lr of StepLR is fixed.*current_lr'),
         (lambda opt: setattr(opt.lr, 'last_epoch', 3), r'last_epoch of StepLR is.*step\(epoch=3\)'),
     ],

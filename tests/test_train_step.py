@@ -13,6 +13,7 @@ import pytest
 import saiunit
 from brainstate import ParamState
 from brainstate.transform import grad, jit
+from cases import compilations
 
 import braintools_optim as bo
 
@@ -710,3 +711,24 @@ def test_wrong_losses_and_arguments():
         jit(lambda: step.compiled(x, y))()
     assert digest(model, [opt]) == before
     assert repr(step).startswith('train_step(') and 'SGD' in repr(step)
+
+
+def test_the_precision_of_products_is_that_of_the_call():
+    """JAX compiles programs for the setting; so must those that are kept here."""
+    w = brainstate.nn.Module()
+    w.kernel = ParamState(jnp.eye(2))
+    opt = bo.SGD(0.1).register_trainable_weights(w.states(ParamState))
+    x = jnp.ones((3, 2))
+    step = bo.train_step(w, opt, lambda x: jnp.sum((x @ w.kernel.value) ** 2))
+    grads = {('kernel',): jnp.ones((2, 2))}
+    compiled = []
+    for precision in ('default', 'highest', 'default', 'highest'):
+        with jax.default_matmul_precision(precision), compilations() as names:
+            for _ in range(3):
+                step(x)
+                opt.step(grads)
+        compiled.append(bool(names))
+        with jax.default_matmul_precision(precision):
+            text = step.compiled(x).as_text()
+        assert ('operand_precision={highest,highest}' in text) == (precision == 'highest')
+    assert compiled == [True, True, False, False]

@@ -464,6 +464,13 @@ def test_the_class_is_the_chain():
         no_average.b1 = 0.5
 
 
+@pytest.mark.parametrize('mask', ['x', 3, {'w': 1}])
+@pytest.mark.parametrize('cls', [bo.Quad, bo.Skew])
+def test_a_mask_that_is_none_is_refused(cls, mask):
+    with pytest.raises(ValueError, match=f'{cls.__name__}.*tree of bools.*weight_decay_mask, got'):
+        cls(0.1, weight_decay_mask=mask)
+
+
 def test_the_default_class_saves_and_loads():
     def build():
         return bo.Quad(0.1).register_trainable_weights({'w': ParamState(jnp.ones((4, 3)))})

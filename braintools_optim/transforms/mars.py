@@ -246,5 +246,7 @@ def _bounded(gradients: list[Any], clip: str | None, bound: Any) -> list[Any]:
 def _orthogonalized(matrix: jax.Array, ns_dtype: Any) -> jax.Array:
     """Return the matrix with singular values near one, longer if it has more rows than columns."""
     rows, cols = matrix.shape[0], math.prod(matrix.shape[1:])
-    flat = newton_schulz(matrix.reshape(rows, cols), (3.4445, -4.775, 2.0315), 5, 1e-7, ns_dtype)
+    coefficients = (3.4445, -4.775, 2.0315)
+    matrix_2d = matrix.reshape(rows, cols)
+    flat = newton_schulz(matrix_2d, coefficients, 5, 1e-7, ns_dtype, add_eps=True)
     return math.sqrt(max(1.0, rows / max(cols, 1))) * flat.reshape(matrix.shape)

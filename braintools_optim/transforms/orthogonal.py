@@ -26,20 +26,27 @@ class ScaleByMuonState(NamedTuple):
 
 
 def newton_schulz(
-    matrix: jax.Array, coefficients: Any, steps: int, eps: Any, dtype: Any = None
+    matrix: jax.Array,
+    coefficients: Any,
+    steps: int,
+    eps: Any,
+    dtype: Any = None,
+    add_eps: bool = False,
 ) -> jax.Array:
     r"""Move the singular values of a matrix towards one.
 
     .. math:: X_0 = G / \max(\|G\|_F, \epsilon), \quad
               X_{k+1} = a X_k + (b A + c A^2) X_k, \quad A = X_k X_k^T
 
-    It runs in ``dtype``, or in the matrix' own of at least float32.
+    It runs in ``dtype``, or in the matrix' own of at least float32. With ``add_eps`` it begins
+    with :math:`G / (\|G\|_F + \epsilon)`.
     """
     a, b, c = coefficients
     x = matrix.astype(dtype or jnp.promote_types(matrix.dtype, jnp.float32))
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
-    x = x / jnp.maximum(jnp.linalg.norm(x), eps)
+    norm = jnp.linalg.norm(x)
+    x = x / (norm + eps if add_eps else jnp.maximum(norm, eps))
 
     wide = jnp.promote_types(x.dtype, jnp.float32)
 
