@@ -1,5 +1,6 @@
 """`train_step` is the loop that one writes by hand: the same numbers, in place, all or nothing."""
 
+import gc
 import re
 import sys
 from pathlib import Path
@@ -461,6 +462,7 @@ def interrupted(action, where, when):
         return in_frame if frame.f_code.co_filename.startswith(where) else None
 
     before = sys.gettrace()
+    gc.disable()  # Python ignores what is raised in the callbacks of a collection
     sys.settrace(in_call)
     try:
         action()
@@ -468,6 +470,7 @@ def interrupted(action, where, when):
         pass
     finally:
         sys.settrace(before)
+        gc.enable()
     return hit
 
 
