@@ -44,6 +44,7 @@ from .checkpoint.rotation import Checkpointer
 from .checkpoint.whole import load, restore, save
 from .groups import ParamGroup
 from .habits import name_here
+from .hyper import Hyper
 from .optimizer import OptaxOptimizer, Optimizer
 from .schedulers import (
     SWALR,
@@ -75,7 +76,7 @@ from .schedulers import (
     WarmupScheduler,
 )
 from .state import OptimState, UniqueStateManager
-from .train import train_step
+from .train import TrainStep, train_step
 
 __version__ = '0.1.0'
 
@@ -100,6 +101,7 @@ __all__ = [
     'ExponentialDecayLR',
     'ExponentialLR',
     'Fromage',
+    'Hyper',
     'IncompatibleCheckpoint',
     'InverseSqrtLR',
     'InverseTimeLR',
@@ -145,6 +147,7 @@ __all__ = [
     'Skew',
     'SparseAdam',
     'StepLR',
+    'TrainStep',
     'UniqueStateManager',
     'WSDLR',
     'WarmupCosineSchedule',

@@ -2,94 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from brainstate import State
 
+from .number import live_number
+
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
 
-__all__ = ['LiveNumber', 'NoGroups', 'ParamGroup']
-
-
-class LiveNumber:
-    """A hyper-parameter as an object: always its present value, with ``.value`` and arithmetic."""
-
-    __module__ = 'braintools_optim'
-    __slots__ = ('_read', '_write')
-
-    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None]):
-        self._read = read
-        self._write = write
-
-    @property
-    def value(self) -> Any:
-        """The present number; assign to change it."""
-        return self._read()
-
-    @value.setter
-    def value(self, new: Any) -> None:
-        self._write(new)
-
-    def __jax_array__(self) -> Any:
-        import jax.numpy as jnp
-
-        return jnp.asarray(self.value)
-
-    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-        import numpy as np
-
-        return np.asarray(self.value, dtype)
-
-    def __float__(self) -> float:
-        return float(self.value)
-
-    def __bool__(self) -> bool:
-        return bool(self.value)
-
-    def __hash__(self) -> int:
-        return hash(self.value)
-
-    def __repr__(self) -> str:
-        return repr(self.value)
-
-    def __format__(self, spec: str) -> str:
-        return format(self.value, spec)
-
-
-def _delegate(name: str) -> Callable:
-    def method(self: LiveNumber, *args: Any) -> Any:
-        plain = [a.value if isinstance(a, LiveNumber) else a for a in args]
-        return getattr(self.value, name)(*plain)
-
-    method.__name__ = name
-    return method
-
-
-for _name in (
-    *('add', 'radd', 'sub', 'rsub', 'mul', 'rmul', 'truediv', 'rtruediv', 'pow', 'rpow'),
-    *(
-        'floordiv',
-        'rfloordiv',
-        'mod',
-        'rmod',
-        'divmod',
-        'rdivmod',
-        'neg',
-        'pos',
-        'abs',
-        'round',
-        'eq',
-        'ne',
-        'lt',
-        'le',
-        'gt',
-        'ge',
-    ),
-):
-    setattr(LiveNumber, f'__{_name}__', _delegate(f'__{_name}__'))
+__all__ = ['NoGroups', 'ParamGroup']
 
 
 class NoGroups(list):
@@ -114,7 +38,7 @@ class ParamGroup(MutableMapping[str, Any]):
     """One group of an optimizer: ``'params'``, its live numbers and its fixed flags.
 
     Numbers read as the values that the next step applies, and can be assigned; ``group['lr']``
-    has ``.value`` besides. Flags and parameters are fixed.
+    is a float that has a live ``.value`` besides. Flags and parameters are fixed.
     """
 
     __module__ = 'braintools_optim'
@@ -147,7 +71,7 @@ class ParamGroup(MutableMapping[str, Any]):
         if key not in self._optimizer._numbers:
             raise KeyError(self._optimizer._no_option(key))
         if key == 'lr':
-            return LiveNumber(lambda: self.number(key), lambda v: self.set(key, v))
+            return live_number(lambda: self.number(key), lambda v: self.set(key, v))
         return self.number(key)
 
     def __setitem__(self, key: str, value: Any) -> None:

@@ -55,6 +55,7 @@ def way_here(name: str, known: Iterable[str]) -> str:
 
 
 ONE_PROGRAM = 'Leave it out: it chooses among implementations of one rule, and here there is one.'
+A_RATE = 'A scheduler is given as lr: write {owner}(lr=StepLR(1e-3, step_size=30)).'
 ARGUMENTS: dict[str, str] = {
     'params': 'Parameters come after it is constructed: write '
     '{owner}(lr=...).register_trainable_weights(params).',
@@ -65,6 +66,9 @@ ARGUMENTS: dict[str, str] = {
     'clipnorm': 'It is grad_clip_norm here.',
     'clipvalue': 'It is grad_clip_value here.',
     'max_grad_norm': 'It is grad_clip_norm here.',
+    'scheduler': A_RATE,
+    'lr_scheduler': A_RATE,
+    'decay': 'Decays of averages are alpha, rho or betas here, that of parameters is weight_decay.',
 }
 """Arguments of other libraries' optimizers, and what to do instead."""
 
@@ -78,6 +82,8 @@ def name_here(name: str, known: Iterable[str]) -> str:
     """Return what to write instead of a name that the package lacks, as a sentence."""
     if name in ('lr_scheduler', 'schedulers'):
         return ' Schedulers are names of the package itself, such as StepLR.'
+    if name in ('ScipyOptimizer', 'NevergradOptimizer', 'SOFO', 'SOFOScan'):
+        return f' It stays where it is: from braintools.optim import {name}.'
     same = [k for k in known if k.lower() == name.lower()]
     near = same or difflib.get_close_matches(name, list(known), 1)
     return f' Did you mean {near[0]!r}?' if near else ''

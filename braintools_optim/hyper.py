@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .number import plain_number
 from .own_state import NumbersState
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     'HyperTable',
     'Range',
     'check_flag',
+    'check_mask',
     'check_number',
     'check_range',
     'entry_of',
@@ -128,6 +130,7 @@ def check_number(
     """
     if type(value) is float and type(like) is float and name in RANGES and value in RANGES[name]:
         return value  # by far the most frequent
+    value = plain_number(value)
     if isinstance(like, tuple):
         if not isinstance(value, tuple | list) or len(value) != len(like):
             raise TypeError(
@@ -165,8 +168,19 @@ def check_flag(owner: str, name: str, value: Any, like: Any) -> Any:
     return bool(value) if isinstance(like, bool) else value
 
 
+def check_mask(owner: str, name: str, mask: Any) -> None:
+    """Raise for what is no mask of `optax.add_decayed_weights`."""
+    if not (callable(mask) or all(isinstance(x, bool | np.bool) for x in jax.tree.leaves(mask))):
+        raise ValueError(
+            f'{owner} needs None, a tree of bools, or a function that gives one for {name}, got '
+            f'{mask!r}.'
+        )
+
+
 class Hyper:
     """The values one group hands to its chain: numbers may be tracers, flags never are."""
+
+    __module__ = 'braintools_optim'
 
     def __init__(self, numbers: Mapping[str, Any], flags: Mapping[str, Any], unused: frozenset):
         self.__dict__.update(flags)

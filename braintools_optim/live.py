@@ -56,6 +56,7 @@ class LiveNumbers:
     _groups: list[ParamGroup]
     # The values of the group whose chain is being built or run, and the trace in which it is.
     _running: tuple[Hyper, StateJaxTracer] | None
+    _rate_is_read: bool | None = None  # by a chain that is fixed; None before its first trace
 
     def validate(self, h: Hyper) -> None:
         """Raise if values contradict each other; numbers in ``h`` may be tracers."""
@@ -161,13 +162,16 @@ class LiveNumbers:
         """Return the values of the group whose chain is being built or run, if one is."""
         running = self.__dict__['_running']
         # An interrupt may leave them behind: they mean nothing outside of their trace.
-        return running[0] if running is not None and running[1].is_valid() else None
+        if running is None or not running[1].is_valid():
+            return None
+        self.__dict__['_rate_is_read'] = True  # as far as is known
+        return running[0]
 
     def _run_as(self, h: Hyper | None) -> None:
         """Say whose chain is being built or run: None for nobody's."""
         self.__dict__['_running'] = None if h is None else (h, StateJaxTracer())
 
-    def _assign(self, changes: Mapping[tuple[int, str], Any]) -> None:
+    def _assign(self, changes: Mapping[tuple[int, str], Any], by_hand: bool = True) -> None:
         """Set live numbers, checked, all with one write."""
         owner = type(self).__name__
         checked: dict[tuple[int, str], Any] = {}
@@ -181,11 +185,12 @@ class LiveNumbers:
                 raise KeyError(self._no_option(name))
             group = self._groups[index]
             if group.chain is not None and name != 'lr':
-                raise AttributeError(
-                    f'{name} is baked into the chain of this {owner}; override transform(h) '
-                    f'instead of default_tx() or tx= to keep it live.'
-                )
+                raise self._baked(name)
             checked[index, name] = check_number(owner, name, value, self._numbers[name])
+            if by_hand and name == 'lr' and self._rate_is_read is False:
+                pair = checked[index, name], group.number(name)
+                if is_traced(pair) or pair[0] != pair[1]:
+                    raise self._baked(name)
             if name in group.unused and not is_zero(checked[index, name]):
                 raise self._no_state(group, name)
         if type(self).validate is not LiveNumbers.validate:
@@ -200,6 +205,12 @@ class LiveNumbers:
             if changed and not is_zero(entry_of(numbers, name)):
                 raise self._no_state(group, name)
         self.validate(Hyper(numbers, group.flags, group.unused))
+
+    def _baked(self, name: str) -> AttributeError:
+        return AttributeError(
+            f'{name} is baked into the chain of this {type(self).__name__}; override transform(h) '
+            f'instead of default_tx() or tx= to keep it live.'
+        )
 
     def _no_state(self, group: ParamGroup, name: str) -> ValueError:
         return ValueError(

@@ -17,9 +17,10 @@ from brainstate.graph import Node
 from .chunks import leafwise
 from .closure import step_with_functions
 from .decay import check_decay_mask
+from .fixed_chain import check_chain, refuse_decay, watched
 from .groups import NoGroups, ParamGroup
 from .habits import refuse_parameters, refuse_rate, refuse_torch_group
-from .hyper import Hyper, check_flag, check_number, entry_of, is_live, is_zero
+from .hyper import Hyper, check_flag, check_number, entry_of, is_zero
 from .leaf import Leaf, checked_dtype, flat_values, leaves_of
 from .live import LiveNumbers, fixed_option
 from .observe import traced
@@ -29,7 +30,7 @@ from .report import describe
 from .saving import Saved
 from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import beside, own_buffers
-from .signature import constructor_signature
+from .signature import constructor_documentation, constructor_signature
 from .slot import take_over, with_dtype
 from .state import OptimState, RegisteredStates, UniqueStateManager, nest
 from .step import GroupPlan, Stepper
@@ -45,6 +46,7 @@ class Optimizer(Node):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.__signature__ = constructor_signature(cls)
+        cls.__doc__ = constructor_documentation(cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Optimizer:
         """Refuse parameters as the first argument, as torch takes them."""
@@ -135,7 +137,8 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     graph_invisible_attrs = (
         *('_flags', '_numbers', '_options', '_table', '_groups', '_stepper', '_running'),
         '_declared_names',
-        *('_schedulers', '_lr_scheduler', '_lr_is_free', '_tx', 'param_states', '_leaves'),
+        *('_schedulers', '_lr_scheduler', '_lr_is_free', '_rate_is_read', '_tx'),
+        *('param_states', '_leaves'),
         *('step_count', '_pending'),
     )
 
@@ -159,16 +162,8 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     ):
         super().__init__()
         name = type(self).__name__
-        if tx is not None and not isinstance(tx, optax.GradientTransformation):
-            raise TypeError(
-                f'{name} needs an optax.GradientTransformation for tx, got {type(tx).__name__}; '
-                f'parameters are given to register_trainable_weights.'
-            )
-        if tx is not None and is_live(weight_decay) and not is_zero(weight_decay):
-            raise ValueError(
-                f'{name} runs the given tx as it is, so weight_decay={weight_decay!r} would have '
-                f'no effect; put optax.add_decayed_weights into the chain.'
-            )
+        if tx is not None:
+            check_chain(name, 'tx', tx, 'parameters are given to register_trainable_weights')
         scheduler = lr if isinstance(lr, LRScheduler) else None
         if scheduler is None:
             refuse_rate(name, lr)
@@ -240,7 +235,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         return optax.GradientTransformationExtraArgs(init, update)
 
     def _chain(self, group: ParamGroup, h: Hyper) -> optax.GradientTransformation:
-        return group.chain or self.transform(h)
+        return self.transform(h) if group.chain is None else watched(self, group.chain)
 
     def _for_chain(
         self,
@@ -257,6 +252,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     def _fixed_chain(self, h: Hyper) -> optax.GradientTransformation | None:
         """Return the chain that is built once for a group's values, if this is such a class."""
         if self._tx is not None:
+            refuse_decay(type(self).__name__, h)
             return self._tx
         owner = next(c for c in type(self).__mro__ if {'transform', 'default_tx'} & set(vars(c)))
         if owner is OptaxOptimizer or 'default_tx' not in vars(owner):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .fixed_chain import warn_of_unread
 from .groups import ParamGroup
-from .hyper import HyperTable
+from .hyper import Hyper, HyperTable
 from .schedulers import LRScheduler, Scheduler
 
 __all__ = ['DrivenRates']
@@ -17,10 +18,12 @@ class DrivenRates:
 
     _table: HyperTable
     _groups: list[ParamGroup]
-    _assign: Callable[[Any], None]
+    _assign: Callable[..., None]
+    _running_hyper: Callable[[], Hyper | None]
     _lr_scheduler: LRScheduler
     _lr_is_free: bool  # whether the first scheduler that is added takes the place of `lr`
     _schedulers: list[Scheduler]
+    _rate_is_read: bool | None
 
     @property
     def lr(self) -> LRScheduler:
@@ -52,7 +55,8 @@ class DrivenRates:
     @property
     def current_lr(self) -> Any:
         """The learning rate that the next step applies to group 0; assign to change it."""
-        return self._table.read(0, 'lr')
+        running = self._running_hyper()
+        return running.lr if running else self._table.read(0, 'lr')
 
     @current_lr.setter
     def current_lr(self, value: Any) -> None:
@@ -75,6 +79,8 @@ class DrivenRates:
         """Count a scheduler among those that drive this optimizer."""
         if scheduler is self._lr_scheduler:
             return
+        if self._rate_is_read is False and isinstance(scheduler, LRScheduler):
+            warn_of_unread(self)  # type: ignore[arg-type]  # mixed into one
         self._schedulers = [*self._schedulers, scheduler]
         if self._lr_is_free and isinstance(scheduler, LRScheduler):
             self._lr_scheduler, self._lr_is_free = scheduler, False
@@ -104,10 +110,15 @@ class DrivenRates:
         changes = {(group.index, 'lr'): lr}
         for scheduler in self._all_schedulers():
             changes |= scheduler._settings(scheduler._progress())
-        self._assign(changes)
+        self._assign(changes, by_hand=False)
 
     def get_last_lr(self) -> list:
-        """Return the learning rate that the next step applies to each group."""
+        """Return the learning rate that the next step applies to each group.
+
+        To a chain that runs it is that of its group.
+        """
+        if running := self._running_hyper():
+            return [running.lr] * len(self._groups)
         entries = self._table.state.entries()
         return [entries[self._table.slots[g.index, 'lr']] for g in self._groups]
 

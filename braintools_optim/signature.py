@@ -16,20 +16,19 @@ __all__ = [
     'argument_defaults',
     'argument_names',
     'common_defaults',
+    'constructor_documentation',
     'constructor_signature',
     'suggestion',
 ]
 
 
 class CommonOptions(TypedDict, total=False):
-    """Options that every optimizer has.
-
-    ``grad_clip_norm`` bounds the global norm of all gradients of all groups, ``grad_clip_value``
+    """``grad_clip_norm`` bounds the global norm of all gradients of all groups, ``grad_clip_value``
     each entry; ``maximize`` climbs instead of descending. ``state_dtype`` is the dtype in which
     the chain computes and keeps its state, such as float32 for parameters in bfloat16;
     ``mu_dtype`` the one in which it keeps first moments. With ``skip_nonfinite`` a step with an
     inf or nan in any gradient changes no parameter and no moment. ``decay_mask`` says which
-    parameters the weight decay is for.
+    parameters the weight decay is for: :class:`OptaxOptimizer` tells more.
     """
 
     grad_clip_norm: float | None
@@ -52,13 +51,28 @@ common_defaults: dict[str, Any] = {
 }
 
 
+def constructor_documentation(cls: type) -> str | None:
+    """Return what the class says of itself, and what ``**common`` stands for."""
+    own = cls.__dict__.get('__doc__')
+    parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+    if own is None or not any(map(_is_common, parameters)):
+        return own
+    title = 'Options of every optimizer'
+    parts = inspect.cleandoc(own), title, '-' * len(title), inspect.getdoc(CommonOptions)
+    return '{}\n\n{}\n{}\n{}'.format(*parts)
+
+
+def _is_common(p: inspect.Parameter) -> bool:
+    return p.kind is p.VAR_KEYWORD and 'CommonOptions' in str(p.annotation)
+
+
 def constructor_signature(cls: type) -> inspect.Signature:
     """Return the signature of ``cls(...)`` with ``**common`` written out."""
     first, *given = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
     names = {p.name for p in given}
     shown: list[inspect.Parameter] = []
     for p in given:
-        if p.kind is p.VAR_KEYWORD and 'CommonOptions' in str(p.annotation):
+        if _is_common(p):
             shown += [
                 inspect.Parameter(
                     name,

@@ -2,11 +2,13 @@
 
 import inspect
 
+import brainstate
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import saiunit
 from brainstate import ParamState
 from recorded import GOLDEN, off_by, replay_chain, replay_optimizer
 
@@ -344,6 +346,27 @@ def test_weight_decay_where_the_mask_says():
     opt.register_trainable_weights(params).step(jax.tree.map(np.zeros_like, PARAMS))
     np.testing.assert_allclose(params['w'].value, 0.95 * PARAMS['w'], rtol=1e-6)
     np.testing.assert_allclose(params['v'].value, PARAMS['v'])
+
+
+@pytest.mark.parametrize('options', [{}, {'state_dtype': 'bfloat16'}])
+@pytest.mark.parametrize('unit', [1.0, saiunit.mV])
+def test_a_mask_sees_complex_parameters(options, unit):
+    start = {'v': jnp.ones(3, complex), 'm': jnp.ones((3, 2), complex), 'r': jnp.ones((3, 2))}
+    params = {k: ParamState(p * unit) for k, p in start.items()}
+    seen = []
+
+    def matrices(p):
+        seen.append({k: (x.shape, jnp.iscomplexobj(x)) for k, x in p.items()})
+        return jax.tree.map(lambda a: a.ndim > 1, p)
+
+    opt = bo.AdEMAMix(0.1, weight_decay=0.5, mask=matrices, **options)
+    opt.register_trainable_weights(params)
+    for step in (opt.step, brainstate.transform.jit(opt.step)):
+        step({k: 0.0 * p.value for k, p in params.items()})
+        assert seen[-1] == {'v': ((3,), True), 'm': ((3, 2), True), 'r': ((3, 2), False)}
+    for k, p in params.items():
+        want = start[k] if k == 'v' else 0.95**2 * start[k]
+        np.testing.assert_allclose(p.value / unit, want, 1e-2 if options else 1e-6)
 
 
 @pytest.mark.parametrize(

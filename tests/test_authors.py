@@ -308,7 +308,7 @@ def in_use():
 
 
 MISTAKES = {
-    'no optimizer': (lambda: bo.Lookahead('adam'), TypeError, ['Lookahead', "'adam'", 'base']),
+    'no optimizer': (lambda: bo.Lookahead('adam'), TypeError, ['Lookahead', 'got str', 'base']),
     'a class': (lambda: bo.Lookahead(bo.Adam), TypeError, ['Lookahead', 'base_optimizer']),
     'parameters': (lambda: bo.Lookahead([ParamState(1.0)]), TypeError, ['register']),
     'registered': (lambda: bo.Lookahead(registered()), ValueError, ['Adam', 'has parameters']),

@@ -73,7 +73,7 @@ def unchanged(kind='Adam'):
     opt = _idle.pop(kind, None)
     if opt is None:
         opt = BUILT[kind]().register_trainable_weights({'x': param(2), 'y': param(3, 2)})
-        opt.add_param_group({'z': param(4)}, lr=0.5)
+        opt.add_param_group({'z': param(4)}, **({} if kind == 'scale' else {'lr': 0.5}))
         opt.step(GRADS)
     before = digest(opt)
     yield opt
@@ -549,6 +549,28 @@ def refuse_chain(opt):
     opt.good = True
 
 
+MASKED = {
+    **{cls: 'mask' for cls in (bo.AdEMAMix, bo.Mars)},
+    **{cls: 'weight_decay_mask' for cls in (bo.Quad, bo.Skew)},
+}
+
+
+@pytest.mark.parametrize('cls', MASKED)
+def test_a_mask_of_other_parameters(cls):
+    name, many = MASKED[cls], {f'p{i}': param(2) for i in range(7)}
+    opt = cls(0.1, weight_decay=0.5, **{name: {'w': True}})
+    with refused(ValueError, cls.__name__, f'{name} for w', 'p0, p1, p2, p3, p4 ...: give'):
+        opt.register_trainable_weights(many)
+    opt.register_trainable_weights({'w': param(2, 2)})
+    with refused(ValueError, f'{name} for w,', 'a group with v.a', f'params, {name}=...'):
+        opt.add_param_group({'v': {'a': param(2)}})
+    assert len(opt.param_groups) == 1
+    later = param(2)
+    opt.add_param_group({'v': later}, **{name: {'v': False}})
+    opt.step({'v': jnp.zeros(2)})
+    np.testing.assert_array_equal(later.value, 1.0)
+
+
 @pytest.mark.parametrize('jit', [False, True])
 @pytest.mark.parametrize(
     ('make', 'fail'),
@@ -566,9 +588,10 @@ def test_life_goes_on_after_a_refused_group(make, fail, jit):
     fail(opt)
     assert np.size(opt._table.state.value) == size
     assert len(opt.param_groups) == len(opt.get_last_lr()) == 1
-    opt.current_lr = 0.0
-    step({'w': jnp.ones(2)})
     live = make is not Changeable
+    if live:
+        opt.current_lr = 0.0
+    step({'w': jnp.ones(2)})
     np.testing.assert_allclose(w.value, 0.9 if live else 0.8, 1e-6)
     opt.add_param_group({'later': later})
     assert np.size(opt._table.state.value) == 2 * size

@@ -100,6 +100,22 @@ MISTAKES = {
         *(lambda: bo.Lookahead(optax.MultiSteps(optax.sgd(0.1), 2)), TypeError),
         *('MultiSteps', 'give base_optimizer.gradient_transformation()'),
     ),
+    "braintools' order of Adafactor": (
+        *(lambda: bo.Adafactor(1e-3, (1e-30, 1e-3), 1.0, 0.8), TypeError),
+        *('got (1e-30, 0.001)', "give braintools' by name, eps=..., clip_threshold=..., decay_r"),
+    ),
+    'scheduler=': (
+        *(lambda: bo.Adam(scheduler=bo.StepLR(0.1)), TypeError),
+        *("'scheduler'", 'A scheduler is given as lr: write Adam(lr=StepLR('),
+    ),
+    "optax's decay=": (
+        *(lambda: bo.RMSprop(decay=0.9), TypeError),
+        *("'decay'", 'Decays of averages are alpha, rho or betas here'),
+    ),
+    'what stays in braintools': (
+        *(lambda: bo.ScipyOptimizer, AttributeError),
+        *("'ScipyOptimizer'", 'from braintools.optim import ScipyOptimizer'),
+    ),
     'Lookahead of a class': (
         *(lambda: bo.Lookahead(bo.Adam), TypeError, 'Adam', 'needs an optimizer'),
     ),

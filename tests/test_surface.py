@@ -20,7 +20,10 @@ from brainstate import ParamState
 import braintools_optim as bo
 
 CLASSES = [bo.SGD, bo.Momentum, bo.MomentumNesterov, bo.Adam, bo.AdamW, bo.OptaxOptimizer]
-COMMON = {'grad_clip_norm': None, 'grad_clip_value': None, 'maximize': False}
+COMMON = {
+    **{'grad_clip_norm': None, 'grad_clip_value': None, 'maximize': False},
+    **{'state_dtype': None, 'mu_dtype': None, 'skip_nonfinite': False, 'decay_mask': None},
+}
 
 
 def trained(make=bo.Adam, **options):
@@ -62,6 +65,8 @@ def test_signature_and_help_show_every_argument(cls):
         if p.kind is not p.VAR_KEYWORD:
             assert f'{name}: ' in head and f' = {p.default!r}' in head, name
     assert cls.__doc__ and 'Parameters' in head
+    for name in COMMON:  # in the signature, and told
+        assert name in cls.__doc__, name
     assert cls.__module__.startswith('braintools_optim')
 
 
@@ -178,7 +183,7 @@ def test_learning_rate_of_a_group_is_live():
     opt = trained()
     group, held = opt.param_groups[1], opt.param_groups[1]['lr']
     group['lr'] *= 0.1
-    assert held.value == pytest.approx(0.001) and held == group['lr']
+    assert held.value == pytest.approx(0.001) and held == 0.01  # what was read stays
     group['lr'] = 0.25
     assert held.value == 0.25
     group['lr'].value = 0.5

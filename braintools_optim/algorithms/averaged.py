@@ -7,18 +7,17 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 import jax
-import numpy as np
 import optax
 
 from ..gradient import match_gradients
-from ..hyper import UNIT, Hyper, check_number, check_range, is_zero
+from ..hyper import UNIT, Hyper, check_mask, check_number, check_range, is_zero
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..step import flattened
 from ..transforms import alpha_scheduler, beta3_scheduler, scale_by_ademamix, scale_by_mars
 from ..transforms.mars import CLIPS, VARIANTS, is_matrix
-from .chain import descent
+from .chain import descent, users_mask
 
 __all__ = ['AdEMAMix', 'Mars']
 
@@ -96,7 +95,7 @@ class AdEMAMix(OptaxOptimizer):
         """Raise where an option is none that there is."""
         owner, offset = type(self).__name__, h.step_offset
         _check_schedules(owner, b3=h.b3, alpha=h.alpha)
-        _check_mask(owner, h.mask)
+        check_mask(owner, 'mask', h.mask)
         if h.b3_start is not None:
             check_range(owner, 'b3_start', check_number(owner, 'b3_start', h.b3_start), UNIT)
         if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
@@ -114,7 +113,8 @@ class AdEMAMix(OptaxOptimizer):
             step_offset=h.step_offset,
             leaf_counts=True,
         )
-        return descent(h, direction, decoupled=True, mask=h.mask)
+        mask = users_mask(self, 'mask', h.mask)
+        return descent(h, direction, decoupled=True, mask=mask)
 
 
 class Mars(OptaxOptimizer):
@@ -207,7 +207,7 @@ class Mars(OptaxOptimizer):
         """Raise where an option is none that there is."""
         owner = type(self).__name__
         _check_schedules(owner, gamma=h.gamma)
-        _check_mask(owner, h.mask)
+        check_mask(owner, 'mask', h.mask)
         for name, allowed in (('variant', VARIANTS), ('clip', CLIPS), ('ns_dtype', _FLOATS)):
             if getattr(h, name) not in allowed:
                 raise _unknown(owner, name, f'one of {allowed}', getattr(h, name))
@@ -231,8 +231,9 @@ class Mars(OptaxOptimizer):
             ns_dtype=h.ns_dtype,
             leaf_counts=True,
         )
+        mask = users_mask(self, 'mask', h.mask)
         if h.optimize_1d:
-            return descent(h, direction, decoupled=True, mask=h.mask)
+            return descent(h, direction, decoupled=True, mask=mask)
 
         def matrices(tree: Any) -> Any:
             return jax.tree.map(lambda p: is_matrix(p, h.higher_rank), tree)
@@ -240,10 +241,10 @@ class Mars(OptaxOptimizer):
         def others(tree: Any) -> Any:
             return jax.tree.map(operator.not_, matrices(tree))
 
-        decay_1d = optax.add_decayed_weights(h.weight_decay_1d, h.mask)
+        decay_1d = optax.add_decayed_weights(h.weight_decay_1d, mask)
         return optax.chain(
             direction,
-            optax.masked(optax.add_decayed_weights(h.weight_decay, h.mask), matrices),
+            optax.masked(optax.add_decayed_weights(h.weight_decay, mask), matrices),
             optax.masked(optax.chain(decay_1d, optax.scale(h.lr_1d / h.lr_ref)), others),
             optax.scale_by_learning_rate(h.lr),
         )
@@ -294,11 +295,6 @@ def _check_schedules(owner: str, **given: Any) -> None:
     for name, value in given.items():
         if not callable(value):
             check_number(owner, name, value)
-
-
-def _check_mask(owner: str, mask: Any) -> None:
-    if not (callable(mask) or all(isinstance(x, bool | np.bool) for x in jax.tree.leaves(mask))):
-        raise _unknown(owner, 'mask', 'None, a tree of bools, or a function that gives one', mask)
 
 
 def _unknown(owner: str, name: str, allowed: str, got: Any) -> ValueError:

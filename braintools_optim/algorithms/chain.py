@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from ..hyper import Hyper
+from ..leaf import flat_values
+from ..slot import is_masked
+from ..state import path_name, plain_keys
 
-__all__ = ['descent']
+if TYPE_CHECKING:
+    from ..optimizer import OptaxOptimizer
+
+__all__ = ['descent', 'users_mask']
 
 
 def descent(
@@ -25,3 +34,52 @@ def descent(
     decay = optax.add_decayed_weights(h.weight_decay, mask)
     order = (direction, decay) if decoupled else (decay, direction)
     return optax.chain(*order, optax.scale_by_learning_rate(h.lr))
+
+
+def users_mask(optimizer: OptaxOptimizer, name: str, mask: Any) -> Callable[[Any], Any] | None:
+    """Return the mask of that name as a function of the tree that the chain sees of a group.
+
+    It raises where the mask does not fit the group. A function of the user's is given complex
+    numbers where the chain sees pairs of reals.
+    """
+    if mask is None:
+        return None
+
+    def fitting(tree: Any) -> Any:
+        owner = type(optimizer).__name__
+        said = mask(_complex_again(optimizer, tree)) if callable(mask) else mask
+        try:
+            jax.tree.map(lambda *_: None, said, tree)
+        except ValueError:
+            there, masked = map(_names, (tree, said))
+            raise ValueError(
+                f'{owner} has a {name} for {masked}, and a group with {there}: give a group its '
+                f'own by add_param_group(params, {name}=...), or a function that returns one for '
+                f'the parameters of any group.'
+            ) from None
+        return said
+
+    return fitting
+
+
+def _names(tree: Any) -> str:
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_masked)[0]]
+    shown = ', '.join(path_name(path) or 'all' for path in paths[:5])
+    return f'{shown} ...' if len(paths) > 5 else shown
+
+
+def _complex_again(optimizer: OptaxOptimizer, tree: Any) -> Any:
+    """Return a tree with complex numbers where it has pairs of reals in their place."""
+    if not optimizer.complex_as_real:
+        return tree
+    values = [x for s in optimizer.param_states for x in flat_values(s._value)[0]]
+    leaves = zip(optimizer._leaves, values, strict=True)
+    pairs = {leaf.path for leaf, value in leaves if jnp.iscomplexobj(value)}
+
+    def again(path: tuple, x: Any) -> Any:
+        if plain_keys(path) not in pairs or jnp.iscomplexobj(x):
+            return x
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return jax.lax.complex(wide[..., 0], wide[..., 1])
+
+    return jax.tree_util.tree_map_with_path(again, tree)

@@ -71,6 +71,12 @@ class Adafactor(OptaxOptimizer):
     ):
         if isinstance(eps, tuple | list) and eps and eps[0] is None:
             eps = (0.0, *eps[1:])
+        if isinstance(beta2_decay, tuple | list):
+            raise TypeError(
+                f'{type(self).__name__} takes a number for beta2_decay, got {beta2_decay!r}: by '
+                f"position its arguments are torch's; give braintools' by name, eps=..., "
+                f'clip_threshold=..., decay_rate=...'
+            )
         if decay_rate is not None:
             decay_rate = -check_number(type(self).__name__, 'decay_rate', decay_rate)
         super().__init__(

@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 import optax
 
+from ..fixed_chain import check_chain
 from ..hyper import UNIT, Hyper, check_range
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
@@ -60,11 +61,8 @@ class Lookahead(OptaxOptimizer):
         own |= {name: value for name, value in given.items() if value is not None}
         self.base_optimizer = base_optimizer
         if not isinstance(base_optimizer, OptaxOptimizer):
-            if not isinstance(base_optimizer, optax.GradientTransformation):
-                raise TypeError(
-                    f'{type(self).__name__} needs an optimizer or an optax.GradientTransformation '
-                    f'for base_optimizer, got {base_optimizer!r}.'
-                )
+            owner, hint = type(self).__name__, 'give one, such as Adam(1e-3)'
+            check_chain(owner, 'base_optimizer', base_optimizer, hint, 'an optimizer or ')
             self.complex_as_real = False
             super().__init__(**{'lr': 1.0, **own})
             return

@@ -7,11 +7,12 @@ from typing import Any, Unpack
 import jax.numpy as jnp
 import optax
 
-from ..hyper import Hyper
+from ..hyper import Hyper, check_mask
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_quad, scale_by_skew
+from .chain import descent, users_mask
 
 __all__ = ['Quad', 'Skew']
 
@@ -111,17 +112,15 @@ class Quad(OptaxOptimizer):
 
     def validate(self, h: Hyper) -> None:
         """Raise where an option is none that there is."""
+        check_mask(type(self).__name__, 'weight_decay_mask', h.weight_decay_mask)
         self.transform(h)
 
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """The whitened direction, then decay, then the step."""
         names = (*self._numbers, *self._flags)
         options = {name: getattr(h, name) for name in names if name not in _NOT_THE_SCALE}
-        return optax.chain(
-            self.scale(**options),
-            optax.add_decayed_weights(h.weight_decay, h.weight_decay_mask),
-            optax.scale_by_learning_rate(h.lr),
-        )
+        mask = users_mask(self, 'weight_decay_mask', h.weight_decay_mask)
+        return descent(h, self.scale(**options), decoupled=True, mask=mask)
 
 
 class Skew(Quad):

@@ -13,7 +13,7 @@ from ..schedules.cycle import last_restart
 from ..schedules.formula import evaluate
 from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler
 from .row import Row
-from .shown import LiveCount
+from .shown import live_count
 
 __all__ = [
     *('ConstantLR', 'CosineAnnealingLR', 'CosineAnnealingWarmRestarts', 'InverseSqrtLR'),
@@ -186,14 +186,14 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         super().__init__(base_lr, last_epoch, T_0=T_0, T_mult=T_mult, eta_min=eta_min)
 
     @property
-    def T_cur(self) -> LiveCount:  # noqa: N802  (torch's name)
+    def T_cur(self) -> Any:  # noqa: N802  (torch's name)
         """The epochs since the last restart."""
-        return LiveCount(lambda: self._cycle()[0])
+        return live_count(lambda: self._cycle()[0])
 
     @property
-    def T_i(self) -> LiveCount:  # noqa: N802
+    def T_i(self) -> Any:  # noqa: N802
         """The epochs from the last restart to the next."""
-        return LiveCount(lambda: self._cycle()[1])
+        return live_count(lambda: self._cycle()[1])
 
     def _cycle(self) -> tuple[Any, Any]:
         epoch = self._epoch()

@@ -208,13 +208,13 @@ class Scheduler(metaclass=_SchedulerType):
         """Go on to the next epoch."""
         self.step()
 
-    def _drive(self, progress: Progress, lrs: list) -> None:
+    def _drive(self, progress: Progress, lrs: list, by_hand: bool = False) -> None:
         """Give the optimizer its hyper-parameters."""
         if self.optimizer is not None:
             changes: dict[tuple[int, str], Any] = {
                 (i, 'lr'): lr for i, lr in enumerate(lrs[: len(self.optimizer._groups)])
             }
-            self.optimizer._assign(changes | self._settings(progress))
+            self.optimizer._assign(changes | self._settings(progress), by_hand)
 
     def _lrs(self) -> list:
         """Return the present learning rates."""

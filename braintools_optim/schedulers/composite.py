@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -294,7 +294,15 @@ class SequentialLR(Composite):
 
     __module__ = 'braintools_optim'
 
+    @overload  # the metaclass takes the optimizer off
+    def __init__(self, optimizer: OptaxOptimizer, *args: Any, **options: Any) -> None: ...
+
+    @overload
     def __init__(
+        self, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = ...
+    ) -> None: ...
+
+    def __init__(  # type: ignore[misc]
         self, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = 0
     ):
         at: list[Any] = list(milestones) if isinstance(milestones, list | tuple) else [milestones]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from .. import schedules
 from ..observe import is_tracer
@@ -128,7 +128,27 @@ class CyclicLR(MomentumCycle):
     schedule = schedules.cyclic
     torch_gives_base = True
 
+    @overload  # the metaclass takes the optimizer off
+    def __init__(self, optimizer: OptaxOptimizer, *args: Any, **options: Any) -> None: ...
+
+    @overload
     def __init__(
+        self,
+        base_lr: BaseRate = ...,
+        max_lr: Number = ...,
+        step_size_up: int = ...,
+        step_size_down: int | None = ...,
+        mode: str = ...,
+        gamma: Number = ...,
+        scale_fn: Callable | None = ...,
+        scale_mode: str = ...,
+        last_epoch: int = ...,
+        cycle_momentum: bool | None = ...,
+        base_momentum: Number = ...,
+        max_momentum: Number = ...,
+    ) -> None: ...
+
+    def __init__(  # type: ignore[misc]
         self,
         base_lr: BaseRate = OPTIMIZER_RATE,
         max_lr: Number = 0.01,
@@ -201,7 +221,28 @@ class OneCycleLR(MomentumCycle):
     schedule = schedules.one_cycle
     rebases = True
 
+    @overload  # the metaclass takes the optimizer off
+    def __init__(self, optimizer: OptaxOptimizer, *args: Any, **options: Any) -> None: ...
+
+    @overload
     def __init__(
+        self,
+        max_lr: Number = ...,
+        total_steps: int | None = ...,
+        epochs: int | None = ...,
+        steps_per_epoch: int | None = ...,
+        pct_start: Number = ...,
+        anneal_strategy: str = ...,
+        div_factor: float = ...,
+        final_div_factor: Number = ...,
+        last_epoch: int = ...,
+        three_phase: bool = ...,
+        cycle_momentum: bool | None = ...,
+        base_momentum: Number = ...,
+        max_momentum: Number = ...,
+    ) -> None: ...
+
+    def __init__(  # type: ignore[misc]
         self,
         max_lr: Number = 0.01,
         total_steps: int | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from ..observe import is_tracer
 from .base import Progress, Scheduler
@@ -41,7 +41,13 @@ class ParamScheduler(Scheduler):
 
     __module__ = 'braintools_optim'
 
-    def __init__(self, name: str, schedule: Any, last_epoch: int = 0):
+    @overload  # the metaclass takes the optimizer off
+    def __init__(self, optimizer: OptaxOptimizer, *args: Any, **options: Any) -> None: ...
+
+    @overload
+    def __init__(self, name: str, schedule: Any, last_epoch: int = ...) -> None: ...
+
+    def __init__(self, name: str, schedule: Any, last_epoch: int = 0):  # type: ignore[misc]
         super().__init__(last_epoch)
         if not isinstance(name, str):
             raise TypeError(

@@ -17,7 +17,7 @@ from .base import Progress, whole
 from .present import PresentRate
 from .rate import OPTIMIZER_RATE, BaseRate
 from .row import Row
-from .shown import LiveCount
+from .shown import live_count
 
 __all__ = ['ReduceLROnPlateau']
 
@@ -38,8 +38,8 @@ def _remembered(name: str, doc: str) -> property:
         )
         self._put(progress._replace(extra=extra))
 
-    def read(self: ReduceLROnPlateau) -> LiveCount:
-        return LiveCount(lambda: self._progress().extra[place], lambda new: write(self, new))
+    def read(self: ReduceLROnPlateau) -> Any:
+        return live_count(lambda: self._progress().extra[place], lambda new: write(self, new))
 
     return property(read, write, doc=doc)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..hyper import check_number
-from ..observe import is_tracer
+from ..observe import is_tracer, recorded
 from ..own_state import NumbersState
 from ..state import OptimState
 from .base import Progress, Scheduler
@@ -382,6 +382,11 @@ class LRScheduler(Scheduler):
         """Return the learning rate; given a count, minus it, for ``optax.scale_by_schedule``."""
         if count is None:
             return self._lrs()[0]
+        if self.optimizer is None and is_tracer(count) and not recorded():
+            raise ValueError(
+                f'this {type(self).__name__} drives no optimizer, so its present learning rate '
+                f'would stay in the compiled program: give it to the optimizer, too, as lr=.'
+            )
         running = self.optimizer._running_hyper() if self.optimizer is not None else None
         return -(running.lr if running is not None else self._lrs()[0])
 

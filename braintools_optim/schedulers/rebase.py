@@ -37,4 +37,5 @@ def assign_bases(scheduler: LRScheduler, values: Sequence) -> None:
     bases_now = bases[: len(optimizer._groups)]  # the others are for groups still to come
     with optimizer._undone_on_error():
         scheduler._rebase(bases)
-        scheduler._drive(scheduler._progress(), scheduler._adopt(bases_now, bases_now))
+        lrs = scheduler._adopt(bases_now, bases_now)
+        scheduler._drive(scheduler._progress(), lrs, by_hand=True)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import jax
 
-from ..groups import LiveNumber
+from ..number import live_number
 
 if TYPE_CHECKING:
     from .rate import LRScheduler
 
-__all__ = ['CurrentRates', 'Entries', 'LiveCount']
+__all__ = ['CurrentRates', 'Entries', 'live_count']
 
 
 class Entries(list):
@@ -48,20 +48,13 @@ def _plain_list(_: None, entries: Iterable) -> Any:
 jax.tree_util.register_pytree_node(Entries, lambda x: (list(x), None), _plain_list)
 
 
-class LiveCount(LiveNumber):
-    """What a scheduler counts, or has seen, as a number with ``.value``."""
+def live_count(read: Callable[[], Any], write: Callable[[Any], None] | None = None) -> Any:
+    """Return what a scheduler counts, or has seen, as a number with ``.value``."""
 
-    __module__ = 'braintools_optim'
-    __slots__ = ()
-
-    def __init__(self, read: Callable[[], Any], write: Callable[[Any], None] | None = None):
-        super().__init__(read, write or self._refuse)
-
-    def _refuse(self, value: Any) -> NoReturn:
+    def refuse(value: Any) -> NoReturn:
         raise AttributeError('this follows from the epoch: step(epoch) goes there.')
 
-    def __index__(self) -> int:
-        return self.value.__index__()
+    return live_number(read, write or refuse)
 
 
 class CurrentRates:

@@ -1,0 +1,70 @@
+"""Chains that are built once, given as ``tx=`` or by ``default_tx``: what they hold stays."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import optax
+
+from .hyper import Hyper, is_traced
+
+if TYPE_CHECKING:
+    from .optimizer import OptaxOptimizer
+
+__all__ = ['check_chain', 'refuse_decay', 'warn_of_unread', 'watched']
+
+
+def check_chain(owner: str, name: str, given: Any, hint: str, others: str = '') -> None:
+    """Raise for what is no optax transformation, nor what makes one; ``hint`` says what to do."""
+    if isinstance(given, optax.GradientTransformation):
+        return
+    if hasattr(given, 'gradient_transformation'):  # as optax.MultiSteps has it
+        hint = f'give {name}.gradient_transformation()'
+    what = f'the class {given.__name__}' if isinstance(given, type) else type(given).__name__
+    raise TypeError(
+        f'{owner} needs {others}an optax.GradientTransformation for {name}, got {what}; {hint}.'
+    )
+
+
+def refuse_decay(owner: str, h: Hyper) -> None:
+    """Raise for a weight decay beside a given chain."""
+    decay = getattr(h, 'weight_decay', 0.0)
+    if not is_traced(decay) and decay != 0.0:
+        raise ValueError(
+            f'{owner} runs the given tx as it is, so weight_decay={decay!r} would have no effect; '
+            f'put optax.add_decayed_weights into the chain.'
+        )
+
+
+def watched(optimizer: OptaxOptimizer, chain: Any) -> optax.GradientTransformation:
+    """Return a fixed chain that notes, where it is traced, whether it reads the learning rate."""
+
+    def update(*args: Any, **extra: Any) -> Any:
+        before, optimizer._rate_is_read = optimizer._rate_is_read, None
+        result = chain.update(*args, **extra)
+        optimizer._rate_is_read = bool(optimizer._rate_is_read or before)
+        if not optimizer._rate_is_read and _is_driven(optimizer):
+            warn_of_unread(optimizer)
+        return result
+
+    return chain._replace(update=update)
+
+
+def _is_driven(optimizer: OptaxOptimizer) -> bool:
+    """Whether somebody changes the learning rate, or wants another one for a group."""
+    first = optimizer._numbers['lr']
+    lrs = [group.number('lr') for group in optimizer._groups]
+    return not optimizer._lr_is_free or any(not is_traced(lr) and lr != first for lr in lrs)
+
+
+def warn_of_unread(optimizer: OptaxOptimizer) -> None:
+    """Warn that a learning rate which is driven has no effect."""
+    owner = type(optimizer).__name__
+    warnings.warn(
+        f'the chain of this {owner} does not read its learning rate, so schedulers and numbers '
+        f'assigned to it have no effect: end the chain in optax.scale_by_schedule(scheduler), of '
+        f'the scheduler that is given as lr=, or override transform(h).',
+        UserWarning,
+        stacklevel=2,
+    )
