@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from brainstate import State
 
+from .fixed_list import FixedList
 from .number import live_number
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
 
-__all__ = ['NoGroups', 'ParamGroup']
+__all__ = ['Groups', 'ParamGroup']
 
 
-class NoGroups(list):
-    """The groups of an optimizer without parameters; looking for one tells how it gets them."""
+class Groups(FixedList):
+    """The groups of an optimizer, as it shows them."""
 
-    def __init__(self, owner: str):
-        super().__init__()
+    def __init__(self, owner: str, groups: Iterable[ParamGroup]):
+        super().__init__(groups)
         self._owner = owner
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return super().__getitem__(index)
-        raise IndexError(
-            f'{self._owner} has no parameter groups yet; call register_trainable_weights first.'
+        if not self and not isinstance(index, slice):
+            raise IndexError(
+                f'{self._owner} has no parameter groups yet; call register_trainable_weights first.'
+            )
+        return super().__getitem__(index)
+
+    def how_to(self) -> str:
+        """Return what to do instead."""
+        return (
+            f'the groups of {self._owner} cannot be changed in this list: add_param_group adds '
+            f'one, and none can be taken away; its numbers are assigned as group[name] = number.'
         )
 
 

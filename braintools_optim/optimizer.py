@@ -18,7 +18,7 @@ from .chunks import leafwise
 from .closure import step_with_functions
 from .decay import check_decay_mask
 from .fixed_chain import check_chain, refuse_decay, watched
-from .groups import NoGroups, ParamGroup
+from .groups import Groups, ParamGroup
 from .habits import refuse_parameters, refuse_rate, refuse_torch_group
 from .hyper import Hyper, check_flag, check_number, entry_of, is_zero
 from .leaf import Leaf, checked_dtype, flat_values, leaves_of
@@ -411,7 +411,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     @property
     def param_groups(self) -> list[ParamGroup]:
         """The parameter groups; empty until parameters are registered."""
-        return list(self._groups) if len(self.param_states) else NoGroups(type(self).__name__)
+        return Groups(type(self).__name__, self._groups if len(self.param_states) else [])
 
     # ---- stepping ------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 import pickle
 
 import brainstate
+import jax
 import jax.numpy as jnp
 import optax
 import pytest
@@ -307,6 +308,22 @@ def test_what_is_no_mistake():
     opt = bo.Lookahead(bo.Adam(0.1))  # an optimizer is no model
     opt.note = 'anything'
     assert opt.note == 'anything'
+
+
+def test_groups_change_through_the_optimizer():
+    opt = ready()
+    for change in (
+        lambda groups: groups.append({'params': []}),
+        lambda groups: groups.clear(),
+        lambda groups: groups.pop(),
+        lambda groups: groups.__setitem__(0, {'lr': 0.1}),
+        lambda groups: groups.__delitem__(0),
+    ):
+        with pytest.raises(TypeError, match='groups of Adam.*add_param_group'):
+            change(opt.param_groups)
+        assert len(opt.param_groups) == 1
+    assert type(opt.param_groups + []) is list and opt.param_groups[:] == opt.param_groups
+    assert [type(g) for g in jax.tree.leaves(opt.param_groups)] == [bo.ParamGroup]
 
 
 @pytest.mark.parametrize(

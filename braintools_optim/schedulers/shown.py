@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import jax
-
+from ..fixed_list import FixedList
 from ..number import live_number
 
 if TYPE_CHECKING:
@@ -15,37 +14,25 @@ if TYPE_CHECKING:
 __all__ = ['CurrentRates', 'Entries', 'live_count']
 
 
-class Entries(list):
+class Entries(FixedList):
     """Numbers of a scheduler as a list; an entry that is assigned reaches the scheduler."""
 
     def __init__(self, values: Sequence, write: Callable[[list], None]):
         super().__init__(values)
         self._write = write
 
-    def __setitem__(self, index: Any, value: Any) -> None:
+    def __setitem__(self, index: Any, value: Any) -> None:  # type: ignore[override]
         new = list(self)
         new[index] = value
         self._write(new)
-        super().__setitem__(index, value)
+        list.__setitem__(self, index, value)
 
-    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError(
+    def how_to(self) -> str:
+        """Return what to do instead."""
+        return (
             f"the entries of a scheduler's {list(self)} can be assigned, and nothing added, "
             f'removed or moved.'
         )
-
-    append = extend = insert = pop = remove = clear = sort = reverse = _refuse
-    __delitem__ = __iadd__ = __imul__ = _refuse
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        return list, (list(self),)
-
-
-def _plain_list(_: None, entries: Iterable) -> Any:
-    return list(entries)
-
-
-jax.tree_util.register_pytree_node(Entries, lambda x: (list(x), None), _plain_list)
 
 
 def live_count(read: Callable[[], Any], write: Callable[[Any], None] | None = None) -> Any:
