@@ -23,6 +23,7 @@ __all__ = [
     'Hyper',
     'HyperTable',
     'Range',
+    'check_count',
     'check_flag',
     'check_mask',
     'check_number',
@@ -159,6 +160,16 @@ def check_range(owner: str, name: str, number: Any, allowed: Range) -> None:
     """Raise ValueError if a number is known and not allowed."""
     if not is_traced(number) and number not in allowed:  # nan is in no range
         raise ValueError(f'{owner} needs {name} in {allowed}, got {name}={number!r}.')
+
+
+def check_count(owner: str, name: str, value: Any, least: int = 0) -> int:
+    """Return an integer that is large enough, or raise."""
+    message = f'{owner} needs an integer >= {least} for {name}, got {value!r}.'
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(message)
+    if value < least:
+        raise ValueError(message)
+    return int(value)
 
 
 def check_flag(owner: str, name: str, value: Any, like: Any) -> Any:

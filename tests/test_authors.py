@@ -389,6 +389,6 @@ def test_a_wrong_alpha_of_a_group_is_refused():
     opt, _, _ = over(bo.SGD(0.1))
     with pytest.raises(ValueError, match=r'Lookahead needs alpha in \[0, 1\], got alpha=1.5'):
         opt.param_groups[1]['alpha'] = 1.5
-    with pytest.raises(ValueError, match='Lookahead needs sync_period >= 1, got sync_period=0'):
+    with pytest.raises(ValueError, match='Lookahead needs an integer >= 1 for sync_period, got 0'):
         opt.add_param_group({'x': ParamState(jnp.ones(1))}, sync_period=0)
     assert opt.param_groups[1]['alpha'] == 0.5 and len(opt.param_groups) == 2

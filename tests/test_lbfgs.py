@@ -770,9 +770,9 @@ def test_what_step_refuses():
 @pytest.mark.parametrize(
     ('kwargs', 'error', 'says'),
     [
-        ({'memory_size': 0}, ValueError, 'memory_size >= 1, got memory_size=0'),
+        ({'memory_size': 0}, ValueError, 'integer >= 1 for memory_size, got 0'),
         ({'memory_size': 2.5}, TypeError, 'integer >= 1 for memory_size, got 2.5'),
-        ({'max_iter': 0}, ValueError, 'max_iter >= 1'),
+        ({'max_iter': 0}, ValueError, 'integer >= 1 for max_iter, got 0'),
         ({'max_iter': 'x'}, TypeError, "integer >= 1 for max_iter, got 'x'"),
         ({'max_eval': True}, TypeError, 'integer >= 1 for max_eval, got True'),
         ({'tolerance_grad': -1.0}, ValueError, r'tolerance_grad in \[0, inf\), got'),

@@ -10,7 +10,7 @@ import jax
 import optax
 
 from ..gradient import match_gradients
-from ..hyper import UNIT, Hyper, check_mask, check_number, check_range, is_zero
+from ..hyper import UNIT, Hyper, check_count, check_mask, check_number, check_range, is_zero
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
@@ -93,13 +93,12 @@ class AdEMAMix(OptaxOptimizer):
 
     def validate(self, h: Hyper) -> None:
         """Raise where an option is none that there is."""
-        owner, offset = type(self).__name__, h.step_offset
+        owner = type(self).__name__
         _check_schedules(owner, b3=h.b3, alpha=h.alpha)
         check_mask(owner, 'mask', h.mask)
         if h.b3_start is not None:
             check_range(owner, 'b3_start', check_number(owner, 'b3_start', h.b3_start), UNIT)
-        if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
-            raise _unknown(owner, 'step_offset', 'an integer >= 0', offset)
+        check_count(owner, 'step_offset', h.step_offset)
 
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """The mixed direction, then decay, then the step."""

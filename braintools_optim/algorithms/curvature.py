@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import optax
 
 from ..closure import step_by_closure
-from ..hyper import Hyper
+from ..hyper import Hyper, check_count
 from ..objective import GroupView, number_of
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
@@ -85,11 +85,7 @@ class LBFGS(OptaxOptimizer):
         """Raise where sizes are no positive integers, or the line search is unknown."""
         owner = type(self).__name__
         for name in ('memory_size', 'max_iter', 'max_eval'):
-            value = getattr(h, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f'{owner} needs an integer >= 1 for {name}, got {value!r}.')
-            if value < 1:
-                raise ValueError(f'{owner} needs {name} >= 1, got {name}={value}.')
+            check_count(owner, name, getattr(h, name), 1)
         search = h.linesearch
         if search not in tuple(_SEARCHES) and not isinstance(search, optax.GradientTransformation):
             names = ', '.join(map(repr, _SEARCHES))

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import optax
 
 from ..fixed_chain import check_chain
-from ..hyper import UNIT, Hyper, check_range
+from ..hyper import UNIT, Hyper, check_count, check_range
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
@@ -129,11 +129,8 @@ class Lookahead(OptaxOptimizer):
 
     def validate(self, h: Hyper) -> None:
         """Raise where there is nothing to count to, or the base optimizer would."""
-        owner, period = type(self).__name__, h.sync_period
-        if isinstance(period, bool) or not isinstance(period, int):
-            raise TypeError(f'{owner} needs an integer >= 1 for sync_period, got {period!r}.')
-        if period < 1:
-            raise ValueError(f'{owner} needs sync_period >= 1, got sync_period={period}.')
+        owner = type(self).__name__
+        check_count(owner, 'sync_period', h.sync_period, 1)
         check_range(owner, 'alpha', h.alpha, UNIT)
         if isinstance(self.base_optimizer, OptaxOptimizer):
             self.base_optimizer.validate(self._base_values(h))

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..hyper import check_count
 from .atomic import sweep
 from .background import Saving
 from .errors import CheckpointError, CorruptCheckpoint
@@ -79,12 +80,8 @@ class Checkpointer:
         background: bool = False,
     ):
         for name, count, least in (('keep', keep, 1), ('keep_best', keep_best, 0)):
-            if count is None and name == 'keep':
-                continue
-            if isinstance(count, bool) or not isinstance(count, int) or count < least:
-                raise ValueError(
-                    f'Checkpointer needs an integer >= {least} for {name}, got {count!r}.'
-                )
+            if count is not None or name != 'keep':
+                check_count('Checkpointer', name, count, least)
         if mode not in ('min', 'max'):
             raise ValueError(f"Checkpointer needs 'min' or 'max' for mode, got {mode!r}.")
         self.directory = Path(os.path.abspath(directory))
@@ -158,9 +155,9 @@ class Checkpointer:
         metric : float, optional
             How good it is.
         """
-        if isinstance(step, bool) or not hasattr(step, '__index__') or step < 0:
-            raise ValueError(f'Checkpointer.save needs an integer >= 0 for step, got {step!r}.')
-        step = step.__index__()
+        if not isinstance(step, bool) and hasattr(step, '__index__'):  # an array, too
+            step = step.__index__()
+        step = check_count('Checkpointer.save', 'step', step)
         metric = None if metric is None else float(metric)
         self.wait()
         score = '' if metric is None else f'.metric-{metric!r}'

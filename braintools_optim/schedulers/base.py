@@ -13,7 +13,7 @@ from brainstate import State
 
 from ..checkpoint.errors import IncompatibleCheckpoint
 from ..habits import is_ours, refuse_stray
-from ..hyper import Range, check_number
+from ..hyper import Range, check_count, check_number
 from ..observe import in_loop, is_tracer, recorded
 from ..own_state import put_value, undone_on_error
 from ..signature import suggestion
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..groups import ParamGroup
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['Progress', 'Scheduler', 'call_or_each', 'whole']
+__all__ = ['Progress', 'Scheduler', 'call_or_each']
 
 EPOCHS = Range(0.0, 2.0**31, open_high=True)
 
@@ -115,13 +115,10 @@ class Scheduler(metaclass=_SchedulerType):
     torch_gives_base = False  # whether torch's constructor, too, takes a base_lr
 
     def __init__(self, last_epoch: int = 0):
-        owner = type(self).__name__
-        whole = isinstance(last_epoch, int | np.integer) and not isinstance(last_epoch, bool)
-        if not is_tracer(last_epoch) and (not whole or last_epoch < -1):
-            raise ValueError(f'{owner} needs an integer >= 0 for last_epoch, got {last_epoch!r}.')
         self.optimizer: OptaxOptimizer | None = None
-        # torch's -1 is the epoch before the first.
-        first = last_epoch if is_tracer(last_epoch) else np.int32(max(last_epoch, 0))
+        first: Any = last_epoch
+        if not is_tracer(last_epoch):  # torch's -1 is the epoch before the first
+            first = np.int32(max(check_count(type(self).__name__, 'last_epoch', last_epoch, -1), 0))
         self.last_epoch = OptimState(first)
 
     # ---- what a kind of scheduler defines ------------------------------------------------
@@ -276,7 +273,7 @@ class Scheduler(metaclass=_SchedulerType):
 
         The first row is the present. There is a column for each group.
         """
-        n = whole(type(self).__name__, 'n', n)
+        n = check_count(type(self).__name__, 'n', n)
         progress, lrs = self._progress(), self._lrs()
         rows = [self._shown(progress, lrs)]
         for _ in range(n - 1):
@@ -394,15 +391,6 @@ def _copied(x: Any, memo: Mapping[int, Any]) -> Any:
     if type(x) is dict:
         return {k: _copied(v, memo) for k, v in x.items()}
     return type(x)(_copied(v, memo) for v in x) if type(x) in (list, tuple, set) else x
-
-
-def whole(owner: str, name: str, value: Any) -> int:
-    """Return an integer >= 0, or raise."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f'{owner} needs an integer >= 0 for {name}, got {value!r}.')
-    if value < 0:
-        raise ValueError(f'{owner} needs an integer >= 0 for {name}, got {value!r}.')
-    return int(value)
 
 
 def call_or_each(owner: str, name: str, given: Any) -> list[Callable]:

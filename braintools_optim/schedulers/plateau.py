@@ -9,11 +9,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..hyper import Range, check_number
+from ..hyper import Range, check_count, check_number
 from ..observe import is_tracer
 from ..own_state import NumbersState, put_value
 from ..state import OptimState
-from .base import Progress, whole
+from .base import Progress
 from .present import PresentRate
 from .rate import OPTIMIZER_RATE, BaseRate
 from .row import Row
@@ -32,7 +32,7 @@ def _remembered(name: str, doc: str) -> property:
         progress, owner = self._progress(), type(self).__name__
         extra = list(progress.extra)
         extra[place] = (
-            whole(owner, name, value)
+            check_count(owner, name, value)
             if place
             else check_number(owner, name, value, allowed=Range())
         )
@@ -92,9 +92,9 @@ class ReduceLROnPlateau(PresentRate):
         super().__init__(base_lr, last_epoch, numbers=numbers)
         self._fixed = {
             'mode': one_of('mode', mode, ('min', 'max')),
-            'patience': whole('ReduceLROnPlateau', 'patience', patience),
+            'patience': check_count('ReduceLROnPlateau', 'patience', patience),
             'threshold_mode': one_of('threshold_mode', threshold_mode, ('rel', 'abs')),
-            'cooldown': whole('ReduceLROnPlateau', 'cooldown', cooldown),
+            'cooldown': check_count('ReduceLROnPlateau', 'cooldown', cooldown),
         }
         self._best = NumbersState([self.mode_worse])
         self._bad_epochs = OptimState(np.int32(0))
