@@ -780,11 +780,15 @@ def test_what_step_refuses():
         ({'linesearch': 'wolfe'}, ValueError, "'strong_wolfe'.*'zoom'.*got 'wolfe'"),
         ({'linesearch': 3}, ValueError, 'linesearch, got 3'),
         ({'scale_init_precond': 1}, TypeError, 'True or False for scale_init_precond, got 1'),
-        ({'memory_size': 5, 'history_size': 7}, ValueError, 'memory_size=5 and history_size=7'),
+        (
+            {'memory_size': 5, 'history_size': 7},
+            ValueError,
+            'memory_size and history_size: got 5 and 7',
+        ),
         (
             {'linesearch': 'zoom', 'line_search_fn': 'strong_wolfe'},
             ValueError,
-            "linesearch='zoom' and line_search_fn='strong_wolfe'",
+            "linesearch and line_search_fn: got 'zoom' and 'strong_wolfe'",
         ),
     ],
 )

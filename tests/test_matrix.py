@@ -41,7 +41,7 @@ def test_adafactor_takes_the_names_of_braintools():
 @pytest.mark.parametrize(
     ('options', 'words'),
     [
-        ({'d': 2.0, 'clip_threshold': 3.0}, ['d, clip_threshold', '2.0', '3.0']),
+        ({'d': 2.0, 'clip_threshold': 3.0}, ['d and clip_threshold', '2.0', '3.0']),
         ({'beta2_decay': -0.5, 'decay_rate': 0.6}, ['beta2_decay', '-0.5', '-0.6']),
         ({'clip_threshold': 0.5}, ['d in [1, inf]', '0.5']),
         ({'decay_rate': -0.5}, ['beta2_decay in (-inf, 0]', '0.5']),

@@ -17,6 +17,7 @@ from ..signature import CommonOptions
 from ..step import flattened
 from ..transforms import alpha_scheduler, beta3_scheduler, scale_by_ademamix, scale_by_mars
 from ..transforms.mars import CLIPS, VARIANTS, is_matrix
+from .arguments import not_allowed
 from .chain import descent, users_mask
 
 __all__ = ['AdEMAMix', 'Mars']
@@ -209,7 +210,7 @@ class Mars(OptaxOptimizer):
         check_mask(owner, 'mask', h.mask)
         for name, allowed in (('variant', VARIANTS), ('clip', CLIPS), ('ns_dtype', _FLOATS)):
             if getattr(h, name) not in allowed:
-                raise _unknown(owner, name, f'one of {allowed}', getattr(h, name))
+                raise not_allowed(owner, name, f'one of {allowed}', getattr(h, name))
         if not h.optimize_1d and is_zero(h.lr_ref):
             raise ValueError(
                 f'{owner} needs lr_ref > 0, got 0: give the learning rate at which lr_1d holds, '
@@ -294,7 +295,3 @@ def _check_schedules(owner: str, **given: Any) -> None:
     for name, value in given.items():
         if not callable(value):
             check_number(owner, name, value)
-
-
-def _unknown(owner: str, name: str, allowed: str, got: Any) -> ValueError:
-    return ValueError(f'{owner} needs {allowed} for {name}, got {got!r}.')

@@ -15,6 +15,7 @@ from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..state import nest
 from ..transforms import descend, scale_by_strong_wolfe, step_by_lbfgs
+from .arguments import one_of_two
 
 __all__ = ['LBFGS']
 
@@ -71,9 +72,13 @@ class LBFGS(OptaxOptimizer):
             max_eval = max_iter * 5 // 4
         super().__init__(
             lr=lr,
-            memory_size=_agreed('memory_size', memory_size, 10, 'history_size', history_size),
+            memory_size=one_of_two(
+                'LBFGS', 'memory_size and history_size', memory_size, 10, history_size
+            ),
             scale_init_precond=scale_init_precond,
-            linesearch=_agreed('linesearch', linesearch, None, 'line_search_fn', line_search_fn),
+            linesearch=one_of_two(
+                'LBFGS', 'linesearch and line_search_fn', linesearch, None, line_search_fn
+            ),
             max_iter=max_iter,
             max_eval=max_eval,
             tolerance_grad=tolerance_grad,
@@ -218,15 +223,3 @@ _SEARCHES: dict[Any, Callable[[Hyper], Any]] = {
     'zoom': lambda h: optax.scale_by_zoom_linesearch(_STEPS, initial_guess_strategy='one'),
     'backtracking': lambda h: optax.scale_by_backtracking_linesearch(_STEPS, store_grad=True),
 }
-
-
-def _agreed(name: str, value: Any, default: Any, torch_name: str, torch_value: Any) -> Any:
-    """Return an argument that was given by braintools' name or by torch's."""
-    if torch_value is None or value == torch_value:
-        return value
-    if value != default:
-        raise ValueError(
-            f'{name} and {torch_name} mean the same in LBFGS, got {name}={value!r} and '
-            f'{torch_name}={torch_value!r}; give one of them.'
-        )
-    return torch_value

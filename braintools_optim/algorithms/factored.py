@@ -12,6 +12,7 @@ from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_adafactor
+from .arguments import one_of_two
 
 __all__ = ['Adafactor']
 
@@ -81,9 +82,11 @@ class Adafactor(OptaxOptimizer):
             decay_rate = -check_number(type(self).__name__, 'decay_rate', decay_rate)
         super().__init__(
             lr=1e-2 if lr is None else lr,
-            beta2_decay=_one(beta2_decay, -0.8, decay_rate, 'beta2_decay, -decay_rate'),
+            beta2_decay=one_of_two(
+                'Adafactor', 'beta2_decay and -decay_rate', beta2_decay, -0.8, decay_rate
+            ),
             eps=eps,
-            d=_one(d, 1.0, clip_threshold, 'd, clip_threshold'),
+            d=one_of_two('Adafactor', 'd and clip_threshold', d, 1.0, clip_threshold),
             weight_decay=weight_decay,
             beta1=0.0 if beta1 is None else beta1,
             factored=factored,
@@ -110,15 +113,3 @@ class Adafactor(OptaxOptimizer):
     def decay_rate(self) -> Any:
         """braintools' ``-beta2_decay``."""
         return -self.beta2_decay
-
-
-def _one(value: Any, default: float, alias: Any, names: str) -> Any:
-    """Return the number that was given under either name."""
-    if alias is None:
-        return value
-    if value not in (default, alias):
-        raise ValueError(
-            f'Adafactor needs one number for ({names}), got {value!r} and {alias!r}; they are '
-            f'two names of it, give one.'
-        )
-    return alias

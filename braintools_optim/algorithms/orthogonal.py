@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Unpack
 
 import optax
 
@@ -12,6 +12,7 @@ from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import Reshape, scale_by_muon
+from .arguments import not_allowed
 
 __all__ = ['Muon']
 
@@ -86,13 +87,15 @@ class Muon(OptaxOptimizer):
         """Raise where an option is none that there is."""
         steps = h.ns_steps
         if isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps < 100:
-            raise _unknown('ns_steps', 'an integer in [0, 100)', steps)
+            raise not_allowed('Muon', 'ns_steps', 'an integer in [0, 100)', steps)
         if h.adjust_lr_fn not in (None, 'original', 'match_rms_adamw'):
-            raise _unknown('adjust_lr_fn', "None, 'original' or 'match_rms_adamw'", h.adjust_lr_fn)
+            raise not_allowed(
+                'Muon', 'adjust_lr_fn', "None, 'original' or 'match_rms_adamw'", h.adjust_lr_fn
+            )
         if not (callable(h.reshape) or h.reshape in (None, 'last', 'first')):
-            raise _unknown('reshape', "None, 'last', 'first' or a function", h.reshape)
+            raise not_allowed('Muon', 'reshape', "None, 'last', 'first' or a function", h.reshape)
         if h.ns_dtype not in (None, 'bfloat16', 'float16', 'float32', 'float64'):
-            raise _unknown('ns_dtype', "None or a float dtype's name", h.ns_dtype)
+            raise not_allowed('Muon', 'ns_dtype', "None or a float dtype's name", h.ns_dtype)
 
     @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
@@ -105,7 +108,3 @@ class Muon(OptaxOptimizer):
             optax.add_decayed_weights(h.weight_decay),
             optax.scale_by_learning_rate(h.lr),
         )
-
-
-def _unknown(name: str, allowed: str, got: Any) -> ValueError:
-    return ValueError(f'Muon needs {allowed} for {name}, got {got!r}.')

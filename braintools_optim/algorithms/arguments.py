@@ -1,0 +1,27 @@
+"""What several constructors do with their arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ['not_allowed', 'one_of_two']
+
+
+def not_allowed(owner: str, name: str, allowed: str, got: Any) -> ValueError:
+    """Return the error that says what an option may be."""
+    return ValueError(f'{owner} needs {allowed} for {name}, got {got!r}.')
+
+
+def one_of_two(owner: str, names: str, value: Any, default: Any, other: Any) -> Any:
+    """Return what was given under the first of two names, which mean the same, or the other.
+
+    The first one has a default, the other is None if it was not given.
+    """
+    if other is None or value == other:
+        return value
+    if value != default:
+        raise ValueError(
+            f'{owner} has two names for one argument, {names}: got {value!r} and {other!r}; give '
+            f'one of them.'
+        )
+    return other
