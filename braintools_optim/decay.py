@@ -36,8 +36,6 @@ def decays(mask: Any, path: Keys, name: str) -> bool:
         if not isinstance(said, Mapping) or key not in said:
             break
         said = said[key]
-    if said is None:
-        return True
     if not isinstance(said, bool | np.bool):
         raise TypeError(
             f'decay_mask must say True or False for parameter {name!r}, or for what it is in, got '

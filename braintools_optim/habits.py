@@ -65,6 +65,8 @@ ARGUMENTS: dict[str, str] = {
     'differentiable': ONE_PROGRAM,
     'clipnorm': 'It is grad_clip_norm here.',
     'clipvalue': 'It is grad_clip_value here.',
+    'mask': 'It is decay_mask here.',
+    'weight_decay_mask': 'It is decay_mask here.',
     'max_grad_norm': 'It is grad_clip_norm here.',
     'scheduler': A_RATE,
     'lr_scheduler': A_RATE,

@@ -213,8 +213,7 @@ def leaves_of(
     decay_mask: Any,
 ) -> list[Leaf]:
     """Return the leaves of every registered State, checked."""
-    if callable(decay_mask):
-        decay_mask = decay_mask(manager.to_pytree_value())
+    mask = decay_mask(manager.to_pytree_value()) if callable(decay_mask) else decay_mask
     found = []
     for position, (path, state) in enumerate(manager.get_flattened()):
         inner, _ = jax.tree_util.tree_flatten_with_path(state.value, is_leaf=is_unit_leaf)
@@ -236,7 +235,8 @@ def leaves_of(
                 state_dtype=state_dtype,
             )
             leaf.check(value)
-            found.append(replace(leaf, decays=decays(decay_mask, leaf.path, leaf.name)))
+            said = decay_mask is None or decays(mask, leaf.path, leaf.name)
+            found.append(replace(leaf, decays=said))
     return found
 
 

@@ -18,6 +18,8 @@ __all__ = ['describe']
 def describe(optimizer: OptaxOptimizer) -> str:
     """Return the optimizer as a table: its groups, their sizes, values and state."""
     options = [f'{k}={_number(getattr(optimizer, k))}' for k, v in optimizer._options.items() if v]
+    options += ['skip_nonfinite=True'] if optimizer.skip_nonfinite else []
+    options += [] if optimizer.decay_mask is None else ['with a decay_mask']
     head = type(optimizer).__name__
     if not optimizer.param_groups:
         values = [f'{k}={_number(getattr(optimizer, k))}' for k in optimizer._numbers if k != 'lr']

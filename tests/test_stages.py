@@ -184,7 +184,7 @@ def test_a_mask_of_the_decay_everywhere():
     np.testing.assert_array_equal(params['scale'].value, after['scale'])
     opt.step({'scale': zeros['scale']})  # none that decays has a gradient
     assert optax.tree.get(opt.opt_state.value, 'leaf_counts').tolist() == [3, 3, 3]
-    assert opt.decay_mask is matrices
+    assert opt.decay_mask is matrices and 'with a decay_mask' in repr(opt)
 
 
 def test_what_all_parameters_share_is_counted_once():
@@ -220,6 +220,11 @@ def test_masks_that_say_nothing_are_refused():
     with pytest.raises(TypeError, match="for parameter 'layer.bias'"):
         opt.register_trainable_weights(params)
     assert len(opt.param_states) == 0
+    for wrong in (5, [True], lambda values: None):
+        with pytest.raises(TypeError, match='decay_mask must say True or False'):
+            bo.AdamW(0.1, decay_mask=wrong).register_trainable_weights(model())
+    with pytest.raises(TypeError, match="no argument 'mask'.*It is decay_mask here"):
+        bo.AdamW(0.1, mask=matrices)
     for make, words in (
         (lambda: bo.AdEMAMix(0.1, decay_mask=matrices), 'it is mask here'),
         (lambda: bo.Quad(0.1, decay_mask=matrices), 'it is weight_decay_mask here'),
