@@ -9,7 +9,7 @@ import json
 from on_mesh import complaints_of
 
 STEPS = 3
-OPTIMIZERS = ['SGD', 'Adam', 'LBFGS', 'tx']
+OPTIMIZERS = ['SGD', 'Adam', 'AdamW', 'LBFGS', 'tx']
 ROADS = ['eager', 'jit', 'for_loop']
 
 
@@ -123,9 +123,13 @@ def main():
     make = {
         'SGD': lambda: bo.SGD(0.1, momentum=0.9, weight_decay=0.01, grad_clip_norm=1.0),
         'Adam': lambda: bo.Adam(0.1, amsgrad=True, grad_clip_value=0.5),
+        'AdamW': lambda: bo.AdamW(0.1, skip_nonfinite=True, decay_mask=matrices),
         'LBFGS': lambda: bo.LBFGS(0.1, memory_size=3),
         'tx': lambda: bo.OptaxOptimizer(tx=optax.adamw(0.1)),
     }
+
+    def matrices(tree):
+        return jax.tree.map(lambda x: x.ndim > 1, tree)
 
     def train(opt, grads, road):
         if road == 'for_loop':
