@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 __all__ = ['live_number', 'plain_number']
@@ -27,7 +28,17 @@ class _Live:
         self._write(new)  # type: ignore[attr-defined]
 
 
-class LiveFloat(_Live, float):
+class _Python(_Live):
+    """What makes a number of Python live."""
+
+    __slots__ = ()
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *args: Any, **options: Any) -> Any:
+        # NumPy widens a float32 array by what is not quite a float.
+        return getattr(ufunc, method)(*map(plain_number, args), **options)
+
+
+class LiveFloat(_Python, float):
     """A float with ``.value``."""
 
     __slots__ = _WAYS
@@ -36,7 +47,7 @@ class LiveFloat(_Live, float):
         return float, (float(self),)
 
 
-class LiveInt(_Live, int):
+class LiveInt(_Python, int):
     """An integer with ``.value``."""
 
     def __reduce__(self) -> Any:
@@ -44,9 +55,13 @@ class LiveInt(_Live, int):
 
 
 class LiveTracer(_Live):
-    """A number that is known when a traced program runs, with ``.value`` and arithmetic."""
+    """A number that is known when a traced program runs, with ``.value`` and arithmetic.
+
+    Functions that JAX transforms take it as the array that it was, and return that.
+    """
 
     __slots__ = ('_was', *_WAYS)
+    __array_priority__ = 1000  # a tracer's: NumPy's arrays leave the arithmetic to it
 
     def __init__(self, was: Any):
         self._was = was
@@ -75,6 +90,8 @@ for _name in (
     *('eq', 'ne', 'lt', 'le', 'gt', 'ge', 'float', 'bool', 'array', 'index', 'int', 'hash'),
 ):
     setattr(LiveTracer, f'__{_name}__', _delegate(f'__{_name}__'))
+
+jax.tree_util.register_pytree_node(LiveTracer, lambda x: ((x._was,), None), lambda _, was: was[0])
 
 
 def live_number(read: Callable[[], Any], write: Callable[[Any], None]) -> Any:

@@ -74,6 +74,41 @@ def test_jax_takes_it_as_a_float():
     assert len(traces) == 1
 
 
+def test_numpy_takes_it_as_a_number_of_python():
+    lr = ready().param_groups[0]['lr']
+    scheduler = bo.ReduceLROnPlateau(0.1)
+    for metric in (1.0, 2.0):
+        scheduler.step(metric)
+    bad, array, small = scheduler.num_bad_epochs, np.ones(2, np.float32), np.ones(2, np.int8)
+    for made in (array * lr, lr * array, np.float32(2) * lr, array**lr, np.clip(array, 0, lr)):
+        assert made.dtype == np.float32
+    assert (array * bad).dtype == np.float32 and (small * bad).dtype == np.int8
+    array *= lr
+    np.testing.assert_array_equal(array, [0.25, 0.25])
+    assert np.asarray([lr, lr]).dtype == np.float64
+
+
+@pytest.mark.parametrize('transform', [lambda f: f, jit], ids=['eager', 'jit'])
+@pytest.mark.parametrize(
+    'use',
+    [
+        lambda lr: lr,
+        lambda lr: jnp.sqrt(lr) ** 2,
+        lambda lr: jnp.where(lr > 0, lr, 1.0),
+        lambda lr: jnp.multiply(jnp.ones(()), lr),
+        lambda lr: jax.lax.cond(lr > 0, lambda x: x * 1, lambda x: x * 2, lr),
+        lambda lr: jax.jit(lambda x: x * 1)(lr),
+        lambda lr: jax.grad(lambda x: x * x)(lr) / 2,
+        lambda lr: np.ones((), np.float32) * lr,
+        lambda lr: (np.ones(2, np.float32) * lr)[0],
+    ],
+)
+def test_functions_take_it_and_return_it(transform, use):
+    opt = ready()
+    made = transform(lambda: use(opt.param_groups[0]['lr']))()
+    np.testing.assert_allclose(made, 0.25)
+
+
 @pytest.mark.parametrize('transform', [lambda f: f, jit], ids=['eager', 'jit'])
 def test_it_is_stored_as_a_plain_number(transform):
     opt = ready()
