@@ -141,7 +141,7 @@ def _compute(
     (value, (loss, written)), grads = jax.value_and_grad(evaluate, has_aux=True)(arrays)
     finite = stepper.all_finite([value, *grads])
     found = stepper._clipped(grads, numbers[0])
-    value_fn = view.objective(lambda held: objective(held, others)[0])
+    value_fn = view.objective(lambda given: objective(given, others)[0])
     own = {name: numbers[group.index][name] for name in optimizer._numbers}
     h = Hyper(own, group.flags, group.unused)
 

@@ -42,7 +42,11 @@ def watched(optimizer: OptaxOptimizer, chain: Any) -> optax.GradientTransformati
 
     def update(*args: Any, **extra: Any) -> Any:
         before, optimizer._rate_is_read = optimizer._rate_is_read, None
-        result = chain.update(*args, **extra)
+        try:
+            result = chain.update(*args, **extra)
+        except BaseException:  # nothing was learnt
+            optimizer._rate_is_read = before
+            raise
         optimizer._rate_is_read = bool(optimizer._rate_is_read or before)
         if not optimizer._rate_is_read and _is_driven(optimizer):
             warn_of_unread(optimizer)

@@ -38,6 +38,8 @@ WAYS: dict[str, str] = {
     'scheduler': 'the scheduler is lr, those that were added are in schedulers',
     'step_epoch': 'schedulers are stepped: lr.step()',
     'defaults': 'each number is an attribute, such as current_lr, and an entry of param_groups[i]',
+    'register_step_pre_hook': 'do it before step(grads), or in a subclass that overrides step',
+    'register_step_post_hook': 'do it after step(grads), or in a subclass that overrides step',
     'clip_grad_norm_': 'construct it with grad_clip_norm=1.0',
 }
 """Attributes of other libraries' optimizers, and what to do instead."""

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .number import plain_number
-from .own_state import NumbersState
+from .own_state import NumbersState, weak_scalars
 
 __all__ = [
     'RANGES',
@@ -256,9 +256,7 @@ class HyperTable:
 
     def unpack(self, vector: Any) -> list[dict[str, Any]]:
         """Return the numbers of each group out of a vector, as weakly typed scalars."""
-        # Writing into a weakly typed zero keeps the zero's type: bfloat16 * h stays bfloat16.
-        weak = jnp.full(np.shape(vector), 0.0).at[:].set(vector)
-        entries = [weak[i] for i in range(weak.shape[0])]
+        entries = weak_scalars(vector)
         groups: list[dict[str, Any]] = [{} for _ in range(self.group_count)]
         for group, name in self.slots:
             groups[group][name] = self._pick(entries, group, name)

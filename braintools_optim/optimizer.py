@@ -454,7 +454,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     def __deepcopy__(self, memo: dict) -> OptaxOptimizer:
         """Return an independent optimizer over the same parameters."""
         new = memo[id(self)] = object.__new__(type(self))
-        core, table = CoreState(jax.tree.map(jnp.array, self._core.value)), self._table.copy()
+        core, table = CoreState(jax.tree.map(jnp.array, self._core.look())), self._table.copy()
         registered = RegisteredStates(type(self).__name__)
         registered.adopt(self.param_states)
         schedulers = {id(s): s.copy(new) for s in self._all_schedulers()}

@@ -18,13 +18,19 @@ from .state import OptimState
 
 __all__ = [
     *('COUNT', 'CoreState', 'LateState', 'NumbersState', 'PartState'),
-    *('put_value', 'undone_on_error'),
+    *('put_value', 'undone_on_error', 'weak_scalars'),
 ]
 
 COUNT = (1,)
 """Where the step count stands in the value of a :class:`CoreState`."""
 
 _FLOAT = frozenset([float])
+
+
+def weak_scalars(vector: Any) -> list:
+    """Return the entries of a vector, weakly typed as Python's floats are: they widen nothing."""
+    weak = jnp.full(np.shape(vector), 0.0).at[:].set(vector)  # keeps the type of the zeros
+    return [weak[i] for i in range(weak.shape[0])]
 
 
 def put_value(state: State, value: Any) -> None:
@@ -146,8 +152,7 @@ class NumbersState(LateState):
         numbers = self.on_host()
         if numbers is not None:
             return numbers.copy()
-        value = self.value
-        return [value[i] for i in range(value.shape[0])]
+        return weak_scalars(self.value)
 
     def replace(self, numbers: list) -> None:
         """Write new numbers, which may be traced; the list must not be changed any more."""

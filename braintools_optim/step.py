@@ -148,15 +148,18 @@ class Stepper:
                     self._refuse_deleted(args)
                     raise
             if not result:
-                self._switch_program(key, args, result)
+                self._switch_program(key, args, shown, result)
             self._store(treedef, count, *result[0])
         except BaseException:
             if result:  # the old state was donated: the only whole state is the new one
                 self._store(treedef, count, *result[0])
             raise
 
-    def _switch_program(self, key: tuple, args: tuple, result: list) -> None:
-        """Call the program for these arguments, compiled if it is new, and keep it for the next."""
+    def _switch_program(self, key: tuple, args: tuple, copied: bool, result: list) -> None:
+        """Call the program for these arguments, compiled if it is new, and keep it for the next.
+
+        ``copied`` says whether what is donated are copies.
+        """
         refuse_non_arrays(args[3])
         self._refuse_deleted(args)
         static, treedef, *_ = key
@@ -177,7 +180,7 @@ class Stepper:
             # A call through Python code, where an interrupt could lose the results after the
             # donated buffers are gone: donate copies.
             values, leaves, *others = args
-            args = (values, [jnp.copy(leaf) for leaf in leaves], *others)
+            args = (values, leaves if copied else list(map(jnp.copy, leaves)), *others)
             result.append(program(*args))
             self.called.add(signature)
         else:
@@ -305,8 +308,8 @@ class Stepper:
         """Return whether all gradients are finite, None where nobody wants to know."""
         if not self.optimizer.skip_nonfinite:
             return None
-        entries = [jnp.isfinite(entries_of(g)).all() for g in found if g is not None]
-        return jnp.stack(entries).all()
+        given = [jnp.isfinite(entries_of(g)).all() for g in found if g is not None]
+        return jnp.stack(given).all() if given else None
 
     def _by_decay(self, h: Hyper, plan: GroupPlan, found: list) -> list[tuple[Hyper, list]]:
         """Return the values and gradients of each run of a chain: without decay it is another."""

@@ -515,3 +515,22 @@ def test_a_given_chain_has_no_weight_decay_of_a_group_either():
     with pytest.raises(ValueError, match='weight_decay=0.5 would have no effect'):
         opt.add_param_group({'v': ParamState(jnp.ones(2))}, weight_decay=0.5)
     assert len(opt.param_groups) == 1
+
+
+def test_a_step_that_fails_teaches_nothing_about_the_chain():
+    w = ParamState(jnp.ones(2))
+    opt = bo.OptaxOptimizer(tx=optax.scale_by_schedule(lambda count: -opt.current_lr), lr=0.5)
+    opt.register_trainable_weights({'w': w})
+    with pytest.raises(ValueError, match='shape'):
+        opt.step({'w': jnp.ones(3)})
+
+    def broken(updates, state, params=None):
+        raise RuntimeError('broken')
+
+    failing = bo.OptaxOptimizer(tx=optax.GradientTransformation(lambda p: (), broken), lr=0.5)
+    failing.register_trainable_weights({'w': w})
+    with pytest.raises(RuntimeError, match='broken'):
+        failing.step({'w': jnp.ones(2)})
+    for each in (opt, failing):
+        each.current_lr = 0.25
+        assert each.current_lr == 0.25

@@ -74,6 +74,19 @@ def test_jax_takes_it_as_a_float():
     assert len(traces) == 1
 
 
+@pytest.mark.parametrize('transform', [lambda f: f, jit], ids=['eager', 'jit'])
+def test_no_number_that_is_read_widens_anything(transform):
+    opt, half = ready(weight_decay=0.5), jnp.ones(2, jnp.bfloat16)
+    scheduler = bo.StepLR(opt, step_size=3)
+
+    def products():
+        numbers = [opt.current_lr, opt.weight_decay, *opt.get_last_lr(), *scheduler.base_lrs]
+        numbers += [opt.param_groups[0]['lr'], opt.param_groups[0]['lr'].value, scheduler.gamma]
+        return [half * x for x in numbers]
+
+    assert {x.dtype for x in transform(products)()} == {jnp.dtype(jnp.bfloat16)}
+
+
 def test_numpy_takes_it_as_a_number_of_python():
     lr = ready().param_groups[0]['lr']
     scheduler = bo.ReduceLROnPlateau(0.1)

@@ -43,7 +43,7 @@ def spoiled(grads, bad):
 
 def kept(opt, params):
     """Return all that a step changes besides its count."""
-    return jax.tree.leaves((values_of(params), opt._core.look()[0]))
+    return list(map(jnp.copy, jax.tree.leaves((values_of(params), opt._core.look()[0]))))
 
 
 def assert_same(got, want):
@@ -85,6 +85,25 @@ def test_a_skipped_step_in_jit_and_loops(bad):
     for_loop(opt.step, stack)
     assert optax.tree.get(opt.opt_state.value, 'leaf_counts').tolist() == [3]
     assert opt.step_count.value == 5 and np.isfinite(params['w'].value).all()
+
+
+def test_a_step_over_many_leaves_is_skipped_whole(monkeypatch):
+    monkeypatch.setattr(step_module, 'MANY', 2)
+    params = {f'k{i}': ParamState(jnp.ones(3)) for i in range(12)}
+    opt = bo.AdamW(0.1, skip_nonfinite=True).register_trainable_weights(params)
+    for _ in range(3):
+        opt.step(ones(params))
+    before = kept(opt, params)
+    opt.step(spoiled(ones(params), jnp.nan))
+    assert_same(kept(opt, params), before)
+
+
+def test_without_any_gradient_there_is_nothing_to_skip():
+    params = model()
+    opt = bo.Adam(0.1, skip_nonfinite=True).register_trainable_weights(params)
+    before = kept(opt, params)
+    opt.step(jax.tree.map(lambda x: None, values_of(params)))
+    assert_same(kept(opt, params), before)
 
 
 def test_without_it_a_bad_gradient_is_taken():

@@ -14,7 +14,6 @@ import pytest
 import saiunit
 from brainstate import ParamState
 from brainstate.transform import grad, jit
-from cases import compilations
 
 import braintools_optim as bo
 
@@ -717,21 +716,39 @@ def test_wrong_losses_and_arguments():
 
 
 def test_the_precision_of_products_is_that_of_the_call():
-    """JAX compiles programs for the setting; so must those that are kept here."""
-    w = brainstate.nn.Module()
-    w.kernel = ParamState(jnp.eye(2))
-    opt = bo.SGD(0.1).register_trainable_weights(w.states(ParamState))
-    x = jnp.ones((3, 2))
-    step = bo.train_step(w, opt, lambda x: jnp.sum((x @ w.kernel.value) ** 2))
-    grads = {('kernel',): jnp.ones((2, 2))}
-    compiled = []
-    for precision in ('default', 'highest', 'default', 'highest'):
-        with jax.default_matmul_precision(precision), compilations() as names:
-            for _ in range(3):
-                step(x)
-                opt.step(grads)
-        compiled.append(bool(names))
+    """JAX traces and compiles programs for the setting; so must those that are kept here."""
+    model = brainstate.nn.Module()
+    model.kernel = ParamState(jnp.eye(2))
+    weights, x = model.states(ParamState), jnp.ones((3, 2))
+    grads, traces = {('kernel',): jnp.ones((2, 2))}, []
+
+    def loss(x):
+        traces.append('loss')
+        return jnp.sum((x @ model.kernel.value) ** 2)
+
+    def squared(updates, params):
+        traces.append('chain')
+        return jax.tree.map(lambda g: g @ g, updates)
+
+    opt = bo.SGD(0.1).register_trainable_weights(weights)
+    step = bo.train_step(model, opt, loss)
+    eager = bo.OptaxOptimizer(tx=optax.stateless(squared)).register_trainable_weights(weights)
+    search = bo.LBFGS(max_iter=1).register_trainable_weights(weights)
+    actions = {
+        'train_step': lambda: step(x),
+        'eager': lambda: eager.step(grads),
+        'closure': lambda: search.step(lambda: loss(x)),
+    }
+    for name, act in actions.items():
+        traced = []
+        for precision in ('default', 'highest', 'default', 'highest'):
+            traces.clear()
+            with jax.default_matmul_precision(precision):
+                for _ in range(3):
+                    act()
+            traced.append(bool(traces))
+        assert traced == [True, True, False, False], name
+    for precision in ('default', 'highest'):
         with jax.default_matmul_precision(precision):
             text = step.compiled(x).as_text()
         assert ('operand_precision={highest,highest}' in text) == (precision == 'highest')
-    assert compiled == [True, True, False, False]
