@@ -8,7 +8,7 @@ the others; one program serves them all, and a second one the leaves that are le
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, starmap
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,14 +27,19 @@ from .state import Keys
 if TYPE_CHECKING:
     from .step import Stepper
 
-__all__ = ['MANY', 'Chunks', 'leafwise']
+__all__ = ['Chunks', 'are_many', 'leafwise']
 
-MANY = 1000  # leaves from which on a step is cut
+_MANY = 1000  # leaves from which on a step is cut
 _MOST_CALLS = 64
 _CALL = 5  # a call costs in every step what compiling so many leaves may cost once
 _MOST_COMPILED = 0.5  # of the leaves, for it to pay
 
 _aval, _committed, _sharding = map(attrgetter, ('aval', 'committed', 'sharding'))
+
+
+def are_many(leaves: Sequence[Any]) -> bool:
+    """Whether a step over so many leaves is cut, where that can be done."""
+    return len(leaves) >= _MANY
 
 
 def leafwise(transform: Callable) -> Callable:
@@ -95,7 +100,7 @@ class Chunks:
         self.stepper = stepper
         self.values = jax.tree.structure(values)
         self.look, self.state_look = _look(flat), _look(state)
-        chains = jax.tree.unflatten(treedef, range(len(leaves)))
+        chains = jax.tree.unflatten(treedef, range(len(leaves))).tree
         self.kept = [Kept.of(stepper, i, tree) for i, tree in enumerate(chains)]
         self.entries: list[Any] = []  # of the programs
         self.calls: list[Call] = []

@@ -7,14 +7,11 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from brainstate import State
 from brainstate.graph import Node
 
-from .chunks import leafwise
+from .chunks import are_many, leafwise
 from .closure import step_with_functions
 from .decay import check_decay_mask
 from .fixed_chain import check_chain, refuse_decay, watched
@@ -24,14 +21,15 @@ from .hyper import Hyper, check_flag, check_number, entry_of, is_zero
 from .leaf import Leaf, checked_dtype, flat_values, leaves_of
 from .live import LiveNumbers, fixed_option
 from .observe import traced
-from .own_state import COUNT, CoreState, PartState, undone_on_error
+from .own_state import ChainState, CoreState, CountState, undone_on_error
+from .packs import Packed
 from .rates import DrivenRates
 from .report import describe
 from .saving import Saved
 from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import beside, own_buffers
 from .signature import constructor_documentation, constructor_signature
-from .slot import take_over, with_dtype
+from .slot import belong, take_over, with_dtype
 from .state import OptimState, RegisteredStates, UniqueStateManager, nest
 from .step import GroupPlan, Stepper
 
@@ -182,9 +180,9 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         self._stepper: Stepper | None = None
         self._pending = None
         self.param_states = RegisteredStates(type(self).__name__)
-        self._core = CoreState(((), np.int32(0)))
+        self._core = CoreState()
         self._number_state = self._table.state  # seen by brainstate's graph functions
-        self.step_count = PartState(self._core, COUNT)
+        self.step_count = CountState(self._core)
         self._lr_scheduler = scheduler or ConstantLR(self._numbers['lr'], 1.0, 0)
         self._lr_is_free = scheduler is None  # the first scheduler that is added takes its place
         self._new_group(self._numbers, self._flags, self._options)
@@ -368,17 +366,27 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
             owner = type(self).__name__
             state = with_dtype(state, paths, self.first_moments, self._mu_dtype, owner)
         state = own_buffers(state, dict(zip(paths, values, strict=True)))
-        chains, count = self._core.value
+        chains = self._core.chains
         if group.members:
             known = GroupPlan.of(self.param_states, self._leaves, group.members).leaves
             before = [self._leaves[i].path for i in known]
             state = take_over(state, paths, chains[group.index], before)
         chains = (*chains[: group.index], state, *chains[group.index + 1 :])
-        self._core.value = (chains, beside(count, values))
         group.members = members
         self.param_states.adopt(manager)
         self._leaves = leaves
         self._stepper = None
+        self._core.value = (self._packed(chains), beside(self._core.count, values))
+
+    def _packed(self, chains: tuple) -> Packed:
+        """Pack the chains' states: what belongs to single parameters may lie with others."""
+        if are_many(self._leaves):  # a step may take them in several calls
+            return Packed.of(chains)
+        together: list[bool] = []
+        for group, state in zip(self._groups, chains, strict=True):
+            plan = GroupPlan.of(self.param_states, self._leaves, group.members)
+            together += belong(state, [self._leaves[i].path for i in plan.leaves])
+        return Packed.of(chains, together)
 
     state_dtype = fixed_option(
         'state_dtype', 'The dtype in which the chain computes, None for that of each parameter.'
@@ -396,12 +404,12 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     @property
     def opt_state(self) -> OptimState | None:
         """The chain state of group 0, None until parameters are registered."""
-        return PartState(self._core, (0, 0)) if len(self.param_states) else None
+        return ChainState(self._core, 0) if len(self.param_states) else None
 
     @property
     def param_groups_opt_states(self) -> list[OptimState]:
         """The chain states of the groups after the first."""
-        return [PartState(self._core, (0, g.index)) for g in self._groups[1:]]
+        return [ChainState(self._core, g.index) for g in self._groups[1:]]
 
     def _nested(self, group: int) -> dict:
         pairs = self.param_states.get_flattened()
@@ -454,13 +462,13 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     def __deepcopy__(self, memo: dict) -> OptaxOptimizer:
         """Return an independent optimizer over the same parameters."""
         new = memo[id(self)] = object.__new__(type(self))
-        core, table = CoreState(jax.tree.map(jnp.array, self._core.look())), self._table.copy()
+        core, table = self._core.duplicate(), self._table.copy()
         registered = RegisteredStates(type(self).__name__)
         registered.adopt(self.param_states)
         schedulers = {id(s): s.copy(new) for s in self._all_schedulers()}
         own = {
             '_core': core,
-            'step_count': PartState(core, COUNT),
+            'step_count': CountState(core),
             '_table': table,
             '_number_state': table.state,
             '_groups': [group.copy(new) for group in self._groups],

@@ -14,15 +14,13 @@ import numpy as np
 from brainstate import State
 
 from .observe import is_tracer, recorded, traced, unobserved, x64_enabled
+from .packs import Packed
 from .state import OptimState
 
 __all__ = [
-    *('COUNT', 'CoreState', 'LateState', 'NumbersState', 'PartState'),
+    *('ChainState', 'CoreState', 'CountState', 'LateState', 'NumbersState'),
     *('put_value', 'undone_on_error', 'weak_scalars'),
 ]
-
-COUNT = (1,)
-"""Where the step count stands in the value of a :class:`CoreState`."""
 
 _FLOAT = frozenset([float])
 
@@ -89,24 +87,47 @@ class LateState(OptimState):
 class CoreState(LateState):
     """All that a step of an optimizer writes besides parameters: ``(chain states, step count)``.
 
-    It is one State, since each one costs time in every jitted call. A compiled step leaves the
-    chain states as mere leaves, with their tree and the count: that is all that the next one needs.
+    It is one State, since each one costs time in every jitted call. Its value holds the chain
+    states as :class:`Packed`. A compiled step leaves them as mere buffers, with their tree and the
+    count: that is all that the next one needs.
     """
 
     __module__ = 'braintools_optim'
 
-    def make(self, leaves: list, treedef: Any, count: Any) -> tuple[tuple, Any]:
-        """Return the chain states as trees, and the count."""
-        return jax.tree.unflatten(treedef, leaves), count
+    value: Any
+
+    def __init__(self) -> None:
+        super().__init__((Packed.of(()), np.int32(0)))
+
+    def make(self, buffers: list, treedef: Any, count: Any) -> tuple[Packed, Any]:
+        """Return the chain states as a tree, and the count."""
+        return jax.tree.unflatten(treedef, buffers), count
+
+    def duplicate(self) -> CoreState:
+        """Return a State of its own with copies of the same arrays."""
+        new = type(self)()
+        buffers, treedef, count = self.take()
+        new.value = self.make(list(map(jnp.array, buffers)), treedef, jnp.array(count))
+        return new
 
     @property
     def shown(self) -> bool:
         """Whether somebody may hold the arrays of the present value: it was looked at, or given."""
         return '_parts' not in self.__dict__
 
-    def look(self) -> tuple[tuple, Any]:
-        """Return the value for a look in passing, which keeps none of its arrays."""
-        return self.make(*self.take()) if unobserved(self) else self.value
+    def look(self) -> tuple:
+        """Return the chain states for a look in passing, which keeps none of their arrays."""
+        packed, _ = self.make(*self.take()) if unobserved(self) else self.value
+        return packed.tree
+
+    @property
+    def chains(self) -> tuple:
+        """The state of each group's chain."""
+        return self.value[0].tree
+
+    def replace(self, chains: tuple, count: Any) -> None:
+        """Write other chain states and a count."""
+        self.value = (self.value[0].replaced(chains), count)
 
     @property
     def count(self) -> Any:
@@ -114,12 +135,12 @@ class CoreState(LateState):
         return self.take()[2] if unobserved(self) else self.value[1]
 
     def take(self) -> tuple[list, Any, Any]:
-        """Return the leaves and tree of the chain states, and the count."""
+        """Return the buffers and tree of the chain states, and the count."""
         cell = self.__dict__
         if (parts := cell.get('_parts')) is not None:
             return parts
-        chains, count = cell['_value']
-        return *jax.tree.flatten(chains), count
+        packed, count = cell['_value']
+        return *jax.tree.flatten(packed), count
 
 
 class NumbersState(LateState):
@@ -211,35 +232,54 @@ class PartState(OptimState):
     __module__ = 'braintools_optim'
 
     _whole: CoreState
-    _path: tuple[int, ...]
 
-    def __init__(self, whole: CoreState, path: tuple[int, ...]):
+    def __init__(self, whole: CoreState, **own: Any):
         # Not a State in its own right: nobody but the whole is traced, saved or mapped.
-        self.__dict__.update(State.copy(whole).__dict__, _whole=whole, _path=path)
+        self.__dict__.update(State.copy(whole).__dict__, _whole=whole, **own)
 
-    @property
-    def value(self) -> Any:
-        """The part's value."""
-        if self._path == COUNT:
-            return self._whole.count
-        found = self._whole.value
-        for key in self._path:
-            found = found[key]
-        return found
-
-    @value.setter
-    def value(self, new: Any) -> None:
-        self._whole.value = _replaced(self._whole.value, self._path, new)
+    value: Any
 
     @property
     def _value(self) -> Any:
         return self.value
 
 
-def _replaced(tree: tuple, path: tuple[int, ...], new: Any) -> tuple:
-    first, *rest = path
-    inner = _replaced(tree[first], tuple(rest), new) if rest else new
-    return (*tree[:first], inner, *tree[first + 1 :])
+class CountState(PartState):
+    """The step count."""
+
+    __module__ = 'braintools_optim'
+
+    @property
+    def value(self) -> Any:
+        """The number of steps taken."""
+        return self._whole.count
+
+    @value.setter
+    def value(self, new: Any) -> None:
+        packed, _ = self._whole.value
+        self._whole.value = (packed, new)
+
+
+class ChainState(PartState):
+    """The state of the chain of one group."""
+
+    __module__ = 'braintools_optim'
+
+    _group: int
+
+    def __init__(self, whole: CoreState, group: int):
+        super().__init__(whole, _group=group)
+
+    @property
+    def value(self) -> Any:
+        """The chain's state, a tree."""
+        return self._whole.chains[self._group]
+
+    @value.setter
+    def value(self, new: Any) -> None:
+        chains = list(self._whole.chains)
+        chains[self._group] = new
+        self._whole.replace(tuple(chains), self._whole.count)
 
 
 class undone_on_error:  # noqa: N801  (a context manager; as a generator it would cost thrice)

@@ -13,7 +13,16 @@ from jax.tree_util import DictKey, GetAttrKey
 
 from .state import Keys, plain_key, plain_keys
 
-__all__ = ['Slot', 'is_masked', 'rebuild', 'slots_of', 'take_over', 'with_common', 'with_masked']
+__all__ = [
+    'Slot',
+    'belong',
+    'is_masked',
+    'rebuild',
+    'slots_of',
+    'take_over',
+    'with_common',
+    'with_masked',
+]
 
 
 class Slot(NamedTuple):
@@ -59,6 +68,12 @@ def slots_of(state: Any, parameters: Sequence[Keys]) -> list[Slot]:
         Slot(name, owner, _is_per_leaf(head), value)
         for name, (head, owner, value) in zip(names, found, strict=True)
     ]
+
+
+def belong(state: Any, parameters: Sequence[Keys]) -> list[bool]:
+    """Return whether a chain's arrays belong each to one parameter, in the order of JAX."""
+    slots = slots_of(state, parameters)
+    return [slot.parameter is not None for slot in slots if not is_masked(slot.value)]
 
 
 def _is_per_leaf(head: tuple) -> bool:

@@ -20,12 +20,13 @@ import optax
 from brainstate import State
 
 from .buffers import refuse_deleted
-from .chunks import MANY, Chunks
+from .chunks import Chunks, are_many
 from .compiled import entry_of, matmul_precision, signature_of
 from .gradient import match_gradients, refuse_non_arrays
 from .hyper import Hyper
 from .leaf import Leaf, entries_of, flat_values, over_entries
 from .observe import any_hooks, is_plain, traced
+from .packs import Packed
 from .slot import is_masked, with_common, with_masked
 from .state import UniqueStateManager, nest
 
@@ -164,7 +165,7 @@ class Stepper:
         self._refuse_deleted(args)
         static, treedef, *_ = key
         signature = (key, *signature_of(args))
-        if len(self.leaves) >= MANY and not (args[4] or static):
+        if are_many(self.leaves) and not (args[4] or static):
             known = signature[1:]
             if known not in self.cuts:
                 self.cuts[known] = Chunks.of(self, treedef, args)
@@ -204,8 +205,8 @@ class Stepper:
         self, treedef: Any, static: tuple, values: list, leaves: list, vector: Any, *rest: Any
     ) -> tuple[list, list]:
         grads, arrays = rest
-        chains = jax.tree.unflatten(treedef, leaves)
-        new, moved = self._eager(values, chains, vector, grads, {**arrays, **dict(static)})
+        packed = jax.tree.unflatten(treedef, leaves)
+        new, moved = self._eager(values, packed, vector, grads, {**arrays, **dict(static)})
         return jax.tree.leaves(new), moved
 
     def _store(self, treedef: Any, count: Any, leaves: list, values: list) -> None:
@@ -214,7 +215,7 @@ class Stepper:
                 param['_value'] = value
         self.core.put_parts(leaves, treedef, count)
 
-    def _keep(self, values: list, chains: tuple, vector: Any, grads: Any, extra: dict) -> Any:
+    def _keep(self, values: list, packed: Packed, vector: Any, grads: Any, extra: dict) -> Any:
         """Compute in one program without donating: somebody may look at the old values."""
         refuse_non_arrays(grads)
         arrays, static = split_extra(extra)
@@ -222,16 +223,16 @@ class Stepper:
             self.keeping[static] = jax.jit(
                 lambda v, c, n, g, a: self._eager(v, c, n, g, {**a, **dict(static)})
             )
-        return self.keeping[static](values, chains, vector, grads, arrays)
+        return self.keeping[static](values, packed, vector, grads, arrays)
 
     def _run_observed(self, compute: Any, grads: Any, extra: dict[str, Any]) -> None:
         values = [param.value for param in self.params]
-        chains, count = self.core.value
-        chains, moved = compute(values, chains, self.numbers.value, grads, extra)
+        packed, count = self.core.value
+        packed, moved = compute(values, packed, self.numbers.value, grads, extra)
         changes = [(p, v) for p, v in zip(self.params, moved, strict=True) if v is not None]
-        write_all([*changes, (self.core, (chains, next_count(count)))])
+        write_all([*changes, (self.core, (packed, next_count(count)))])
 
-    def _eager(self, values: list, *args: Any) -> tuple[tuple, list]:
+    def _eager(self, values: list, *args: Any) -> tuple[Packed, list]:
         """Compute where nothing maps over States, so that they have the shapes they came with."""
         for leaf, value in zip(self.leaves, flattened(values), strict=True):
             leaf.check_shape(value)
@@ -240,8 +241,8 @@ class Stepper:
     # ---- the computation -----------------------------------------------------------------
 
     def compute(
-        self, values: list, chains: tuple, vector: Any, grads: Any, extra: dict
-    ) -> tuple[tuple, list]:
+        self, values: list, packed: Packed, vector: Any, grads: Any, extra: dict
+    ) -> tuple[Packed, list]:
         """Return the new chain states, and the new parameters or None where they stay.
 
         The states come first because JAX hands donated buffers to outputs in order.
@@ -255,8 +256,8 @@ class Stepper:
         def given(group: Any, plan: GroupPlan, numbers: list) -> dict:
             return self.optimizer._for_chain(extra, self, group, plan, values, numbers)
 
-        states, new = self.advance(old, found, chains, vector, foreign, given)
-        return states, regrouped(values, new, found)
+        states, new = self.advance(old, found, packed.tree, vector, foreign, given)
+        return packed.like(states), regrouped(values, new, found)
 
     def advance(
         self,

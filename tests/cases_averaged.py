@@ -73,7 +73,7 @@ def rows(case):
             bo.AdEMAMix,
             {'lr': 0.05, 'T_alpha': 5.0, 'T_b3': 7.0},
             rules.ademamix,
-            traits=late,
+            traits=late | {'contracted'},
             live={**ADAM, **SLOW, **WARM},
         ),
         case(

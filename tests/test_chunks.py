@@ -15,7 +15,7 @@ from cases import CASES, compilations, digest, named, signature, ulps, values_of
 from test_contract import interrupted
 
 import braintools_optim as bo
-from braintools_optim import chunks, step
+from braintools_optim import chunks
 
 PACKAGE = str(Path(bo.__file__).parent)
 FIRST = {case.cls: case for case in reversed(CASES)}
@@ -30,7 +30,7 @@ CUT = [
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """Cut small steps, into two or three bundles."""
-    monkeypatch.setattr(step, 'MANY', 2)
+    monkeypatch.setattr(chunks, '_MANY', 2)
     monkeypatch.setattr(chunks, '_MOST_CALLS', 3)
     monkeypatch.setattr(chunks, '_CALL', 0)
     monkeypatch.setattr(chunks, '_MOST_COMPILED', 0.8)
@@ -70,7 +70,7 @@ def run(case, cut, monkeypatch):
     opt, params = build(case.make, start())
     seen = []
     for t in range(4):
-        monkeypatch.setattr(step, 'MANY', 2 if cut and t > 1 else 1000)
+        monkeypatch.setattr(chunks, '_MANY', 2 if cut and t > 1 else 1000)
         opt.step(gradients(t, params, ('b',) if t > 1 else ()))
         seen.append((named(params), [np.asarray(x) for x in jax.tree.leaves(opt._core.value)]))
     assert cut_into(opt) == ([3] if cut else [])
@@ -139,7 +139,7 @@ def test_few_leaves_are_not_cut(monkeypatch):
     monkeypatch.undo()
     opt, params = build(lambda: bo.SGD(0.1), start())
     opt.step(gradients(0, params))
-    assert cut_into(opt) == [] and chunks.MANY > 100
+    assert cut_into(opt) == [] and chunks._MANY > 100
 
 
 @pytest.mark.parametrize(
@@ -323,7 +323,7 @@ def test_what_has_units_is_complex_tied_or_nested_is_cut_too(monkeypatch):
 
     results = []
     for many in (2, 1000):
-        monkeypatch.setattr(step, 'MANY', many)
+        monkeypatch.setattr(chunks, '_MANY', many)
         tree = params()
         opt = bo.Adam(0.1, weight_decay=0.1, maximize=True, grad_clip_value=0.3)
         opt.register_trainable_weights(tree)
@@ -331,7 +331,9 @@ def test_what_has_units_is_complex_tied_or_nested_is_cut_too(monkeypatch):
             grads = {k: jax.tree.map(lambda x: 0.2 * x, p.value) for k, p in tree.items()}
             grads['o'] = jnp.full(3, 1.0 * t)
             opt.step(grads)
-        results.append([np.asarray(x) for x in jax.tree.leaves((values_of(tree), opt._core.value))])
+        results.append(
+            [np.asarray(x) for x in jax.tree.leaves((values_of(tree), opt._core.chains))]
+        )
         kinds = signature(values_of(tree))
     assert all(np.array_equal(*pair) for pair in zip(*results, strict=True))
     assert kinds == signature(values_of(tree))

@@ -52,9 +52,9 @@ def equations(jaxpr):
 
 def step_equations(name, leaves):
     opt, params, grads = build(name, leaves)
-    chains, _ = opt._core.value
+    packed, _ = opt._core.value
     values = [p.value for p in params.values()]
-    args = values, chains, opt._table.state.value, grads, {}
+    args = values, packed, opt._table.state.value, grads, {}
     return equations(jax.make_jaxpr(Stepper(opt).compute)(*args).jaxpr)
 
 

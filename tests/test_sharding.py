@@ -84,7 +84,7 @@ def main():
         return jax.tree.map(place, grads) if sharded else grads
 
     def arrays(opt):
-        pairs, _ = jax.tree_util.tree_flatten_with_path((values(opt), opt._core.value))
+        pairs, _ = jax.tree_util.tree_flatten_with_path((values(opt), opt._core.chains))
         return {jax.tree_util.keystr(path): x for path, x in pairs if isinstance(x, jax.Array)}
 
     def moved(before, opt):
@@ -107,7 +107,7 @@ def main():
         params |= rings
         return [
             f'{x.shape}: {x.sharding}, its parameter: {params[x.shape]}'
-            for x in jax.tree.leaves(opt._core.value[0])
+            for x in jax.tree.leaves(opt._core.chains)
             if x.shape in params and not x.sharding.is_equivalent_to(params[x.shape], x.ndim)
         ]
 

@@ -11,7 +11,7 @@ from brainstate.transform import for_loop, jit
 from cases import CASES, build, grads_tree, make_params, named, values_of
 
 import braintools_optim as bo
-import braintools_optim.step as step_module
+from braintools_optim import chunks
 
 BAD = [jnp.nan, jnp.inf, -jnp.inf]
 
@@ -88,7 +88,7 @@ def test_a_skipped_step_in_jit_and_loops(bad):
 
 
 def test_a_step_over_many_leaves_is_skipped_whole(monkeypatch):
-    monkeypatch.setattr(step_module, 'MANY', 2)
+    monkeypatch.setattr(chunks, '_MANY', 2)
     params = {f'k{i}': ParamState(jnp.ones(3)) for i in range(12)}
     opt = bo.AdamW(0.1, skip_nonfinite=True).register_trainable_weights(params)
     for _ in range(3):
@@ -220,7 +220,7 @@ def test_what_all_parameters_share_is_counted_once():
 def test_a_mask_of_the_decay_over_many_leaves(monkeypatch):
     ends = []
     for most in (2, 1000):
-        monkeypatch.setattr(step_module, 'MANY', most)
+        monkeypatch.setattr(chunks, '_MANY', most)
         params = {f'k{i}': ParamState(jnp.full((3,), 1.0 + i)) for i in range(12)}
         mask = {k: i % 3 != 0 for i, k in enumerate(params)}
         opt = bo.AdamW(0.1, weight_decay=0.5, decay_mask=mask).register_trainable_weights(params)

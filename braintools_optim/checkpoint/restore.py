@@ -46,8 +46,8 @@ class Restoration:
     def write(self) -> None:
         """Take everything over."""
         optimizer = self.optimizer
-        count = placed(np.asarray(self.count, np.int32), optimizer._core.value[1])
-        optimizer._core.value = (tuple(self.states), count)
+        count = placed(np.asarray(self.count, np.int32), optimizer._core.count)
+        optimizer._core.replace(tuple(self.states), count)
         for scheduler, state in self.schedulers:
             scheduler._restore(state)
         optimizer._table.write(self.numbers)
@@ -280,7 +280,7 @@ def _checked_slots(
         for name in saved[slot_key]:
             if (slot_key, name) not in wanted:
                 judge.unexpected(f'{where}: {slot_key} of {name or "the group"} is unknown here')
-    return rebuild(optimizer._core.value[0][group.index], values)
+    return rebuild(optimizer._core.look()[group.index], values)
 
 
 def _checked_vector(entries: list[Any], mine: Any, what: str, judge: Judge) -> Any:

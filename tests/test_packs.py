@@ -1,0 +1,287 @@
+"""Small arrays of the state lie together in buffers, and nobody sees it but the clock."""
+
+import copy
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from brainstate import ParamState
+from brainstate.transform import for_loop, jit
+from cases import compilations, named, signature, ulps, values_of
+
+import braintools_optim as bo
+from braintools_optim import chunks, packs
+from braintools_optim.packs import Packed
+
+RNG = np.random.default_rng(3)
+ALONE = ('scalar', 'empty', 'large', 'count', 'weak', 'key')
+SHAPES = [(3,), (2, 3), (4,), (1, 2), (5,), (2, 2, 2), (7,)]
+
+
+def tree():
+    """Return arrays that may lie together in twos and fours, and others that may not."""
+    small = {f's{i}': jnp.array(RNG.normal(size=s), jnp.float32) for i, s in enumerate(SHAPES)}
+    return {
+        **small,
+        'half': [jnp.array(RNG.normal(size=4), jnp.bfloat16) for _ in range(2)],
+        'complex': [jnp.array(RNG.normal(size=2) + 1j, jnp.complex64) for _ in range(3)],
+        'scalar': jnp.float32(2.0),
+        'empty': jnp.zeros((0, 3)),
+        'large': jnp.zeros((packs._SMALL + 1,)),
+        'count': jnp.arange(4),
+        'weak': jnp.full((2,), 1.0),
+        'key': jax.random.key(0),
+        'nothing': None,
+    }
+
+
+def packed(arrays):
+    return Packed.of(arrays, [True] * len(jax.tree.leaves(arrays)))
+
+
+def assert_same(got, want):
+    """Both trees are the same arrays, bit for bit."""
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    assert signature(got) == signature(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.extended):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_which_arrays_lie_together():
+    arrays = tree()
+    positions = {
+        jax.tree_util.keystr(path): i
+        for i, (path, _) in enumerate(jax.tree_util.tree_flatten_with_path(arrays)[0])
+    }
+    members = packed(arrays).layout.members
+    together = [set(m) for m in members if len(m) > 1]
+    assert {positions["['half'][0]"], positions["['half'][1]"]} in together
+    assert {positions[f"['complex'][{i}]"] for i in range(3)} in together
+    alone = {m[0] for m in members if len(m) == 1}
+    assert alone >= {positions[f"['{k}']"] for k in ALONE}
+    assert sorted(i for m in members for i in m) == list(range(len(positions)))
+    assert max(map(len, members)) == packs._TOGETHER
+
+
+def test_what_may_not_or_cannot_lies_alone():
+    arrays = [jnp.ones(2), jnp.ones(3), jnp.ones(4)]
+    assert Packed.of(arrays).layout.members == ((0,), (1,), (2,))
+    assert Packed.of(arrays, [True, False, True]).layout.members == ((0, 2), (1,))
+    here = jax.device_put(arrays[1], jax.devices()[0])  # committed, the others are not
+    assert packed([arrays[0], here, arrays[2]]).layout.members == ((0, 2), (1,))
+    seen = []
+    jax.jit(lambda x: seen.append(packed(x).layout.members) or x)(arrays)
+    assert seen == [((0,), (1,), (2,))]
+
+
+def test_what_is_packed_is_found_again():
+    arrays = tree()
+    there = packed(arrays)
+    assert len(jax.tree.leaves(there)) < len(jax.tree.leaves(arrays)) - 6
+    assert_same(there.tree, arrays)
+    assert_same(jax.jit(lambda x: x.tree)(there), arrays)
+
+
+def test_other_numbers_in_the_same_layout():
+    arrays = tree()
+    there = packed(arrays)
+    other = jax.tree.map(lambda x: x if x.dtype == arrays['key'].dtype else 3 * x, arrays)
+    for make in (there.like, jax.jit(there.like), there.replaced):
+        new = make(other)
+        assert_same(new.tree, other)
+        assert jax.tree.structure(new) == jax.tree.structure(there)
+    host = jax.tree.map(lambda x: x if x.dtype == arrays['key'].dtype else np.asarray(x), other)
+    assert jax.tree.structure(there.replaced(host)) == jax.tree.structure(there)
+    assert_same(there.tree, arrays)  # is what it was
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda x: {**x, 'more': jnp.ones(2)},
+        lambda x: {**x, 's0': jnp.ones(4)},
+        lambda x: {**x, 's0': x['s0'].astype(jnp.float16)},
+        lambda x: {**x, 's0': jax.device_put(x['s0'], jax.sharding.NamedSharding(MESH, SPEC))},
+    ],
+)
+def test_what_does_not_fit_lies_alone(change):
+    other = change(tree())
+    new = packed(tree()).replaced(other)
+    assert max(map(len, new.layout.members)) == 1
+    assert_same(new.tree, other)
+
+
+MESH = jax.make_mesh((1,), ('x',), devices=jax.devices()[:1])
+SPEC = jax.sharding.PartitionSpec()
+
+
+def test_equal_layouts_are_one_to_a_program():
+    one, same, other = packed(tree()), packed(tree()), packed([jnp.ones(2), jnp.ones(2)])
+    assert one.layout is not same.layout
+    assert one.layout == same.layout and hash(one.layout) == hash(same.layout)
+    assert one.layout != other.layout and one.layout != 'a layout'
+    calls = []
+    double = jax.jit(lambda x: calls.append(1) or jax.tree.map(lambda y: y, x))
+    for x in (one, same, other):
+        double(x)
+    assert len(calls) == 2
+
+
+def test_behind_the_axes_of_a_batch():
+    arrays = [jnp.ones((2, 3)), jnp.arange(4.0)]
+    there = packed(arrays)
+    many = jax.vmap(lambda s: there.like(jax.tree.map(lambda x: s * x, there.tree)))(
+        jnp.arange(3.0)
+    )
+    wanted = jax.tree.map(lambda x: jnp.arange(3.0).reshape(3, *[1] * x.ndim) * x, arrays)
+    assert [x.shape for x in jax.tree.leaves(many)] == [(3, 10)]
+    assert_same(many.tree, wanted)
+
+
+# ---- the optimizer's state -----------------------------------------------------------------------
+
+
+def params_of(shapes=SHAPES):
+    rng = np.random.default_rng(5)
+    return {
+        f'p{i}': ParamState(jnp.array(rng.normal(size=s), jnp.float32))
+        for i, s in enumerate(shapes)
+    }
+
+
+def gradients(t, params):
+    return {
+        k: jnp.cos(t + jnp.arange(p.value.size)).reshape(p.value.shape) for k, p in params.items()
+    }
+
+
+def lying(opt):
+    """Return how many arrays lie in each buffer of the state."""
+    packed, _ = opt._core.value
+    return sorted(map(len, packed.layout.members))
+
+
+@pytest.mark.parametrize('jitted', [False, True])
+def test_a_step_is_what_it_is_without(jitted, monkeypatch):
+    ends = []
+    for most in (packs._TOGETHER, 1):
+        monkeypatch.setattr(packs, '_TOGETHER', most)
+        params = params_of([*SHAPES, (packs._SMALL + 1,), ()])
+        opt = bo.AdamW(0.1, grad_clip_norm=1.0).register_trainable_weights(params)
+        assert lying(opt)[-1] == most
+        step = jit(opt.step) if jitted else opt.step
+        for t in range(5):
+            step(gradients(t, params))
+        ends.append((named(params), opt.opt_state.value))
+    one, other = ends
+    assert max(ulps(one[0][k], other[0][k]) for k in one[0]) == 0
+    assert_same(one[1], other[1])
+
+
+def test_only_what_belongs_to_parameters_lies_together():
+    params = params_of()
+    opt = bo.Nadam(0.1).register_trainable_weights(params)
+    products = optax.tree.get(opt.opt_state.value, 'leaf_products')
+    assert products.shape == (len(params),)
+    assert lying(opt) == [1, 1, 2, 4, 4, 4]  # the counts, the products, and 14 moments
+
+
+def test_groups_lie_together_and_moments_stay_when_they_grow():
+    params = params_of()
+    opt = bo.Adam(0.1).register_trainable_weights({k: params[k] for k in ('p0', 'p1', 'p2')})
+    for t in range(3):
+        opt.step(gradients(t, {k: params[k] for k in ('p0', 'p1', 'p2')}))
+    before = opt.opt_state.value
+    opt.add_param_group({k: params[k] for k in ('p3', 'p4')})
+    assert_same(opt.opt_state.value, before)
+    assert lying(opt) == [1, 1, 2, 4, 4]  # counts of two groups, 10 moments
+    opt.register_trainable_weights(params['p5'])
+    assert lying(opt) == [1, 1, 4, 4, 4]
+    mu = optax.tree.get(opt.opt_state.value, 'mu')
+    assert all((mu[k] == optax.tree.get(before, 'mu')[k]).all() for k in ('p0', 'p1', 'p2'))
+
+
+def test_many_leaves_lie_alone(monkeypatch):
+    monkeypatch.setattr(chunks, '_MANY', len(SHAPES))
+    opt = bo.Adam(0.1).register_trainable_weights(params_of())
+    assert set(lying(opt)) == {1}
+    assert max(lying(bo.Adam(0.1).register_trainable_weights(params_of(SHAPES[1:])))) == 4
+
+
+def test_a_state_may_be_put_back_and_compiles_nothing():
+    params = params_of()
+    opt = bo.Adam(0.1).register_trainable_weights(params)
+    opt.step(gradients(0, params))
+    kept, weights = opt.opt_state.value, values_of(params)
+    host = jax.tree.map(np.asarray, kept)
+    opt.step(gradients(1, params))
+    with compilations() as compiled:
+        for state in (kept, host):
+            opt.opt_state.value = state
+            for k, p in params.items():
+                p.value = weights[k]
+            opt.step(gradients(1, params))
+            again = named(params)
+    assert compiled.count('jit(_flat)') == 0
+    opt.opt_state.value = host
+    assert_same(opt.opt_state.value, kept)  # what was taken out is alive
+    assert all(np.isfinite(x).all() for x in again.values())
+
+
+def test_a_state_of_another_kind_may_be_put_there():
+    params = params_of()
+    opt = bo.Adam(0.1).register_trainable_weights(params)
+    half = jax.tree.map(
+        lambda x: x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x, opt.opt_state.value
+    )
+    opt.opt_state.value = half
+    opt.step(gradients(0, params))
+    assert signature(opt.opt_state.value) == signature(half)
+    assert set(lying(opt)) == {1}
+
+
+def test_a_loop_may_write_the_state():
+    ends = []
+    for loop in (for_loop, lambda f, xs: [f(x) for x in xs]):
+        params = params_of()
+        opt = bo.Adam(0.1).register_trainable_weights(params)
+
+        def body(t, opt=opt, params=params):
+            opt.step(gradients(t, params))
+            opt.opt_state.value = jax.tree.map(lambda x: x * x.dtype.type(1), opt.opt_state.value)
+
+        loop(body, jnp.arange(3.0))
+        ends.append((named(params), opt.step_count.value))
+    assert ends[0][1] == ends[1][1] == 3
+    assert max(ulps(ends[0][0][k], ends[1][0][k]) for k in params) <= 2
+
+
+def test_a_copied_optimizer_has_buffers_of_its_own():
+    params = params_of()
+    opt = bo.Adam(0.1).register_trainable_weights(params)
+    opt.step(gradients(0, params))
+    twin = copy.deepcopy(opt)
+    assert lying(twin) == lying(opt)
+    before = opt.opt_state.value
+    twin.step(gradients(1, params))
+    assert_same(opt.opt_state.value, before)
+    assert optax.tree.get(twin.opt_state.value, 'leaf_counts').tolist() == [2] * len(params)
+
+
+def test_a_state_moved_to_a_mesh_is_stepped():
+    params = params_of()
+    opt = bo.Adam(0.1).register_trainable_weights(params)
+    opt.step(gradients(0, params))
+    before = opt.opt_state.value
+    place = jax.sharding.NamedSharding(MESH, SPEC)
+    states = brainstate.graph.states(opt)
+    for state in states.values():
+        state.value = jax.device_put(state.value, place)
+    assert_same(opt.opt_state.value, before)
+    opt.step(gradients(1, params))
+    assert opt.step_count.value == 2
