@@ -1,8 +1,8 @@
 """Small arrays that lie together in a few buffers.
 
 Every array that a program takes or gives costs about a microsecond of the host's time, more than it
-takes to compute a small one. With four in a buffer a small step takes three quarters of the time.
-Longer packs compile slowly, and large arrays are slower in packs.
+takes to compute a small one. With four in a buffer a small step takes three quarters of the time;
+more of them, or larger ones, save little and take long to compile (`python -m benchmarks.packs`).
 """
 
 from __future__ import annotations
