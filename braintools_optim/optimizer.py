@@ -380,13 +380,12 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
 
     def _packed(self, chains: tuple) -> Packed:
         """Pack the chains' states: what belongs to single parameters may lie with others."""
-        if are_many(self._leaves):  # a step may take them in several calls
-            return Packed.of(chains)
         together: list[bool] = []
         for group, state in zip(self._groups, chains, strict=True):
             plan = GroupPlan.of(self.param_states, self._leaves, group.members)
             together += belong(state, [self._leaves[i].path for i in plan.leaves])
-        return Packed.of(chains, together)
+        # Many leaves may be taken in several calls, each with the state of its own.
+        return Packed.of(chains, None if are_many(self._leaves) else together)
 
     state_dtype = fixed_option(
         'state_dtype', 'The dtype in which the chain computes, None for that of each parameter.'
