@@ -3,6 +3,7 @@
 Every array that a program takes or gives costs about a microsecond of the host's time, more than it
 takes to compute a small one. With four in a buffer a small step takes three quarters of the time;
 more of them, or larger ones, save little and take long to compile (`python -m benchmarks.packs`).
+That is so on the CPU. Elsewhere a program's kernels cost more than its arrays, and packs need more.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = ['Packed']
 
 _TOGETHER = 4  # arrays in a buffer
 _SMALL = 1024  # numbers in an array, at most, that lies in a buffer with others
+_PLATFORM = 'cpu'  # where they do
 
 
 class Layout:
@@ -138,6 +140,7 @@ def _is_small(x: Any) -> bool:
         and jnp.issubdtype(x.dtype, jnp.inexact)
         and not x.weak_type
         and isinstance(x.sharding, SingleDeviceSharding)
+        and all(device.platform == _PLATFORM for device in x.devices())
     )
 
 

@@ -79,6 +79,11 @@ def test_what_may_not_or_cannot_lies_alone():
     assert seen == [((0,), (1,), (2,))]
 
 
+def test_on_accelerators_all_lie_alone(monkeypatch):
+    monkeypatch.setattr(packs, '_PLATFORM', 'gpu')  # as if the arrays here were elsewhere
+    assert packed([jnp.ones(2), jnp.ones(3)]).layout.members == ((0,), (1,))
+
+
 def test_what_is_packed_is_found_again():
     arrays = tree()
     there = packed(arrays)
