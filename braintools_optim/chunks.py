@@ -100,8 +100,8 @@ class Chunks:
         self.stepper = stepper
         self.values = jax.tree.structure(values)
         self.look, self.state_look = _look(flat), _look(state)
-        chains = jax.tree.unflatten(treedef, range(len(leaves))).tree
-        self.kept = [Kept.of(stepper, i, tree) for i, tree in enumerate(chains)]
+        chains = jax.tree.unflatten(treedef, range(len(leaves)))
+        self.kept = [Kept.of(stepper, i, packed.tree) for i, packed in enumerate(chains)]
         self.entries: list[Any] = []  # of the programs
         self.calls: list[Call] = []
 

@@ -99,15 +99,14 @@ def _take(stepper: Stepper, closure: Callable[[], Any]) -> Any:
     objective = ClosureObjective(closure, stepper)
     values = [param.value for param in stepper.params]
     others = [state.value for state in objective.others]
-    packed, count = stepper.core.value
-    (chain,) = packed.tree
-    loss, written, chain, moved = _compute(stepper, objective, values, others, chain)
+    (packed,), count = stepper.core.value
+    loss, written, chain, moved = _compute(stepper, objective, values, others, packed.tree)
     targets = [s for s, writes in zip(objective.others, objective.writes, strict=True) if writes]
     write_all(
         [
             *((p, v) for p, v in zip(stepper.params, moved, strict=True) if v is not None),
             *zip(targets, written, strict=True),
-            (stepper.core, (packed.like((chain,)), next_count(count))),
+            (stepper.core, ((packed.like(chain),), next_count(count))),
         ]
     )
     return loss

@@ -366,26 +366,20 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
             owner = type(self).__name__
             state = with_dtype(state, paths, self.first_moments, self._mu_dtype, owner)
         state = own_buffers(state, dict(zip(paths, values, strict=True)))
-        chains = self._core.chains
+        packed, count = self._core.value
         if group.members:
             known = GroupPlan.of(self.param_states, self._leaves, group.members).leaves
             before = [self._leaves[i].path for i in known]
-            state = take_over(state, paths, chains[group.index], before)
-        chains = (*chains[: group.index], state, *chains[group.index + 1 :])
+            state = take_over(state, paths, packed[group.index].tree, before)
+        own = Packed.of(state, belong(state, paths))
+        packed = (*packed[: group.index], own, *packed[group.index + 1 :])
+        if are_many(leaves):  # a step may take them in several calls, each with their own state
+            packed = tuple(Packed.of(one.tree) for one in packed)
+        self._core.value = (packed, beside(count, values))
         group.members = members
         self.param_states.adopt(manager)
         self._leaves = leaves
         self._stepper = None
-        self._core.value = (self._packed(chains), beside(self._core.count, values))
-
-    def _packed(self, chains: tuple) -> Packed:
-        """Pack the chains' states: what belongs to single parameters may lie with others."""
-        together: list[bool] = []
-        for group, state in zip(self._groups, chains, strict=True):
-            plan = GroupPlan.of(self.param_states, self._leaves, group.members)
-            together += belong(state, [self._leaves[i].path for i in plan.leaves])
-        # Many leaves may be taken in several calls, each with the state of its own.
-        return Packed.of(chains, None if are_many(self._leaves) else together)
 
     state_dtype = fixed_option(
         'state_dtype', 'The dtype in which the chain computes, None for that of each parameter.'

@@ -87,9 +87,9 @@ class LateState(OptimState):
 class CoreState(LateState):
     """All that a step of an optimizer writes besides parameters: ``(chain states, step count)``.
 
-    It is one State, since each one costs time in every jitted call. Its value holds the chain
-    states as :class:`Packed`. A compiled step leaves them as mere buffers, with their tree and the
-    count: that is all that the next one needs.
+    It is one State, since each one costs time in every jitted call. Its value holds the state of
+    each group's chain as a :class:`Packed`. A compiled step leaves them as mere buffers, with their
+    tree and the count: that is all that the next one needs.
     """
 
     __module__ = 'braintools_optim'
@@ -97,10 +97,10 @@ class CoreState(LateState):
     value: Any
 
     def __init__(self) -> None:
-        super().__init__((Packed.of(()), np.int32(0)))
+        super().__init__(((), np.int32(0)))
 
-    def make(self, buffers: list, treedef: Any, count: Any) -> tuple[Packed, Any]:
-        """Return the chain states as a tree, and the count."""
+    def make(self, buffers: list, treedef: Any, count: Any) -> tuple[tuple[Packed, ...], Any]:
+        """Return the chain states, and the count."""
         return jax.tree.unflatten(treedef, buffers), count
 
     def duplicate(self) -> CoreState:
@@ -115,19 +115,20 @@ class CoreState(LateState):
         """Whether somebody may hold the arrays of the present value: it was looked at, or given."""
         return '_parts' not in self.__dict__
 
-    def look(self) -> tuple:
+    def look(self) -> tuple[Packed, ...]:
         """Return the chain states for a look in passing, which keeps none of their arrays."""
         packed, _ = self.make(*self.take()) if unobserved(self) else self.value
-        return packed.tree
+        return packed
 
     @property
     def chains(self) -> tuple:
-        """The state of each group's chain."""
-        return self.value[0].tree
+        """The state of each group's chain, a tree."""
+        return tuple(packed.tree for packed in self.value[0])
 
     def replace(self, chains: tuple, count: Any) -> None:
         """Write other chain states and a count."""
-        self.value = (self.value[0].replaced(chains), count)
+        pairs = zip(self.value[0], chains, strict=True)
+        self.value = (tuple(packed.replaced(chain) for packed, chain in pairs), count)
 
     @property
     def count(self) -> Any:
@@ -273,13 +274,16 @@ class ChainState(PartState):
     @property
     def value(self) -> Any:
         """The chain's state, a tree."""
-        return self._whole.chains[self._group]
+        return self._whole.value[0][self._group].tree
 
     @value.setter
     def value(self, new: Any) -> None:
-        chains = list(self._whole.chains)
-        chains[self._group] = new
-        self._whole.replace(tuple(chains), self._whole.count)
+        packed, count = self._whole.value
+        own = packed[self._group].replaced(new)
+        self._whole.value = (
+            (*packed[: self._group], own, *packed[self._group + 1 :]),
+            count,
+        )
 
 
 class undone_on_error:  # noqa: N801  (a context manager; as a generator it would cost thrice)

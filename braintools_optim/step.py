@@ -215,7 +215,7 @@ class Stepper:
                 param['_value'] = value
         self.core.put_parts(leaves, treedef, count)
 
-    def _keep(self, values: list, packed: Packed, vector: Any, grads: Any, extra: dict) -> Any:
+    def _keep(self, values: list, packed: tuple, vector: Any, grads: Any, extra: dict) -> Any:
         """Compute in one program without donating: somebody may look at the old values."""
         refuse_non_arrays(grads)
         arrays, static = split_extra(extra)
@@ -232,7 +232,7 @@ class Stepper:
         changes = [(p, v) for p, v in zip(self.params, moved, strict=True) if v is not None]
         write_all([*changes, (self.core, (packed, next_count(count)))])
 
-    def _eager(self, values: list, *args: Any) -> tuple[Packed, list]:
+    def _eager(self, values: list, *args: Any) -> tuple[tuple, list]:
         """Compute where nothing maps over States, so that they have the shapes they came with."""
         for leaf, value in zip(self.leaves, flattened(values), strict=True):
             leaf.check_shape(value)
@@ -241,8 +241,8 @@ class Stepper:
     # ---- the computation -----------------------------------------------------------------
 
     def compute(
-        self, values: list, packed: Packed, vector: Any, grads: Any, extra: dict
-    ) -> tuple[Packed, list]:
+        self, values: list, packed: tuple[Packed, ...], vector: Any, grads: Any, extra: dict
+    ) -> tuple[tuple[Packed, ...], list]:
         """Return the new chain states, and the new parameters or None where they stay.
 
         The states come first because JAX hands donated buffers to outputs in order.
@@ -256,8 +256,10 @@ class Stepper:
         def given(group: Any, plan: GroupPlan, numbers: list) -> dict:
             return self.optimizer._for_chain(extra, self, group, plan, values, numbers)
 
-        states, new = self.advance(old, found, packed.tree, vector, foreign, given)
-        return packed.like(states), regrouped(values, new, found)
+        chains = [one.tree for one in packed]
+        states, new = self.advance(old, found, chains, vector, foreign, given)
+        made = tuple(one.like(state) for one, state in zip(packed, states, strict=True))
+        return made, regrouped(values, new, found)
 
     def advance(
         self,

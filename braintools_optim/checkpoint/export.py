@@ -132,7 +132,7 @@ def named_slots(optimizer: OptaxOptimizer, group: ParamGroup) -> tuple[list[Slot
     plan = GroupPlan.of(optimizer.param_states, optimizer._leaves, group.members)
     leaves = [optimizer._leaves[i] for i in plan.leaves]
     names = {leaf.path: leaf.name for leaf in leaves}
-    return slots_of(optimizer._core.look()[group.index], list(names)), names
+    return slots_of(optimizer._core.look()[group.index].tree, list(names)), names
 
 
 def slot_name(slot: Slot, names: dict[Keys, str]) -> str:
