@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from .observe import traced
 from .own_state import NumbersState, weak_scalars
 from .signature import constructor_signature
 from .state import OptimState, path_name
-from .step import flattened, next_count, regrouped, write_all
+from .step import next_count, regrouped, write_all
 
 __all__ = ['AveragedModel']
 
@@ -129,18 +130,14 @@ class AveragedModel(brainstate.nn.Module):
         _check_model(model)
         mine, theirs = _lasting(self.module), _lasting(model)
         _check_paths(set(mine), set(theirs))
-        leaves = tuple(
-            leaf
-            for path, state in mine.items()
-            for leaf in _leaves(path, state.value, theirs[path].value, self._averages(state))
-        )
+        plan = tuple((path, self._averages(state)) for path, state in mine.items())
         old = [state.value for state in mine.values()]
         new = [theirs[path].value for path in mine]
         vector = None if self._decay is None else self._decay.value
         count = self.n_averaged.value
         compute = _averaged if traced() else _program
-        moved = compute(leaves, self.avg_fn, flattened(old), flattened(new), vector, count)
-        changes = zip(mine.values(), regrouped(old, moved), strict=True)
+        moved = compute(plan, self.avg_fn, old, new, vector, count)
+        changes = zip(mine.values(), moved, strict=True)
         write_all([*changes, (self.n_averaged, next_count(count))])
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
@@ -156,17 +153,24 @@ AveragedModel.__signature__ = constructor_signature(AveragedModel)  # type: igno
 
 
 def _averaged(
-    leaves: tuple[Leaf | None, ...],
+    plan: tuple[tuple[tuple, bool], ...],
     avg_fn: Callable[[Any, Any, Any], Any] | None,
     old: list,
     new: list,
     vector: Any,
     count: Any,
 ) -> list:
-    """Return the next average of each leaf, in an array of its own."""
+    """Return the next averages, in arrays of their own. ``plan`` tells paths, and what is averaged.
+
+    All that is wrong with a model is found here: once for each kind of model, when it is traced.
+    """
     weight = 1.0 / (count + 1) if vector is None else weak_scalars(vector)[1]
     moved = []
-    for leaf, before, now in zip(leaves, old, new, strict=True):
+    pairs = [
+        zip(_leaves(*which, x, y), flat_values(x)[0], flat_values(y)[0], strict=True)
+        for which, x, y in zip(plan, old, new, strict=True)
+    ]
+    for leaf, before, now in itertools.chain(*pairs):
         if leaf is None:
             # jit would hand out the model's own buffer, which a train_step takes over
             moved.append(jax.tree.map(jnp.copy, now))
@@ -182,7 +186,7 @@ def _averaged(
                     f'got {mean!r}.'
                 )
         moved.append(leaf.decode(jnp.where(count == 0, p, mean.astype(p.dtype)), before))
-    return moved
+    return regrouped(old, moved)
 
 
 _program = jax.jit(_averaged, static_argnums=(0, 1))
@@ -205,7 +209,7 @@ def _lasting(model: Node) -> dict[tuple, State]:
     return {path: state for path, state in found.items() if not isinstance(state, _PASSING)}
 
 
-def _leaves(path: tuple, mine: Any, theirs: Any, averages: bool) -> list[Leaf | None]:
+def _leaves(path: tuple, averages: bool, mine: Any, theirs: Any) -> list[Leaf | None]:
     """Return how each leaf of a State is averaged, None where it is copied; raise for misfits."""
     flat, tree = jax.tree_util.tree_flatten_with_path(mine, is_leaf=is_unit_leaf)
     others, other_tree = flat_values(theirs)
