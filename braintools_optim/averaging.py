@@ -149,7 +149,7 @@ class AveragedModel(brainstate.nn.Module):
 
 
 # brainstate's metaclass hides the signature of the constructor
-AveragedModel.__signature__ = constructor_signature(AveragedModel)  # type: ignore[attr-defined]
+AveragedModel.__signature__ = constructor_signature(AveragedModel)
 
 
 def _averaged(

@@ -64,9 +64,9 @@ def mixed():
     )
 
 
-def moved(model, by=1.0):
+def moved(model, by=1):
     for state in model.states().values():
-        state.value = jax.tree.map(lambda x: x + jnp.asarray(by, x.dtype), state.value)
+        state.value = jax.tree.map(lambda x: x + by, state.value)
 
 
 # ---- values ------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def test_types_stay_and_traces_agree(kwargs):
     with compilations() as later:
         compiled()
         compiled()
-    assert first and not later
+    assert first and 'jit(jaxpr_call)' not in later  # numbers move to the device, once
     for_loop(lambda _: one(*looped), jnp.arange(3))
     assert types == jax.tree.map(jax.typeof, [s.value for s in eager[1].states().values()])
     for _, average in (jitted, looped):
@@ -129,8 +129,8 @@ def test_types_stay_and_traces_agree(kwargs):
     assert same(average.module.seen.value, model.seen.value)
     assert same(average.module.h.value, np.zeros(2))  # a state of a run is its own
     assert average.module.tau.value.unit == u.ms
-    expected = {'mean': 4.0, 'decay': 3.0 + 0.29}.get('decay' if 'decay' in kwargs else 'mean')
     if 'avg_fn' not in kwargs:
+        expected = 0.9 * (0.9 * 3 + 0.1 * 4) + 0.1 * 5 if 'decay' in kwargs else 4.0
         assert np.allclose(average.module.w.value, expected)
         assert same(average.module.mean.value, model.mean.value)
 
@@ -304,7 +304,7 @@ def test_resumes(kwargs, tmp_path):
         (lambda m: setattr(m.w, 'value', jnp.ones(2)), "'w'.*float32.*got float32.2."),
         (lambda m: setattr(m.half, 'value', jnp.ones(2, int)), "'half'.*bfloat16.2., got int32"),
         (lambda m: setattr(m.seen, 'value', jnp.float32(1)), "'seen'.*int32.*got float32"),
-        (lambda m: setattr(m, 'tied', ParamState(jnp.ones(2))), 'lacks again.*|has besides again'),
+        (lambda m: setattr(m, 'tied', ParamState(jnp.ones(2))), 'has besides tied'),
         (lambda m: setattr(m.tau, 'value', jnp.ones(2) * u.mV), 'tau'),
     ],
 )
