@@ -36,6 +36,7 @@ from .algorithms import (
     SparseAdam,
     Yogi,
 )
+from .averaging import AveragedModel
 from .checkpoint import CheckpointError, CorruptCheckpoint, IncompatibleCheckpoint, SaveError
 from .checkpoint.background import Saving
 from .checkpoint.legacy import import_braintools
@@ -90,6 +91,7 @@ __all__ = [
     'Adam',
     'AdamW',
     'Adamax',
+    'AveragedModel',
     'ChainedScheduler',
     'CheckpointError',
     'Checkpointer',

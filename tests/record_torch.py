@@ -261,10 +261,14 @@ def write_index():
             if 'versions' not in data:  # of another kind
                 continue
             cases, versions = (json.loads(data[key].item()) for key in ('cases', 'versions'))
-            closures = json.loads(data['closures'].item()) if 'closures' in data else []
-        what = (
-            f'{len(closures) or len(cases)} {"closures" if closures else f"cases of {STEPS} steps"}'
-        )
+            others = {
+                kind: json.loads(data[kind].item())
+                for kind in ('closures', 'averages')
+                if kind in data
+            }
+        counts = {kind: len(found) for kind, found in others.items()}
+        counts = counts or {f'cases of {STEPS} steps': len(cases)}
+        what = ', '.join(f'{count} {kind}' for kind, count in counts.items())
         lines += [
             '',
             f'## {path.name}',
@@ -287,7 +291,11 @@ def write_index():
         lines += [
             f'| {case["name"]} | closure | `{json.dumps(case["kwargs"])}` | {case["problem"]}, '
             f'{case["steps"]} steps |'
-            for case in closures
+            for case in others.get('closures', [])
+        ]
+        lines += [
+            f'| {case["name"]} | average | `{json.dumps(case["kwargs"])}` | |'
+            for case in others.get('averages', [])
         ]
     _, mark, copied = (GOLDEN / 'INDEX.md').read_text().partition('\n## Copied')
     (GOLDEN / 'INDEX.md').write_text('\n'.join(lines) + '\n' + mark + copied)

@@ -1,0 +1,258 @@
+"""Averages of a model's parameters over the training, as torch.optim.swa_utils has them."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+from brainstate import ParamState, ShortTermState, State
+from brainstate.graph import Node
+from brainstate.random import RandomState
+from saiunit import Quantity
+
+from .hyper import UNIT, check_flag, check_number
+from .leaf import Leaf, checked_dtype, flat_values, is_unit_leaf
+from .observe import traced
+from .own_state import NumbersState, weak_scalars
+from .signature import constructor_signature
+from .state import OptimState, path_name
+from .step import next_count, regrouped, write_all
+
+__all__ = ['AveragedModel']
+
+_OWNER = 'AveragedModel'
+_PASSING = (ShortTermState, RandomState, OptimState)  # of a run, not of what was learned
+
+
+class AveragedModel(brainstate.nn.Module):
+    r"""A copy of a model whose parameters are an average of those it has had.
+
+    .. math:: \bar\theta_0 = \theta_0, \qquad
+        \bar\theta_n = d\,\bar\theta_{n-1} + (1 - d)\,\theta_n
+        \quad\text{or}\quad \bar\theta_{n-1} + (\theta_n - \bar\theta_{n-1})/(n + 1)
+
+    Every call of :meth:`update_parameters` takes in the present parameters; the first one copies
+    them. Called itself, it calls the copy, ``average.module``. ``average.states()`` is all that a
+    checkpoint needs.
+
+    Parameters
+    ----------
+    model : Module
+        It is copied, and not kept.
+    decay : float, optional
+        The weight :math:`d` of what was there before, for an exponential moving average. It is
+        live: assign ``average.decay`` to change it. The plain mean (SWA) if not given.
+    avg_fn : callable, optional
+        Another average: a pure function of the averaged array, the new one and ``n_averaged``. It
+        is traced, as a loss function is, and sees arrays without units.
+    use_buffers : bool
+        Whether other States that last, such as running statistics, are averaged as well. By default
+        they are copied in every update.
+    state_dtype : dtype, optional
+        What averages are kept in, such as float32 for a model in bfloat16, where a decay of 0.999
+        is lost in rounding; the dtype of each parameter if not given.
+
+    Notes
+    -----
+    Integers are copied (torch fails on them, or rounds). States of a run (`ShortTermState`, such as
+    those of recurrent layers, and random generators) are the copy's own. Averages are computed in
+    float32 or wider. torch's ``AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))`` is
+    ``AveragedModel(model, decay=0.999)``.
+
+    References
+    ----------
+    Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization",
+    arXiv:1803.05407.
+
+    Examples
+    --------
+    >>> import brainstate, jax.numpy as jnp
+    >>> import braintools_optim as bo
+    >>> model = brainstate.nn.Linear(2, 1)
+    >>> average = bo.AveragedModel(model, decay=0.9)
+    >>> for bias in (1.0, 2.0):
+    ...     model.weight.value = {**model.weight.value, 'bias': jnp.array([bias])}
+    ...     average.update_parameters(model)
+    >>> average.module.weight.value['bias']
+    Array([1.1], dtype=float32)
+    >>> average(jnp.ones((3, 2))).shape
+    (3, 1)
+    """
+
+    __module__ = 'braintools_optim'
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        decay: float | None = None,
+        avg_fn: Callable[[Any, Any, Any], Any] | None = None,
+        use_buffers: bool = False,
+        state_dtype: Any = None,
+    ):
+        super().__init__()
+        _check_model(model)
+        if decay is not None and avg_fn is not None:
+            raise ValueError(f'{_OWNER} takes decay or avg_fn, got both.')
+        if not (avg_fn is None or callable(avg_fn)):
+            raise TypeError(f'{_OWNER} needs a function for avg_fn, got {avg_fn!r}.')
+        self.avg_fn = avg_fn
+        self.use_buffers = check_flag(_OWNER, 'use_buffers', use_buffers, False)
+        dtype = checked_dtype(_OWNER, 'state_dtype', state_dtype)
+        self._decay = None if decay is None else NumbersState(_weights(decay))
+        self.n_averaged = OptimState(np.int32(0))
+        self.module = copy.deepcopy(model)
+        if dtype is not None:
+            for state in filter(self._averages, _lasting(self.module).values()):
+                state.value = jax.tree.map(lambda x: _cast(x, dtype), state.value)
+
+    @property
+    def decay(self) -> Any:
+        """The weight of what was there before; assign to change it. None without one."""
+        return None if self._decay is None else self._decay.entries()[0]
+
+    @decay.setter
+    def decay(self, value: Any) -> None:
+        if self._decay is None:
+            raise AttributeError(
+                f'this {_OWNER} was built without decay; construct it with one (any may follow).'
+            )
+        self._decay.replace(_weights(value))
+
+    def update_parameters(self, model: Any) -> None:
+        """Take the present parameters of a model into the average: all of them, or none."""
+        _check_model(model)
+        mine, theirs = _lasting(self.module), _lasting(model)
+        _check_paths(set(mine), set(theirs))
+        plan = tuple((path, self._averages(state)) for path, state in mine.items())
+        old = [state.value for state in mine.values()]
+        new = [theirs[path].value for path in mine]
+        vector = None if self._decay is None else self._decay.value
+        count = self.n_averaged.value
+        compute = _averaged if traced() else _program
+        moved = compute(plan, self.avg_fn, old, new, vector, count)
+        changes = zip(mine.values(), moved, strict=True)
+        write_all([*changes, (self.n_averaged, next_count(count))])
+
+    def update(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the averaged model does; it is what calling the average calls."""
+        return self.module(*args, **kwargs)
+
+    def _averages(self, state: State) -> bool:
+        return self.use_buffers or isinstance(state, ParamState)
+
+
+# brainstate's metaclass hides the signature of the constructor
+AveragedModel.__signature__ = constructor_signature(AveragedModel)
+
+
+def _averaged(
+    plan: tuple[tuple[tuple, bool], ...],
+    avg_fn: Callable[[Any, Any, Any], Any] | None,
+    old: list,
+    new: list,
+    vector: Any,
+    count: Any,
+) -> list:
+    """Return the next averages, in arrays of their own. ``plan`` tells paths, and what is averaged.
+
+    All that is wrong with a model is found here: once for each kind of model, when it is traced.
+    """
+    weight = 1.0 / (count + 1) if vector is None else weak_scalars(vector)[1]
+    moved = []
+    pairs = [
+        zip(_leaves(*which, x, y), flat_values(x)[0], flat_values(y)[0], strict=True)
+        for which, x, y in zip(plan, old, new, strict=True)
+    ]
+    for leaf, before, now in itertools.chain(*pairs):
+        if leaf is None:
+            # jit would hand out the model's own buffer, which a train_step takes over
+            moved.append(jax.tree.map(jnp.copy, now))
+            continue
+        a, p = leaf.encode(before), leaf.encode(now)
+        if avg_fn is None:
+            mean = _between(a, p, jnp.asarray(weight, a.real.dtype))
+        else:
+            mean = avg_fn(a, p, count)
+            if getattr(mean, 'shape', None) != a.shape:
+                raise TypeError(
+                    f'avg_fn must return an array of the shape {a.shape} of {leaf.name!r}, '
+                    f'got {mean!r}.'
+                )
+        moved.append(leaf.decode(jnp.where(count == 0, p, mean.astype(p.dtype)), before))
+    return regrouped(old, moved)
+
+
+_program = jax.jit(_averaged, static_argnums=(0, 1))
+
+
+def _between(a: jax.Array, p: jax.Array, weight: jax.Array) -> jax.Array:
+    """Return what lies so far on the way from ``a`` to ``p``; exactly these at 0 and 1."""
+    return jnp.where(weight < 0.5, a + weight * (p - a), p - (1 - weight) * (p - a))
+
+
+def _weights(decay: Any) -> list:
+    """Return a decay and its complement, which would lose digits in float32."""
+    number = check_number(_OWNER, 'decay', decay, allowed=UNIT)
+    return [number, 1.0 - number]
+
+
+def _lasting(model: Node) -> dict[tuple, State]:
+    """Return the States of a model that outlast a run, each once, by path."""
+    found = brainstate.graph.states(model)
+    return {path: state for path, state in found.items() if not isinstance(state, _PASSING)}
+
+
+def _leaves(path: tuple, averages: bool, mine: Any, theirs: Any) -> list[Leaf | None]:
+    """Return how each leaf of a State is averaged, None where it is copied; raise for misfits."""
+    flat, tree = jax.tree_util.tree_flatten_with_path(mine, is_leaf=is_unit_leaf)
+    others, other_tree = flat_values(theirs)
+    if tree != other_tree:
+        raise ValueError(
+            f'{path_name(path)!r} of the model must be the tree of the averaged one, {tree}, '
+            f'got {other_tree}.'
+        )
+    found: list[Leaf | None] = []
+    for (inner, x), y in zip(flat, others, strict=True):
+        name, unit = path_name((*path, *inner)), x.unit if isinstance(x, Quantity) else None
+        (shape, dtype), (other, given) = _type(x), _type(y)
+        mean = averages and jnp.issubdtype(dtype, jnp.inexact)
+        kind = jnp.inexact if jnp.issubdtype(dtype, jnp.complexfloating) else jnp.floating
+        if shape != other or not (jnp.issubdtype(given, kind) if mean else given == dtype):
+            raise ValueError(
+                f'{name!r} of the model must be like the averaged one, {dtype}{list(shape)}, '
+                f'got {given}{list(other)}.'
+            )
+        wide = jnp.promote_types(dtype, jnp.float32)
+        leaf = Leaf(name, 0, (), 0, shape, unit, False, frozenset(), wide)
+        found.append(leaf if mean else None)
+    return found
+
+
+def _type(x: Any) -> tuple[tuple, Any]:
+    array = x.mantissa if isinstance(x, Quantity) else x
+    return jnp.shape(array), jax.dtypes.result_type(array)
+
+
+def _cast(x: Any, dtype: Any) -> Any:
+    return jnp.asarray(x, dtype) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, Node):
+        raise TypeError(f'{_OWNER} needs a model, a brainstate Module, got {model!r:.60}.')
+
+
+def _check_paths(mine: set, theirs: set) -> None:
+    for which, paths in (('lacks', mine - theirs), ('has besides', theirs - mine)):
+        if paths:
+            raise ValueError(
+                f'{_OWNER} averages models of one structure; the model that it was given '
+                f'{which} {", ".join(sorted(map(path_name, paths)))}.'
+            )
