@@ -63,12 +63,7 @@ class AveragedModel(brainstate.nn.Module):
     Integers are copied (torch fails on them, or rounds). States of a run (`ShortTermState`, such as
     those of recurrent layers, and random generators) are the copy's own. Averages are computed in
     float32 or wider. torch's ``AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))`` is
-    ``AveragedModel(model, decay=0.999)``.
-
-    References
-    ----------
-    Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization",
-    arXiv:1803.05407.
+    ``AveragedModel(model, decay=0.999)``. The plain mean is of Izmailov et al., arXiv:1803.05407.
 
     Examples
     --------
@@ -172,7 +167,7 @@ def _averaged(
     ]
     for leaf, before, now in itertools.chain(*pairs):
         if leaf is None:
-            # jit would hand out the model's own buffer, which a train_step takes over
+            # Without jit it would be the model's own array, which a train_step takes over.
             moved.append(jax.tree.map(jnp.copy, now))
             continue
         a, p = leaf.encode(before), leaf.encode(now)
@@ -181,10 +176,8 @@ def _averaged(
         else:
             mean = avg_fn(a, p, count)
             if getattr(mean, 'shape', None) != a.shape:
-                raise TypeError(
-                    f'avg_fn must return an array of the shape {a.shape} of {leaf.name!r}, '
-                    f'got {mean!r}.'
-                )
+                must = f'avg_fn must return an array of the shape {a.shape} of {leaf.name!r}'
+                raise TypeError(f'{must}, got {mean!r}.')
         moved.append(leaf.decode(jnp.where(count == 0, p, mean.astype(p.dtype)), before))
     return regrouped(old, moved)
 

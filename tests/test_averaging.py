@@ -238,7 +238,12 @@ def test_outlives_steps_that_take_over_memory():
     step = bo.train_step(model, opt, loss)
     x = jnp.arange(8.0).reshape(4, 2)
     whole = jit(lambda: (step(x), average.update_parameters(model)))
-    for update in (lambda: average.update_parameters(model), whole):
+
+    def update_by_operations():
+        with jax.disable_jit():
+            average.update_parameters(model)
+
+    for update in (lambda: average.update_parameters(model), whole, update_by_operations):
         update()
         assert not pointers(average.module) & pointers(model)
         kept = arrays(average)
