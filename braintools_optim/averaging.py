@@ -120,6 +120,11 @@ class AveragedModel(brainstate.nn.Module):
             )
         self._decay.replace(_weights(value))
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == 'n_averaged' and name in vars(self):
+            raise AttributeError(f'{_OWNER}.n_averaged is a State; assign n_averaged.value.')
+        super().__setattr__(name, value)
+
     def update_parameters(self, model: Any) -> None:
         """Take the present parameters of a model into the average: all of them, or none."""
         _check_model(model)

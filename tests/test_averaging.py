@@ -355,6 +355,9 @@ def test_other_mistakes():
         bo.AveragedModel(model.states().copy())
     average = bo.AveragedModel(model)
     assert average.decay is None
+    with pytest.raises(AttributeError, match='assign n_averaged.value'):
+        average.n_averaged = 3
+    average.n_averaged.value = np.int32(0)
     with pytest.raises(AttributeError, match='built without decay'):
         average.decay = 0.5
     with pytest.raises(TypeError, match='needs a model'):
