@@ -10,11 +10,14 @@ LR a scheduler that is stepped with every step, by Python and inside the jitted 
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import os
 import resource
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import brainstate
@@ -94,6 +97,41 @@ def by_hand(params: dict) -> Step:
         return carry[0]
 
     return step
+
+
+def hand_with_rate(leaves: int, rate: Callable[[int], Any]) -> Step:
+    """Return the same with a learning rate that it is given, a function of the step."""
+    params = model(leaves)
+    grads = gradients(params)
+    carry = [params, optax.adamw(0.0).init(params)]
+    count = itertools.count()
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def apply(params: Any, state: Any, grads: Any, lr: Any) -> Any:
+        updates, state = optax.adamw(lr, weight_decay=0.01).update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    def step() -> Any:
+        carry[:] = apply(carry[0], carry[1], grads, rate(next(count)))
+        return carry[0]
+
+    return step
+
+
+def on_device() -> Callable[[int], Any]:
+    """Return a learning rate that stays where it is."""
+    lr = jnp.float32(1e-3)
+    return lambda i: lr
+
+
+def from_host(i: int) -> Any:
+    """Return a learning rate that comes from the host."""
+    return np.float32(1e-3)
+
+
+def cosine_by_hand(i: int) -> Any:
+    """Return the learning rate of `CosineAnnealingLR(T_max=100_000)`, by the least Python."""
+    return np.float32(0.5e-3 * (1.0 + math.cos(math.pi * i / 100_000)))
 
 
 def braintools(leaves: int) -> Step:
@@ -248,7 +286,31 @@ def p3() -> list[Ratio]:
         row.note = f'{len(traces)} traces of 4 programs'
         row.name += f' ({row.note})'
         rows.append(row)
+        rows += beside_hand(
+            f'P3 lr changed every eager step, {leaves} leaves',
+            lambda n=leaves: ours(n, change=True),
+            leaves,
+            from_host,
+        )
     return rows
+
+
+def beside_hand(name: str, make: Callable[[], Step], leaves: int, rate: Any) -> list[Ratio]:
+    """Compare ours, and what it takes by hand to give a step a learning rate of the host."""
+    return [
+        compare(
+            f'{name} / the same by hand',
+            make,
+            lambda: hand_with_rate(leaves, rate),
+            calls=CALLS[leaves],
+        ),
+        compare(
+            f'{name}, by hand / unchanged by hand',
+            lambda: hand_with_rate(leaves, rate),
+            lambda: hand_with_rate(leaves, on_device()),
+            calls=CALLS[leaves],
+        ),
+    ]
 
 
 def lr() -> list[Ratio]:
@@ -275,6 +337,12 @@ def lr() -> list[Ratio]:
             row.note = f'{len(traces)} traces of 4 programs'
             row.name += f' ({row.note})'
             rows.append(row)
+        rows += beside_hand(
+            f'LR scheduler stepped every eager step, {leaves} leaves',
+            lambda n=leaves: ours(n, scheduled=True),
+            leaves,
+            cosine_by_hand,
+        )
     return rows
 
 
