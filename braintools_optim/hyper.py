@@ -26,10 +26,12 @@ __all__ = [
     'check_count',
     'check_flag',
     'check_mask',
+    'check_metric',
     'check_number',
     'check_range',
     'entry_of',
     'is_live',
+    'is_real',
     'is_traced',
     'is_zero',
 ]
@@ -160,6 +162,19 @@ def check_range(owner: str, name: str, number: Any, allowed: Range) -> None:
     """Raise ValueError if a number is known and not allowed."""
     if not is_traced(number) and number not in allowed:  # nan is in no range
         raise ValueError(f'{owner} needs {name} in {allowed}, got {name}={number!r}.')
+
+
+def is_real(dtype: Any) -> bool:
+    """Whether a dtype is one of real numbers."""
+    return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
+
+
+def check_metric(owner: str, name: str, value: Any) -> float:
+    """Return a number that was measured, which may be nan or infinite, or raise."""
+    found = np.asarray(value)
+    if found.shape != () or not is_real(found.dtype):
+        raise TypeError(f'{owner} needs a number for {name}, got {value!r:.80}.')
+    return float(found)
 
 
 def check_count(owner: str, name: str, value: Any, least: int = 0) -> int:

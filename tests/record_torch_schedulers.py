@@ -196,6 +196,13 @@ def cases():
     for name, *children in (('lambda', warm, wave), ('restarts', hold, restarts),
                             ('cycle', cycle, decay), ('one_cycle', warm, once)):  # fmt: skip
         yield case(f'with_{name}', 'ChainedScheduler', children=children)
+    average = ('SWALR', {'swa_lr': [0.05, 0.001], 'anneal_epochs': 30})
+    at_once = ('SWALR', {'swa_lr': 0.03, 'anneal_epochs': 0})
+    yield case('to_swa_changed', 'SequentialLR', children=[decay, average], milestones=[40],
+               changes=CHANGES)  # fmt: skip
+    yield case('to_swa_and_back', 'SequentialLR', children=[anneal, average, hold],
+               milestones=[15, 35])  # fmt: skip
+    yield case('to_swa_at_once', 'SequentialLR', children=[warm, at_once], milestones=[12])
     for name, *children in (('multiplicative', hold, slower), ('cycle', warm, cycle),
                             ('cycle_first', cycle, anneal), ('one_cycle', warm, once),
                             ('one_cycle_first', once, hold), ('lambda', wave, once)):  # fmt: skip

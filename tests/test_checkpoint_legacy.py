@@ -167,6 +167,8 @@ def test_what_does_not_fit_is_refused_whole(tmp_path):
     for saved, says in (
         (wide, r'mu of x is float32\[3\], here it is float32\[2\]'),
         *((renamed, 'mu of x is missing'), (bare, "'opt_state' is missing"), (nan, 'lr=nan')),
+        (adam_state() | {'param_groups': 3}, 'param_groups must be a dict, got int'),
+        (adam_state() | {'param_groups': {'0': 3}}, 'group 0 must be a dict, got int'),
         *((groups, "groups .'0', '1'."), (momentum, 'nu of x is missing'), (negative, '-1')),
         (opt.state_dict() | {'opt_state': 3}, 'mu of x is missing'),
     ):
@@ -180,6 +182,16 @@ def test_what_does_not_fit_is_refused_whole(tmp_path):
             bo.import_braintools(damaged, opt)
     with pytest.raises(FileNotFoundError):
         bo.import_braintools(tmp_path / 'nowhere', opt)
+    for wrong, says in (({'a': 1}, "'base_lrs' is missing"), ({'base_lrs': [0.1]}, "'last_epoch'")):
+        with pytest.raises(bo.IncompatibleCheckpoint, match=f'the scheduler: {says}'):
+            bo.import_braintools(adam_state(), opt, scheduler=wrong)
+    composed = bo.Adam(bo.ChainedScheduler([bo.StepLR(0.1)])).register_trainable_weights(params)
+    with pytest.raises(bo.IncompatibleCheckpoint, match='a ChainedScheduler, and states of comp'):
+        bo.import_braintools(adam_state(), composed, scheduler=msgpack_of('StepLR')['scheduler'])
+    with pytest.raises(TypeError, match=r'state_dict\(\) of the scheduler there, got StepLR'):
+        bo.import_braintools(adam_state(), opt, scheduler=bo.StepLR(0.1))
+    with pytest.raises(TypeError, match='got str for the optimizer'):
+        bo.import_braintools(opt, 'run.msgpack')
     with pytest.raises(bo.CheckpointError, match='register_trainable_weights'):
         bo.import_braintools(adam_state(), bo.Adam(0.1))
     with pytest.raises(bo.IncompatibleCheckpoint, match='import_braintools'):

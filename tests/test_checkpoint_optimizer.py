@@ -382,8 +382,9 @@ def test_renaming(tmp_path):
     ):
         with pytest.raises(bo.IncompatibleCheckpoint, match=re.escape(says)):
             new.load(path, rename=rename)
-    with pytest.raises(TypeError, match='rename'):
-        new.load(path, rename={'encoder': 3})
+    for wrong in ({'encoder': 3}, [('encoder', 'backbone')], 'encoder'):
+        with pytest.raises(TypeError, match='rename takes a dict of new names'):
+            new.load(path, rename=wrong)
     assert digest(new, second) == before
 
 

@@ -124,8 +124,11 @@ def test_all_differences_of_a_training_state_are_listed_at_once(tmp_path):
 def test_what_cannot_be_saved_is_named(tmp_path):
     path = tmp_path / 'run.ckpt'
     opt = stepped(params_of(a=2))
+    itself: dict = {}
+    itself['again'] = [itself]
     for tree, error, says in (
         ({'f': {'g': print}}, TypeError, r'tree\.f\.g is a builtin_function'),
+        ({'o': opt, 'd': itself}, ValueError, r'tree\.d\.again\[0\].* nested too deep or holds it'),
         ({'net': Net(2)}, TypeError, r'tree\.net is a Net.*model\.states'),
         ({'ids': {3: 'x'}}, TypeError, r'tree\.ids has the key 3'),
         ({'s': {1: ParamState(1.0), '1': ParamState(2.0)}}, ValueError, "two entries .*'1'"),

@@ -173,6 +173,12 @@ def test_bad_arguments(tmp_path):
     for step_ in (-1, 1.5, True, '3'):
         with pytest.raises((TypeError, ValueError), match='needs an integer'):
             keeper.save(step_, {'a': 1})
+    for metric in ('x', 1j, [1.0], True):
+        with pytest.raises(TypeError, match=r'Checkpointer\.save needs a number for metric, got'):
+            keeper.save(1, {'a': 1}, metric=metric)
+    assert (
+        keeper.save(1, {'a': 1}, metric=jnp.bfloat16(0.5)).name == 'step-00000001.metric-0.5.ckpt'
+    )
 
 
 # ---- killed while it saves -----------------------------------------------------------------------

@@ -105,6 +105,18 @@ MISTAKES = {
         *(lambda: bo.Adafactor(1e-3, (1e-30, 1e-3), 1.0, 0.8), TypeError),
         *('got (1e-30, 0.001)', "give braintools' by name, eps=..., clip_threshold=..., decay_r"),
     ),
+    'one schedule for each group of what is one for all': (
+        lambda: bo.ParamScheduler(ready(grad_clip_norm=1.0), 'grad_clip_norm', [lambda t: 1.0]),
+        *(ValueError, 'grad_clip_norm of Adam is one number for all groups', 'one schedule'),
+    ),
+    'OneCycleLR by text': (
+        *(lambda: bo.OneCycleLR(0.1, epochs='3', steps_per_epoch=4), TypeError),
+        *("got '3'", 'an integer >= 1 for epochs'),
+    ),
+    'OneCycleLR divided by nothing': (
+        *(lambda: bo.OneCycleLR(0.1, 5, div_factor=0), ValueError),
+        *('div_factor=0.0', 'div_factor in (0, inf)'),
+    ),
     'scheduler=': (
         *(lambda: bo.Adam(scheduler=bo.StepLR(0.1)), TypeError),
         *("'scheduler'", 'A scheduler is given as lr: write Adam(lr=StepLR('),

@@ -758,6 +758,8 @@ def test_plot(monkeypatch):
         ([1, 2, 3], [0.01, 0.005, 0.0025], 'group 1'),
     ]
     assert axes.words['ylabel'] == 'learning rate' and axes.words['legend']
+    nothing = scheduler.plot(0, ax=Axes())
+    assert nothing.lines == []
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
     with pytest.raises(ImportError, match='needs matplotlib'):
         scheduler.plot(3)

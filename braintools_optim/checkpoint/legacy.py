@@ -57,6 +57,16 @@ def import_braintools(
     strict, cast : bool
         As in ``Optimizer.load``.
     """
+    if not hasattr(optimizer, 'param_states'):
+        raise TypeError(
+            f'import_braintools takes a checkpoint, and then the optimizer that goes on with it; '
+            f'got {type(optimizer).__name__} for the optimizer.'
+        )
+    if not isinstance(scheduler, Mapping | None):
+        raise TypeError(
+            f'import_braintools takes the state_dict() of the scheduler there, got '
+            f'{type(scheduler).__name__}.'
+        )
     if not len(optimizer.param_states):
         raise CheckpointError(
             'import_braintools needs the parameters; call register_trainable_weights first.'
@@ -67,6 +77,11 @@ def import_braintools(
     for key in ('step_count', 'opt_state', 'param_groups'):
         if key not in saved:
             judge.refuse(f'{key!r} is missing: this is no checkpoint of braintools.optim')
+    groups = as_dict(saved.get('param_groups', {}), 'param_groups', judge.wrong)
+    for key, group in groups.items():
+        as_dict(group, f'group {key}', judge.wrong)
+    if scheduler is not None:
+        _check_schedule(optimizer, scheduler, judge)
     judge.conclude()
     state = _translated_state(optimizer, saved, judge)
     if scheduler is not None:
@@ -128,6 +143,18 @@ def _widened(value: Any, like: Any) -> np.ndarray:
     safe = jnp.promote_types(value.dtype, like.dtype) == like.dtype
     same = jnp.issubdtype(value.dtype, jnp.floating) == jnp.issubdtype(like.dtype, jnp.floating)
     return value.astype(like.dtype) if safe and same else value
+
+
+def _check_schedule(optimizer: OptaxOptimizer, saved: Mapping[str, Any], judge: Judge) -> None:
+    """Refuse what is no snapshot of a scheduler there, or none for the scheduler here."""
+    for key in ('base_lrs', 'last_epoch'):
+        if key not in saved:
+            judge.refuse(f'the scheduler: {key!r} is missing; it has {sorted(map(str, saved))}')
+    if hasattr(optimizer.lr, 'schedulers'):
+        judge.refuse(
+            f'the scheduler: that of this optimizer is a {type(optimizer.lr).__name__}, and '
+            f'states of composed schedulers are not translated'
+        )
 
 
 def _translated_schedule(optimizer: OptaxOptimizer, saved: Mapping[str, Any]) -> dict[str, Any]:

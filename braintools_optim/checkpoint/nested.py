@@ -10,6 +10,7 @@ import numpy as np
 from brainstate import State
 from saiunit import Quantity
 
+from .header import DEPTH
 from .place import placed, placed_parameter
 from .plain import plainly
 from .relax import Judge
@@ -19,19 +20,28 @@ __all__ = ['encoded', 'entries', 'restored']
 LEAVES = (bool, int, float, str, bytes, type(None), np.ndarray, np.generic, jax.Array)
 
 
-def encoded(node: Any, where: str, live: Callable[[Any, str], Any] | None = None) -> Any:
+def encoded(
+    node: Any, where: str, live: Callable[[Any, str], Any] | None = None, depth: int = 1
+) -> Any:
     """Return nested data that a file can hold: States as their values, dicts with names as keys.
 
     ``live`` says what is written of other objects, None of those it does not know.
     """
+    if depth > DEPTH:
+        raise ValueError(
+            f'{where:.40}... is nested too deep or holds itself; {DEPTH} levels are allowed, with '
+            f'those of the file.'
+        )
     if isinstance(node, State):
-        return encoded(node.value, where)
+        return encoded(node.value, where, None, depth)
     if isinstance(node, Quantity):
         return {'mantissa': node.mantissa, 'unit': str(node.unit)}
     if isinstance(node, Mapping):
-        return {name: encoded(v, f'{where}.{name}', live) for name, v in entries(node, where)}
+        return {
+            name: encoded(v, f'{where}.{name}', live, depth + 1) for name, v in entries(node, where)
+        }
     if isinstance(node, list | tuple):
-        return [encoded(v, f'{where}[{i}]', live) for i, v in enumerate(node)]
+        return [encoded(v, f'{where}[{i}]', live, depth + 1) for i, v in enumerate(node)]
     if isinstance(node, LEAVES):
         return node
     known = None if live is None else live(node, where)

@@ -51,12 +51,16 @@ class Judge:
     def __init__(
         self, strict: bool = True, cast: bool = False, rename: Mapping[str, str] | None = None
     ):
-        texts = [*(rename or {}), *(rename or {}).values()]
+        given = {} if rename is None else rename
+        texts = [*given, *given.values()] if isinstance(given, Mapping) else [None]
         if not all(isinstance(x, str) for x in texts):
-            raise TypeError(f'rename takes names of parameters by names, got {rename!r}.')
+            raise TypeError(
+                f'rename takes a dict of new names of parameters by those in the checkpoint, got '
+                f'{rename!r}.'
+            )
         self.strict = strict
         self.may_cast = cast
-        self.rename = dict(rename or {})
+        self.rename = dict(given)
         self.wrong: list[str] = []
         self.report = LoadReport()
         self._used: set[str] = set()

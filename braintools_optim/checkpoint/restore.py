@@ -12,6 +12,7 @@ import numpy as np
 
 from ..hyper import check_number
 from ..leaf import flat_values
+from ..schedulers.snapshot import resized
 from ..slot import is_masked, rebuild
 from .export import VERSION, export_group, named_slots, refuse_traced, slot_name
 from .place import placed, placed_parameter
@@ -37,6 +38,7 @@ class Restoration:
         self.states: list[Any] = []
         self.numbers: dict[tuple[int, str], Any] = {}
         self.schedulers: list[tuple[Any, Mapping[str, Any]]] = []
+        self.joining: list[ParamGroup] = []  # groups that are not in the checkpoint
         self.params: list[tuple[Any, Any]] = []  # States with their new values
 
     def undone_on_error(self) -> AbstractContextManager[None]:
@@ -48,8 +50,12 @@ class Restoration:
         optimizer = self.optimizer
         count = placed(np.asarray(self.count, np.int32), optimizer._core.count)
         optimizer._core.replace(tuple(self.states), count)
+        bases = [optimizer._lr_scheduler._bases()[group.index] for group in self.joining]
         for scheduler, state in self.schedulers:
             scheduler._restore(state)
+        if self.schedulers:
+            for group, base in zip(self.joining, bases, strict=True):
+                optimizer._join_schedulers(group, base)
         optimizer._table.write(self.numbers)
         for state, value in self.params:
             state.value = value
@@ -141,6 +147,8 @@ def _examine_groups(
         if key in groups:
             values = as_dict(plainly(groups[key]), where, judge.wrong)
             found.numbers |= _checked_group(optimizer, group, values, judge)
+        else:
+            found.joining.append(group)
         slots: Mapping[str, Any] = {}
         if key in states:
             given = as_dict(states[key], f'the state of {where}', judge.wrong)
@@ -224,6 +232,8 @@ def _checked_schedulers(
     if theirs != here:
         judge.unexpected(f'the schedulers were {theirs}, here they are {here}')
         return []
+    if not judge.strict:  # groups that came or went are reported as such
+        saved = [resized(s, here.state_dict()) for s, here in zip(saved, mine, strict=True)]
     for scheduler, state in zip(mine, saved, strict=True):
         for key in sorted(set(state) - set(scheduler.state_dict()), key=str):
             judge.unexpected(f'{type(scheduler).__name__}: {key!r} is unknown here')

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..hyper import check_count
+from ..hyper import check_count, check_metric
 from .atomic import sweep
 from .background import Saving
 from .errors import CheckpointError, CorruptCheckpoint
@@ -158,7 +158,7 @@ class Checkpointer:
         if not isinstance(step, bool) and hasattr(step, '__index__'):  # an array, too
             step = step.__index__()
         step = check_count('Checkpointer.save', 'step', step)
-        metric = None if metric is None else float(metric)
+        metric = None if metric is None else check_metric('Checkpointer.save', 'metric', metric)
         self.wait()
         score = '' if metric is None else f'.metric-{metric!r}'
         path = self.directory / f'step-{step:08d}{score}.ckpt'

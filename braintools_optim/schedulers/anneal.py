@@ -333,7 +333,8 @@ class SWALR(LRScheduler):
 
     .. math:: \eta_t = \eta_{swa} + (\eta_0 - \eta_{swa})\,\alpha(1 - \min(t / T, 1))
 
-    A change by hand is carried on while it anneals, and overwritten at the end.
+    A change by hand is carried on while it anneals, and overwritten at the end. In a `SequentialLR`
+    it anneals from the learning rate that it finds, as torch's does.
 
     Parameters
     ----------
@@ -351,6 +352,7 @@ class SWALR(LRScheduler):
 
     __module__ = 'braintools_optim'
     schedule = schedules.swa
+    goes_on = True
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from brainstate import State
 
 from ..checkpoint.errors import IncompatibleCheckpoint
 from ..habits import is_ours, refuse_stray
-from ..hyper import Range, check_count, check_number
+from ..hyper import Range, check_count, check_number, is_real
 from ..observe import in_loop, is_tracer, recorded
 from ..own_state import put_value, undone_on_error
 from ..signature import suggestion
@@ -194,7 +194,7 @@ class Scheduler(metaclass=_SchedulerType):
         if not is_tracer(epoch):
             number = check_number(owner, 'epoch', epoch, allowed=EPOCHS)
             return int(number) if number.is_integer() else number
-        if epoch.shape != () or not _is_real(epoch.dtype):
+        if epoch.shape != () or not is_real(epoch.dtype):
             raise TypeError(f'{owner} needs a real scalar for epoch, got {epoch}.')
         return epoch
 
@@ -293,7 +293,7 @@ class Scheduler(metaclass=_SchedulerType):
             except ImportError as error:
                 raise ImportError('plotting a scheduler needs matplotlib; install it.') from error
             ax = pyplot.figure(layout='constrained').gca()
-        values = np.reshape(values, (n, -1))
+        values = values.reshape(n, -1 if n else 0)
         start = self._epoch()
         for i, line in enumerate(values.T):
             ax.plot(np.arange(start, start + n), line, label=f'group {i}')
@@ -374,10 +374,6 @@ class Scheduler(metaclass=_SchedulerType):
         raise AttributeError(
             f'{name} of {type(self).__name__} is fixed at construction; build a new scheduler.'
         )
-
-
-def _is_real(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
 
 
 def _copied(x: Any, memo: Mapping[int, Any]) -> Any:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..hyper import check_number
 from ..observe import is_tracer
@@ -52,9 +53,8 @@ class Composite(LRScheduler):
         (optimizer,) = optimizers.values()
         if optimizer is None:
             bases = self._source()._bases()
-            for child in children:
-                if not child._gives_base():
-                    child._adopt(bases, bases)
+            self._given_bases(bases)
+            self._adopt(bases, bases)
         else:
             for child in children:
                 optimizer._release(child)
@@ -76,7 +76,7 @@ class Composite(LRScheduler):
         """Return the learning rate of each group at the present epoch."""
         if self.optimizer is not None:
             return self.optimizer.get_last_lr()
-        return self._started(self._bases())
+        return self._written(self._progress())
 
     def _defines_get_lr(self) -> bool:
         return False
@@ -267,11 +267,26 @@ class ChainedScheduler(Composite):
     def _advanced(
         self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
     ) -> tuple[Progress, list]:
-        parts = []
+        parts: list[Progress] = []
         for child, part in zip(self._children, progress.memory, strict=True):
-            part, lrs = child._advanced(part, lrs, epoch, metric)
+            if epoch is None or not parts:
+                part, lrs = child._advanced(part, lrs, epoch, metric)
+            else:  # where it jumps to an epoch, what follows goes from what the first gives there
+                part, lrs = child._entered(part, lrs, epoch, metric)
             parts.append(part)
         return Progress(progress.epoch + 1 if epoch is None else epoch, parts), lrs
+
+    def _entered(
+        self, progress: Progress, lrs: list, epoch: Any, metric: Any = None
+    ) -> tuple[Progress, list]:
+        parts = []
+        for child, part in zip(self._children, progress.memory, strict=True):
+            part, lrs = child._entered(part, lrs, epoch, metric)
+            parts.append(part)
+        return Progress(epoch, parts), lrs
+
+    def _written(self, progress: Progress) -> list:
+        return self._children[-1]._written(progress.memory[-1])
 
 
 class SequentialLR(Composite):
@@ -306,13 +321,13 @@ class SequentialLR(Composite):
         self, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = 0
     ):
         at: list[Any] = list(milestones) if isinstance(milestones, list | tuple) else [milestones]
-        if not all(isinstance(m, int) and not isinstance(m, bool) and m >= 1 for m in at) or (
+        if not all(_is_count(m) and m >= 1 for m in at) or (
             any(b <= a for a, b in zip(at, at[1:], strict=False))
         ):
             raise ValueError(
                 f'SequentialLR needs ascending integers >= 1 for milestones, got {milestones!r}.'
             )
-        self.milestones: list[int] = at
+        self.milestones: list[int] = list(map(int, at))
         if isinstance(schedulers, list | tuple) and len(schedulers) != len(at) + 1:
             raise ValueError(
                 f'SequentialLR needs one scheduler more than milestones, got {len(schedulers)} '
@@ -379,30 +394,84 @@ class SequentialLR(Composite):
     def _advanced(
         self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
     ) -> tuple[Progress, list]:
-        then = progress.epoch + 1 if epoch is None else epoch
+        def follow(i: int, part: Progress, then: Any) -> tuple[Progress, list]:
+            child, begins = self._children[i], (then == 0) & (i > 0)
+            if not is_tracer(then) and not begins:
+                return child._advanced(part, lrs, None, metric)
+            # torch starts a scheduler with step(0)
+            anew = (child._entered if child.goes_on else child._advanced)(part, lrs, 0, metric)
+            if not is_tracer(then):
+                return anew
+            # Both are pure, and the program takes one.
+            return _chosen(begins, anew, child._advanced(part, lrs, None, metric))
+
+        def jump(i: int, part: Progress, then: Any) -> tuple[Progress, list]:
+            return self._children[i]._advanced(part, lrs, then, metric)
+
+        if epoch is None:
+            return self._where_it_runs(progress, lrs, progress.epoch + 1, follow)
+        return self._where_it_runs(progress, lrs, epoch, jump)
+
+    def _entered(
+        self, progress: Progress, lrs: list, epoch: Any, metric: Any = None
+    ) -> tuple[Progress, list]:
+        bases = self._bases()
+
+        def enter(i: int, part: Progress, then: Any) -> tuple[Progress, list]:
+            own = self._children[i]._bases()
+            start = lrs if agree(own, bases) else own[: len(lrs)]
+            return self._children[i]._entered(part, start, then, metric)
+
+        return self._where_it_runs(progress, lrs, epoch, enter)
+
+    def _where_it_runs(
+        self, progress: Progress, lrs: list, then: Any, go: Callable
+    ) -> tuple[Progress, list]:
+        """Return what follows if the scheduler that runs at ``then`` goes, the others rest.
+
+        ``go(i, part, epoch)`` is what the scheduler at i makes of its part, at an epoch of its own.
+        """
         parts, new = list(progress.memory), lrs
-        for i, child in enumerate(self._children):
-            begin = self.milestones[i - 1] if i else 0
+        for i, begin in enumerate([0, *self.milestones]):
             end = self.milestones[i] if i < len(self.milestones) else None
             runs = then >= begin if end is None else (then >= begin) & (then < end)
             if not is_tracer(then) and not runs:
                 continue
-            if epoch is not None:
-                after = child._advanced(parts[i], lrs, then - begin, metric)
-            elif is_tracer(then):
-                # Both are pure, and the program takes one: torch starts a scheduler with step(0).
-                on = child._advanced(parts[i], lrs, None, metric)
-                anew = child._advanced(parts[i], lrs, 0, metric)
-                after = _chosen((then == begin) & (i > 0), anew, on)
-            else:
-                after = child._advanced(parts[i], lrs, 0 if then == begin and i else None, metric)
+            after = go(i, parts[i], then - begin)
             if is_tracer(then):
                 after = _chosen(runs, after, (parts[i], new))
             parts[i], new = after
         return Progress(then, parts), new
 
+    def _written(self, progress: Progress) -> list:
+        def written(i: int, part: Progress, then: Any) -> tuple[Progress, list]:
+            return part, self._children[i]._written(part)
+
+        _, first = written(0, progress.memory[0], 0)
+        return self._where_it_runs(progress, first, progress.epoch, written)[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a snapshot as plain data."""
+        return super().state_dict() | {'milestones': list(self.milestones)}
+
+    def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
+        """Return what keeps a snapshot from being loaded."""
+        wrong = super().differences(state_dict)
+        if isinstance(state_dict, Mapping):
+            theirs = state_dict.get('milestones', self.milestones)  # the first files lack them
+            if theirs != self.milestones:
+                wrong.append(
+                    f'SequentialLR: it was built with milestones {theirs}, here with '
+                    f'{self.milestones}'
+                )
+        return wrong
+
     def __repr__(self) -> str:
         return super().__repr__().replace('], epoch=', f'], milestones={self.milestones}, epoch=')
+
+
+def _is_count(x: Any) -> bool:
+    return isinstance(x, int | np.integer) and not isinstance(x, bool)
 
 
 def _chosen(condition: Any, yes: Any, no: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from .. import schedules
+from ..hyper import Range, check_count, check_number
 from ..observe import is_tracer
 from .base import Progress
 from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ['CyclicLR', 'OneCycleLR']
 
 Number = float | Sequence[float]
+POSITIVE = Range(0.0, open_low=True, open_high=True)
 
 
 class MomentumCycle(LRScheduler):
@@ -40,6 +42,12 @@ class MomentumCycle(LRScheduler):
                 f'{cycle_momentum!r}.'
             )
         self.cycle_momentum = cycle_momentum
+
+    def _identity(self) -> dict[str, Any]:
+        cycles = self.cycle_momentum is not False
+        if cycles and self.optimizer is not None:
+            cycles = _momentum_of(self.optimizer) is not None
+        return super()._identity() | {'cycle_momentum': cycles}
 
     def _given_bases(self, lrs: list) -> list | None:
         if self._given and 'base_lr' not in self._lists:
@@ -266,10 +274,10 @@ class OneCycleLR(MomentumCycle):
                 f'{total_steps=}, {epochs=}, {steps_per_epoch=}.'
             )
         if total_steps is None:
-            assert epochs is not None and steps_per_epoch is not None
-            total_steps = epochs * steps_per_epoch
-        if not is_tracer(div_factor) and not div_factor > 0:
-            raise ValueError(f'OneCycleLR needs div_factor > 0, got {div_factor!r}.')
+            total_steps = check_count('OneCycleLR', 'epochs', epochs, 1) * check_count(
+                'OneCycleLR', 'steps_per_epoch', steps_per_epoch, 1
+            )
+        div_factor = check_number('OneCycleLR', 'div_factor', div_factor, allowed=POSITIVE)
         peaks: list[Any] = list(max_lr) if isinstance(max_lr, list | tuple) else [max_lr]
         for peak in peaks:
             self.schedule.check('OneCycleLR', max_lr=peak, total_steps=total_steps)
@@ -292,6 +300,9 @@ class OneCycleLR(MomentumCycle):
     def div_factor(self) -> float:
         """What the highest learning rate was divided by, to give the base."""
         return self._div_factor
+
+    def _identity(self) -> dict[str, Any]:
+        return super()._identity() | {'div_factor': self._div_factor}
 
     def _check_step(self, epoch: Any) -> None:
         then = self._epoch() + 1 if epoch is None else epoch

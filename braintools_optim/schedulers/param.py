@@ -71,6 +71,11 @@ class ParamScheduler(Scheduler):
                 f'{type(optimizer).__name__} has no live number {self.name!r}; it has '
                 f'{", ".join(sorted(known))}.'
             )
+        if self._for_each and self.name in optimizer._options:
+            raise ValueError(
+                f'{self.name} of {type(optimizer).__name__} is one number for all groups; give '
+                f'ParamScheduler one schedule, got a list of {len(self._schedules)}.'
+            )
 
     def _check_groups(self, count: int) -> None:
         if self._for_each and len(self._schedules) != count:

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..hyper import Range, check_count, check_number
+from ..hyper import Range, check_count, check_metric, check_number
 from ..observe import is_tracer
 from ..own_state import NumbersState, put_value
 from ..state import OptimState
@@ -134,10 +134,7 @@ class ReduceLROnPlateau(PresentRate):
                 f'call step(loss).'
             )
         if not is_tracer(metric):
-            metric = np.asarray(metric)
-            if metric.shape != () or not np.issubdtype(metric.dtype, np.number):
-                raise TypeError(f'ReduceLROnPlateau needs a number for metric, got {metric!r}.')
-            metric = float(metric)
+            metric = check_metric(type(self).__name__, 'metric', metric)
         self._step(epoch, metric)
 
     def _advanced(

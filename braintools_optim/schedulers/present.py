@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .base import Progress
 from .rate import LRScheduler
 
 __all__ = ['PresentRate']
@@ -23,7 +24,12 @@ class PresentRate(LRScheduler):
         """Return the learning rate of each group at the present epoch."""
         if self.optimizer is not None:
             return self.optimizer.get_last_lr()
-        return [row.written for row in self._progress().memory]
+        return self._written(self._progress())
+
+    def _entered(
+        self, progress: Progress, lrs: list, epoch: Any, metric: Any = None
+    ) -> tuple[Progress, list]:
+        return self._advanced(progress, lrs, epoch, metric)
 
     def _defines_get_lr(self) -> bool:
         return False

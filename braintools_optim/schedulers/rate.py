@@ -13,7 +13,7 @@ from .base import Progress, Scheduler
 from .rebase import assign_bases
 from .row import Row, agree, carried, flat, is_concrete, written
 from .shown import CurrentRates, Entries
-from .snapshot import row_differences
+from .snapshot import is_code, row_differences, row_snapshot, saved_rows
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
@@ -82,6 +82,9 @@ class LRScheduler(Scheduler):
 
     rebases = False
     """Whether what starts later starts from its base, too."""
+
+    goes_on = False
+    """Whether as a later part of a sequence it goes on from the present rate, not from its base."""
 
     _names: tuple[str, ...] = ()  # its live numbers ...
     _formula_names: tuple[str, ...] = ()  # ... of which the schedule's come first ...
@@ -192,13 +195,30 @@ class LRScheduler(Scheduler):
     ) -> tuple[Row, Any]:
         """Return a group's row and learning rate at the epoch ``then``."""
         if not carries:
-            a, b = self._affine(then, group, row)
-            start, new = row.base, a + b * row.base
-        else:
-            a0, b0 = self._affine(now, group, row)
-            a, b = self._affine(then, group, row)
-            start, new = carried(row, lr, a0, b0, a, b)
+            return self._set_out(then, group, row, row.base)
+        a0, b0 = self._affine(now, group, row)
+        a, b = self._affine(then, group, row)
+        start, new = carried(row, lr, a0, b0, a, b)
         return Row(row.base, start, new, row.numbers), new
+
+    def _set_out(self, epoch: Any, group: int, row: Row, start: Any) -> tuple[Row, Any]:
+        """Return a group's row and learning rate at an epoch, if the schedule goes from a start."""
+        row = row._replace(start=start)
+        a, b = self._affine(epoch, group, row)
+        new = a + b * start
+        return row._replace(written=new), new
+
+    def _entered(
+        self, progress: Progress, lrs: list, epoch: Any, metric: Any = None
+    ) -> tuple[Progress, list]:
+        """Return what follows at an epoch, from the rates that the schedulers before it gave."""
+        if not self.carries or self._defines_get_lr():
+            return self._advanced(progress, lrs, epoch, metric)
+        moved = [
+            self._set_out(epoch, i, row, lr)
+            for i, (row, lr) in enumerate(zip(progress.memory, lrs, strict=True))
+        ]
+        return Progress(epoch, [row for row, _ in moved]), [lr for _, lr in moved]
 
     # ---- groups --------------------------------------------------------------------------
 
@@ -378,6 +398,10 @@ class LRScheduler(Scheduler):
             rows.append(row._replace(start=start, written=lr))
         self._put(Progress(progress.epoch, rows))
 
+    def _written(self, progress: Progress) -> list:
+        """Return the learning rates that it gave last."""
+        return [row.written for row in progress.memory]
+
     def __call__(self, count: Any = None) -> Any:
         """Return the learning rate; given a count, minus it, for ``optax.scale_by_schedule``."""
         if count is None:
@@ -451,16 +475,11 @@ class LRScheduler(Scheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot as plain data."""
-        rows = self._progress().memory
-        fixed = {k: v for k, v in self._fixed.items() if not _is_code(v)}
-        return super().state_dict() | {
-            'base_lrs': [row.base for row in rows],
-            'starts': [row.start for row in rows],
-            'written': [row.written for row in rows],
-            'current_lrs': list(self._lrs()),
-            'hyper': {k: [row.numbers[i] for row in rows] for i, k in enumerate(self._names)},
-            'fixed': {k: list(v) if isinstance(v, tuple) else v for k, v in fixed.items()},
-        }
+        return super().state_dict() | row_snapshot(self)
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what it was built with that is no live number."""
+        return dict(self._fixed)
 
     def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
         """Return what keeps a snapshot from being loaded."""
@@ -470,10 +489,7 @@ class LRScheduler(Scheduler):
         return wrong
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
-        columns = [saved['hyper'][k] for k in self._names]
-        numbers = list(zip(*columns, strict=True)) or [()] * len(saved['base_lrs'])
-        parts = zip(saved['base_lrs'], saved['starts'], saved['written'], numbers, strict=True)
-        progress = Progress(saved['last_epoch'], [Row(*part) for part in parts])
+        progress = Progress(saved['last_epoch'], saved_rows(self, saved))
         self._put(progress)
         self._drive(progress, list(saved['current_lrs']))
 
@@ -483,9 +499,5 @@ class LRScheduler(Scheduler):
 
     def __repr__(self) -> str:
         shown = {k: getattr(self, k) for k in (*self._names, *self._fixed)}
-        hyper = ''.join(f', {k}={v!r}' for k, v in shown.items() if not _is_code(v))
+        hyper = ''.join(f', {k}={v!r}' for k, v in shown.items() if not is_code(v))
         return f'{type(self).__name__}(base_lrs={self._bases()}{hyper}, epoch={self._epoch()})'
-
-
-def _is_code(value: Any) -> bool:
-    return callable(value) or (isinstance(value, list) and any(map(callable, value)))

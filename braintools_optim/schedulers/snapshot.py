@@ -1,4 +1,4 @@
-"""What keeps the numbers of a scheduler's groups from being loaded."""
+"""What a scheduler's snapshot has of its groups, and what keeps it from being loaded."""
 
 from __future__ import annotations
 
@@ -6,11 +6,57 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..hyper import check_number
+from .row import Row
 
 if TYPE_CHECKING:
     from .rate import LRScheduler
 
-__all__ = ['row_differences']
+__all__ = ['is_code', 'resized', 'row_differences', 'row_snapshot', 'saved_rows']
+
+_LATER = ('cycle_momentum', 'div_factor')  # what the first files do not tell
+
+
+def is_code(value: Any) -> bool:
+    """Whether a value is a function, or a list with one: those are not saved."""
+    return callable(value) or (isinstance(value, list) and any(map(callable, value)))
+
+
+def row_snapshot(scheduler: LRScheduler) -> dict[str, Any]:
+    """Return all that belongs to the groups, as plain data, and how the scheduler was built."""
+    rows = scheduler._progress().memory
+    fixed = {k: v for k, v in scheduler._identity().items() if not is_code(v)}
+    return {
+        'base_lrs': [row.base for row in rows],
+        'starts': [row.start for row in rows],
+        'written': [row.written for row in rows],
+        'current_lrs': list(scheduler._lrs()),
+        'hyper': {k: [row.numbers[i] for row in rows] for i, k in enumerate(scheduler._names)},
+        'fixed': {k: list(v) if isinstance(v, tuple) else v for k, v in fixed.items()},
+    }
+
+
+def saved_rows(scheduler: LRScheduler, saved: Mapping[str, Any]) -> list[Row]:
+    """Return the rows of a snapshot that fits."""
+    columns = [saved['hyper'][k] for k in scheduler._names]
+    numbers = list(zip(*columns, strict=True)) or [()] * len(saved['base_lrs'])
+    parts = zip(saved['base_lrs'], saved['starts'], saved['written'], numbers, strict=True)
+    return [Row(*part) for part in parts]
+
+
+def resized(saved: Any, mine: Any) -> Any:
+    """Return a snapshot of other groups for those here: what it lacks is as in ``mine``.
+
+    Only lists of one entry for each group have other lengths.
+    """
+    if isinstance(saved, Mapping) and isinstance(mine, Mapping):
+        fixed = {k: v for k, v in saved.items() if k == 'fixed' or k == 'milestones'}
+        return {k: resized(v, mine.get(k)) for k, v in saved.items()} | fixed
+    if not isinstance(saved, list | tuple) or not isinstance(mine, list):
+        return saved
+    if any(isinstance(x, Mapping) for x in saved):  # the schedulers of a composite
+        pairs = zip(saved, mine, strict=False)
+        return [resized(*pair) for pair in pairs] if len(saved) == len(mine) else saved
+    return [*saved[: len(mine)], *mine[len(saved) :]]
 
 
 def row_differences(scheduler: LRScheduler, state_dict: Mapping[str, Any]) -> list[str]:
@@ -40,6 +86,8 @@ def row_differences(scheduler: LRScheduler, state_dict: Mapping[str, Any]) -> li
         except (TypeError, ValueError) as error:
             wrong.append(str(error))
     theirs = state_dict.get('fixed', {})
-    if theirs != mine['fixed']:
-        wrong.append(f'{owner}: it was built with {theirs}, here with {mine["fixed"]}')
+    known = theirs if isinstance(theirs, Mapping) else {}
+    here = {k: v for k, v in mine['fixed'].items() if k in known or k not in _LATER}
+    if theirs != here:
+        wrong.append(f'{owner}: it was built with {theirs}, here with {here}')
     return wrong

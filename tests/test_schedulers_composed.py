@@ -1,0 +1,240 @@
+"""Schedulers made of schedulers: jumps, late beginnings, snapshots, and without an optimizer."""
+
+import brainstate
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scheduler_cases import two_groups
+
+import braintools_optim as bo
+
+
+def chain():
+    """Return a hold at a tenth for three epochs, and a decay."""
+    return bo.ChainedScheduler(
+        [bo.ConstantLR(1.0, factor=0.1, total_iters=3), bo.ExponentialLR(gamma=0.9)]
+    )
+
+
+HELD = [0.1, 0.09, 0.081, 0.729, 0.6561]
+"""What that chain gives: all of its factors at every epoch."""
+
+
+def nested():
+    return bo.ChainedScheduler([bo.ExponentialLR(1.0, gamma=0.5), chain()])
+
+
+def in_sequence():
+    return bo.SequentialLR([bo.ConstantLR(1.0, factor=1.0), chain()], milestones=[2])
+
+
+def sequence_in_chain():
+    """Return a decay over a sequence, which begins with the decay's rate wherever one jumps to."""
+    parts = [bo.StepLR(step_size=1, gamma=0.5), bo.ExponentialLR(gamma=0.8)]
+    return bo.ChainedScheduler([bo.ExponentialLR(1.0, gamma=0.9), bo.SequentialLR(parts, [2])])
+
+
+def rates_of(scheduler, count):
+    """Return what it gives in so many epochs, stepped."""
+    found = []
+    for _ in range(count):
+        found.append(scheduler.get_last_lr()[0])
+        scheduler.step()
+    return found
+
+
+def test_a_chain_that_begins_late_keeps_all_of_its_schedulers(x64):
+    want = [1.0, 1.0, *HELD]
+    np.testing.assert_allclose(in_sequence().preview(7).ravel(), want, rtol=1e-12)
+    np.testing.assert_allclose(rates_of(two_groups(in_sequence())[0].lr, 7), want, rtol=1e-12)
+    opt, _ = two_groups(in_sequence())
+
+    def body(_):
+        rate = opt.current_lr
+        opt.lr.step()
+        return rate
+
+    got = brainstate.transform.for_loop(body, jnp.arange(7))
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize('traced', [False, True])
+@pytest.mark.parametrize('make', [chain, nested, in_sequence, sequence_in_chain])
+def test_jumps_of_what_is_composed(make, traced, x64):
+    """Where it jumps to there is what going there gives, if nothing was changed on the way."""
+    want = make().preview(9)
+    if make is sequence_in_chain:  # at a milestone a step forgets what came before
+        want = (0.9 ** np.arange(9) * [1, 0.5, *0.8 ** np.arange(7)])[:, None]
+    opt, _ = two_groups(make())
+    jump = brainstate.transform.jit(opt.lr.step) if traced else opt.lr.step
+    for epoch in (4, 1, 7, 0, 3):
+        jump(jnp.asarray(epoch) if traced else epoch)
+        assert opt.current_lr == pytest.approx(want[epoch, 0], rel=1e-12)
+        opt.lr.step()
+        ratio = want[epoch + 1, 0] / want[epoch, 0]
+        if not (make is sequence_in_chain and epoch + 1 == 2):
+            assert opt.current_lr / want[epoch, 0] == pytest.approx(ratio, rel=1e-12)
+
+
+@pytest.mark.parametrize('make', [chain, nested, in_sequence, sequence_in_chain])
+def test_without_an_optimizer_it_gives_what_it_previews(make):
+    want = make().preview(8).ravel()
+    scheduler = make()
+    np.testing.assert_allclose(rates_of(scheduler, 8), want, rtol=1e-12)
+    assert scheduler.get_lr() == scheduler.get_last_lr() == scheduler.current_lrs.value
+    scheduler = make()
+    traced = brainstate.transform.for_loop(
+        lambda _: (scheduler.get_last_lr()[0], scheduler.step())[0], jnp.arange(8)
+    )
+    np.testing.assert_allclose(traced, want, rtol=1e-6)
+
+
+def test_minima_of_a_chain_without_an_optimizer():
+    make = lambda: bo.ChainedScheduler(  # noqa: E731
+        [bo.CosineAnnealingLR(1.0, T_max=4, eta_min=0.1), bo.ExponentialLR(gamma=0.5)]
+    )
+    np.testing.assert_allclose(rates_of(make(), 6), make().preview(6).ravel(), rtol=1e-12)
+
+
+def test_bases_that_do_not_go_together_are_refused_at_once():
+    with pytest.raises(ValueError, match=r'start from different base_lr, \[\[0.1\], \[0.2\]\]'):
+        bo.ChainedScheduler([bo.ExponentialLR(0.1), bo.StepLR(0.2)])
+
+
+@pytest.mark.parametrize('kind', [np.int64, np.int32, int])
+def test_milestones_of_numpy(kind):
+    scheduler = bo.SequentialLR([bo.StepLR(0.1), bo.StepLR()], list(map(kind, [2])))
+    assert scheduler.milestones == [2] and type(scheduler.milestones[0]) is int
+
+
+@pytest.mark.parametrize('bad', [[True], [np.bool(True)], [2.0], [np.int64(0)], ['2']])
+def test_milestones_that_are_none(bad):
+    with pytest.raises(ValueError, match='SequentialLR needs ascending integers >= 1'):
+        bo.SequentialLR([bo.StepLR(0.1), bo.StepLR()], bad)
+
+
+# ---- what a snapshot says of how a scheduler was built -------------------------------------------
+
+
+def cyclic(**options):
+    return bo.CyclicLR(0.01, 0.1, 2, **options)
+
+
+def one_cycle(**options):
+    return bo.OneCycleLR(0.1, 10, **options)
+
+
+def sequence(milestones):
+    return bo.SequentialLR([bo.LinearLR(0.1, total_iters=3), bo.StepLR()], milestones)
+
+
+BUILT = {
+    'milestones': (lambda: sequence([3]), lambda: sequence([8]), r'milestones \[3\], here .*\[8\]'),
+    'cycle_momentum': (
+        lambda: cyclic(cycle_momentum=False),
+        lambda: cyclic(cycle_momentum=True),
+        "'cycle_momentum': False.*here with.*'cycle_momentum': True",
+    ),
+    'div_factor': (
+        lambda: one_cycle(div_factor=10.0),
+        lambda: one_cycle(div_factor=50.0),
+        "'div_factor': 10.0.*here with.*'div_factor': 50.0",
+    ),
+}
+
+
+@pytest.mark.parametrize('name', BUILT)
+def test_a_scheduler_that_was_built_otherwise_is_refused(name, tmp_path):
+    theirs, here, says = BUILT[name]
+    opt, _ = two_groups(theirs(), bo.SGD, momentum=0.9)
+    opt.lr.step()
+    opt.save(tmp_path / 'run.ckpt')
+    other, _ = two_groups(here(), bo.SGD, momentum=0.9)
+    before = other.state_dict()
+    for strict in (True, False):
+        with pytest.raises(bo.IncompatibleCheckpoint, match=says):
+            other.load(tmp_path / 'run.ckpt', strict=strict)
+    assert str(other.state_dict()) == str(before)
+    again, _ = two_groups(theirs(), bo.SGD, momentum=0.9)
+    again.load(tmp_path / 'run.ckpt')
+    assert again.get_last_lr() == opt.get_last_lr()
+
+
+@pytest.mark.parametrize('name', BUILT)
+def test_the_first_snapshots_do_not_say_it(name):
+    """They load, as files of one format always do."""
+    opt, _ = two_groups(BUILT[name][0](), bo.SGD, momentum=0.9)
+    saved = opt.state_dict()
+    (scheduler,) = saved['schedulers']
+    holder = scheduler if name == 'milestones' else scheduler['fixed']
+    del holder[name]
+    opt.load_state_dict(saved)
+
+
+def test_whether_the_momentum_moves_is_what_counts():
+    """None means that it does where there is one."""
+    opt, _ = two_groups(cyclic(), bo.SGD, momentum=0.9)
+    other, _ = two_groups(cyclic(cycle_momentum=True), bo.SGD, momentum=0.9)
+    other.load_state_dict(opt.state_dict())
+    without, _ = two_groups(cyclic(), bo.SGD)
+    assert without.state_dict()['schedulers'][0]['fixed']['cycle_momentum'] is False
+
+
+# ---- groups that came or went --------------------------------------------------------------------
+
+ANY = {
+    'a plain rate': lambda: 0.1,
+    'StepLR': lambda: bo.StepLR(0.1, 1, 0.5),
+    'sequence': lambda: bo.SequentialLR(
+        [bo.LinearLR(0.1, start_factor=0.1, total_iters=3), bo.ExponentialLR(gamma=0.5)], [2]
+    ),
+    'chain': lambda: bo.ChainedScheduler([bo.StepLR(0.1, 2), bo.ExponentialLR(gamma=0.5)]),
+    'OneCycleLR': lambda: bo.OneCycleLR(0.1, 10),
+    'ReduceLROnPlateau': lambda: bo.ReduceLROnPlateau(0.1, patience=0, factor=0.5),
+    'MultiplicativeLR': lambda: bo.MultiplicativeLR(0.1, lambda t: 0.9),
+}
+
+
+def driven(scheduler, groups):
+    """Return an optimizer with so many groups, whose weight decay is driven, too."""
+    opt = bo.SGD(lr=scheduler, momentum=0.9)
+    opt.register_trainable_weights({'a': brainstate.ParamState(jnp.ones(2))})
+    if groups > 1:
+        opt.add_param_group({'b': brainstate.ParamState(jnp.ones(2))}, lr=0.02)
+    bo.ParamScheduler(opt, 'weight_decay', bo.schedules.linear(0.1, 1.0, 0.0, 10))
+    return opt
+
+
+@pytest.mark.parametrize('name', ANY)
+def test_schedules_go_on_for_the_groups_that_are_there(name, tmp_path):
+    make, path = ANY[name], tmp_path / 'run.ckpt'
+
+    def go_on(opt, count):
+        for _ in range(count):
+            for scheduler in (opt.lr, *opt.schedulers):
+                scheduler.step(*([1.0] if isinstance(scheduler, bo.ReduceLROnPlateau) else []))
+
+    one, two = driven(make(), 1), driven(make(), 2)
+    for opt in (one, two):
+        go_on(opt, 4)
+    one.save(path)
+    grown = driven(make(), 2)
+    fresh = grown.get_last_lr()
+    report = grown.load(path, strict=False)
+    assert any("groups ['0'], this optimizer has ['0', '1']" in x for x in report.missing)
+    assert grown.get_last_lr()[0] == one.current_lr and grown.weight_decay == one.weight_decay
+    if name not in ('ReduceLROnPlateau', 'MultiplicativeLR'):  # those know no epoch but the present
+        np.testing.assert_allclose(grown.get_last_lr(), two.get_last_lr(), rtol=1e-12)
+    else:
+        assert grown.get_last_lr()[1] == fresh[1]
+    two.save(path)
+    shrunk = driven(make(), 1)
+    report = shrunk.load(path, strict=False)
+    assert any("groups ['0', '1'], this optimizer has ['0']" in x for x in report.unexpected)
+    assert shrunk.get_last_lr() == two.get_last_lr()[:1]
+    for opt, like in ((grown, one), (shrunk, two)):
+        for each in (opt, like):
+            go_on(each, 1)
+        assert opt.current_lr == like.current_lr
+    with pytest.raises(bo.IncompatibleCheckpoint, match=r"groups \['0', '1'\]"):
+        driven(make(), 1).load(path)
