@@ -136,7 +136,7 @@ class AveragedModel(brainstate.nn.Module):
         vector = None if self._decay is None else self._decay.value
         count = self.n_averaged.value
         compute = _averaged if traced() else _program
-        moved = compute(plan, self.avg_fn, old, new, vector, count)
+        moved = compute(plan, _hashable(self.avg_fn), old, new, vector, count)
         changes = zip(mine.values(), moved, strict=True)
         write_all([*changes, (self.n_averaged, next_count(count))])
 
@@ -190,6 +190,15 @@ def _averaged(
 _program = jax.jit(_averaged, static_argnums=(0, 1))
 
 
+def _hashable(fn: Callable | None) -> Callable | None:
+    """Return a function by which programs can be told apart: not every callable has a hash."""
+    try:
+        hash(fn)
+    except TypeError:
+        return None if fn is None else fn.__call__  # type: ignore[operator]  # told by identity
+    return fn
+
+
 def _between(a: jax.Array, p: jax.Array, weight: jax.Array) -> jax.Array:
     """Return what lies so far on the way from ``a`` to ``p``; exactly these at 0 and 1."""
     return jnp.where(weight < 0.5, a + weight * (p - a), p - (1 - weight) * (p - a))
@@ -227,9 +236,11 @@ def _leaves(path: tuple, averages: bool, mine: Any, theirs: Any) -> list[Leaf | 
                 f'{name!r} of the model must be like the averaged one, {dtype}{list(shape)}, '
                 f'got {given}{list(other)}.'
             )
+        if not mean:
+            found.append(None)
+            continue
         wide = jnp.promote_types(dtype, jnp.float32)
-        leaf = Leaf(name, 0, (), 0, shape, unit, False, frozenset(), wide)
-        found.append(leaf if mean else None)
+        found.append(Leaf(name, 0, (), 0, shape, unit, False, frozenset(), wide))
     return found
 
 

@@ -18,7 +18,7 @@ from .hyper import Hyper
 from .meaning import Meaning
 from .objective import ClosureObjective, GroupView, number_of
 from .observe import traced
-from .step import flattened, held, next_count, own_copies, regrouped, split_extra, write_all
+from .step import held, next_count, own_copies, regrouped, split_extra, write_all
 
 if TYPE_CHECKING:
     from .step import Stepper
@@ -79,7 +79,7 @@ class CompiledStep:
 
     def __call__(self, *args: Any) -> Any:
         values = [param.value for param in self.stepper.params]
-        for leaf, value in zip(self.stepper.leaves, flattened(values), strict=True):
+        for leaf, value in zip(self.stepper.leaves, self.stepper.leaf_values(values), strict=True):
             leaf.check_shape(value)
         function = self.function.make_jaxpr(*args)
         jaxpr = function.get_jaxpr(*args)
@@ -124,7 +124,7 @@ def _compute(
     ((group,), (plan,)) = stepper.groups, stepper.plans
     numbers = optimizer._table.unpack(stepper.numbers.value)
     view = GroupView(stepper, group, plan, values, numbers)
-    old = flattened(values)
+    old = stepper.leaf_values(values)
     read = [objective.reads(stepper.params[leaf.state]) for leaf in leaves]
 
     def evaluate(arrays: list) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from saiunit import Quantity
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
@@ -33,9 +34,15 @@ def decays(mask: Any, path: Keys, name: str) -> bool:
     """Return what a mask, a tree of bools like that of the parameters or its top, says of one."""
     said = mask
     for key in path:
-        if not isinstance(said, Mapping) or key not in said:
+        if isinstance(said, Mapping) and key in said:
+            said = said[key]
+        elif isinstance(said, list | tuple) and isinstance(key, int) and key < len(said):
+            said = said[key]
+        elif isinstance(key, str) and hasattr(said, key):
+            said = getattr(said, key)
+        else:
             break
-        said = said[key]
+    said = said.mantissa if isinstance(said, Quantity) else said
     if not isinstance(said, bool | np.bool):
         raise TypeError(
             f'decay_mask must say True or False for parameter {name!r}, or for what it is in, got '

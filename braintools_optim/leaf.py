@@ -42,6 +42,8 @@ class Leaf:
     real_view: bool  # complex numbers are shown to the chain as pairs of reals
     layouts: frozenset[str]  # of its gradients: 'dense', 'sparse'
     state_dtype: Any  # what the chain computes in, None for the parameter's own dtype
+    is_complex: bool = False  # whether it was when it was registered
+    tree: Any = None  # what the leaves of its State formed then
     decays: bool = True  # whether the weight decay is for it
 
     def check(self, value: Any) -> None:
@@ -52,6 +54,17 @@ class Leaf:
                 f'parameter {self.name!r} has dtype {dtype}; only floating-point and complex '
                 f'parameters can be optimized. Convert it, or leave it out of the registered tree.'
             )
+        if jnp.issubdtype(dtype, jnp.complexfloating) != self.is_complex:
+            was = 'complex' if self.is_complex else 'real'
+            raise TypeError(
+                f'parameter {self.name!r} was registered as {was} and is {dtype} now; its moments '
+                f'no longer fit.'
+            )
+        if jnp.finfo(dtype).bits > jnp.finfo(jax.dtypes.canonicalize_dtype(dtype)).bits:
+            raise TypeError(
+                f'parameter {self.name!r} is {dtype}, and JAX computes in float32 now: leave '
+                f'jax_enable_x64 as it was when the parameter was made, or convert it.'
+            )
 
     def check_shape(self, value: Any) -> None:
         """Raise if the value has another shape than when it was registered."""
@@ -60,6 +73,7 @@ class Leaf:
 
     def check_axes(self, value: Any) -> None:
         """Raise if the value has another shape, even without the axes that vmap may hide."""
+        self.check(value)
         axes = iter(self.shape)
         if not all(size in axes for size in jnp.shape(_mantissa(value))):
             raise self.misfit(value)
@@ -216,7 +230,7 @@ def leaves_of(
     mask = decay_mask(manager.to_pytree_value()) if callable(decay_mask) else decay_mask
     found = []
     for position, (path, state) in enumerate(manager.get_flattened()):
-        inner, _ = jax.tree_util.tree_flatten_with_path(state.value, is_leaf=is_unit_leaf)
+        inner, tree = jax.tree_util.tree_flatten_with_path(state.value, is_leaf=is_unit_leaf)
         if not inner:
             raise TypeError(f'parameter {manager.names[position]!r} holds no arrays.')
         for sub_path, value in inner:
@@ -233,6 +247,8 @@ def leaves_of(
                 real_view=real_view,
                 layouts=layouts,
                 state_dtype=state_dtype,
+                is_complex=jnp.iscomplexobj(_mantissa(value)),
+                tree=tree,
             )
             leaf.check(value)
             said = decay_mask is None or decays(mask, leaf.path, leaf.name)

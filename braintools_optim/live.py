@@ -22,6 +22,8 @@ from .hyper import (
     is_traced,
     is_zero,
 )
+from .observe import traced
+from .own_state import undone_on_error
 from .signature import argument_defaults, argument_names, suggestion
 
 __all__ = ['LiveNumbers', 'fixed_option']
@@ -51,6 +53,7 @@ class LiveNumbers:
 
     _numbers: dict[str, Any]  # names and defaults of the live numbers that each group has
     _flags: dict[str, Any]  # names and defaults of the fixed options that each group has
+    _followed: frozenset[str]  # names whose default is what group 0 has: a program assigned it
     _options: dict[str, Any]  # numbers of the whole optimizer; None where switched off
     _table: HyperTable
     _groups: list[ParamGroup]
@@ -76,7 +79,7 @@ class LiveNumbers:
                 )
         if 'weight_decay' not in declared:
             del hyper['weight_decay']
-        self._numbers, self._flags = {}, {}
+        self._numbers, self._flags, self._followed = {}, {}, frozenset()
         for key, value in hyper.items():
             like = declared.get(key, value)
             if isinstance(like, tuple | list):
@@ -143,9 +146,12 @@ class LiveNumbers:
                 )
             object.__setattr__(self, name, value)
         elif name in known['_numbers']:
-            self._assign({(g.index, name): value for g in self._groups})
-            if not is_traced(value):
-                self._numbers[name] = self._table.read(0, name)
+            with undone_on_error(self, self._table.state):
+                new = self._assign({(g.index, name): value for g in self._groups})
+                if traced():  # the value is there when the program has run
+                    known['_followed'] = self._followed | {name}
+                else:
+                    self._set_defaults({name: new[0, name]})
         elif name in known['_flags']:
             raise AttributeError(
                 f'{name} of {type(self).__name__} is fixed at construction; build a new optimizer.'
@@ -171,8 +177,21 @@ class LiveNumbers:
         """Say whose chain is being built or run: None for nobody's."""
         self.__dict__['_running'] = None if h is None else (h, StateJaxTracer())
 
-    def _assign(self, changes: Mapping[tuple[int, str], Any], by_hand: bool = True) -> None:
-        """Set live numbers, checked, all with one write."""
+    def _defaults(self) -> dict[str, Any]:
+        """Return the numbers that a new group has if it is given none."""
+        follow = self._followed
+        return {k: self._table.read(0, k) if k in follow else v for k, v in self._numbers.items()}
+
+    def _set_defaults(self, numbers: Mapping[str, Any]) -> None:
+        """Give new groups other numbers."""
+        known = self.__dict__
+        known['_numbers'] = {**self._numbers, **numbers}
+        known['_followed'] = self._followed.difference(numbers)
+
+    def _assign(
+        self, changes: Mapping[tuple[int, str], Any], by_hand: bool = True
+    ) -> dict[tuple[int, str], Any]:
+        """Set live numbers, checked, all with one write; return them as they were checked."""
         owner = type(self).__name__
         checked: dict[tuple[int, str], Any] = {}
         for (index, name), value in changes.items():
@@ -197,6 +216,7 @@ class LiveNumbers:
             for index in {index for index, _ in checked}:
                 self._validate_changes(self._groups[index], checked)
         self._table.write(checked)
+        return checked
 
     def _validate_changes(self, group: ParamGroup, changes: Mapping[tuple[int, str], Any]) -> None:
         numbers = {n: changes.get((group.index, n), group.number(n)) for n in self._numbers}

@@ -133,7 +133,8 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     """The names of what the chain keeps in ``mu_dtype``, where that is given."""
 
     graph_invisible_attrs = (
-        *('_flags', '_numbers', '_options', '_table', '_groups', '_stepper', '_running'),
+        *('_flags', '_numbers', '_followed', '_options', '_table', '_groups', '_stepper'),
+        '_running',
         '_declared_names',
         *('_schedulers', '_lr_scheduler', '_lr_is_free', '_rate_is_read', '_tx'),
         *('param_states', '_leaves'),
@@ -318,7 +319,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
             raise ValueError(f'{name} was given a group without parameters.')
         numbers = {
             k: check_number(name, k, hyper.get(k, default), default)
-            for k, default in self._numbers.items()
+            for k, default in self._defaults().items()
         }
         flags = {
             k: check_flag(name, k, hyper.get(k, default), default)

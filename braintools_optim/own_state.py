@@ -279,6 +279,11 @@ class ChainState(PartState):
     @value.setter
     def value(self, new: Any) -> None:
         packed, count = self._whole.value
+        here, given = packed[self._group].layout.treedef, jax.tree.structure(new)
+        if given != here:
+            raise TypeError(
+                f'the state of group {self._group} is the tree {here}, it cannot become {given}.'
+            )
         own = packed[self._group].replaced(new)
         self._whole.value = (
             (*packed[: self._group], own, *packed[self._group + 1 :]),

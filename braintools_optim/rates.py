@@ -18,7 +18,7 @@ class DrivenRates:
 
     _table: HyperTable
     _groups: list[ParamGroup]
-    _assign: Callable[..., None]
+    _assign: Callable[..., Any]
     _running_hyper: Callable[[], Hyper | None]
     _lr_scheduler: LRScheduler
     _lr_is_free: bool  # whether the first scheduler that is added takes the place of `lr`

@@ -70,6 +70,13 @@ def path_name(path: tuple) -> str:
     return text
 
 
+def _unsorted(whose: str) -> TypeError:
+    return TypeError(
+        f'the keys {whose} cannot be sorted among each other, as JAX sorts the keys of a dict; use '
+        f'keys of one type at each level.'
+    )
+
+
 class UniqueStateManager:
     """The distinct States of one or more pytrees, each under a path and a name of its own.
 
@@ -116,7 +123,10 @@ class UniqueStateManager:
 
     def merge_with(self, other_pytree: Any) -> UniqueStateManager:
         """Take in the States of another tree; those already known keep their names."""
-        leaves, _ = jax.tree_util.tree_flatten_with_path(other_pytree, is_leaf=is_state)
+        try:
+            leaves, _ = jax.tree_util.tree_flatten_with_path(other_pytree, is_leaf=is_state)
+        except ValueError as error:
+            raise _unsorted('of the given tree') from error
         for path, leaf in leaves:
             if not is_state(leaf):
                 raise TypeError(
@@ -146,10 +156,7 @@ class UniqueStateManager:
         try:
             jax.tree.structure(self.to_pytree(), is_leaf=is_state)
         except ValueError as error:
-            raise TypeError(
-                f'the keys of {", ".join(self.names)} cannot be sorted among each other, as JAX '
-                f'sorts the keys of a dict; use keys of one type at each level.'
-            ) from error
+            raise _unsorted(f'of {", ".join(self.names)}') from error
 
     def _add(self, path: tuple, state: State) -> int:
         position = len(self._states)

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = [
     'GroupPlan',
     'Stepper',
-    'flattened',
     'held',
     'next_count',
     'own_copies',
@@ -63,9 +62,7 @@ class GroupPlan(NamedTuple):
         for i, leaf in enumerate(leaves):
             numbered.setdefault(leaf.state, []).append(i)
         pairs = manager.get_flattened()
-        trees = [
-            jax.tree.unflatten(flat_values(pairs[m][1].value)[1], numbered[m]) for m in members
-        ]
+        trees = [jax.tree.unflatten(leaves[numbered[m][0]].tree, numbered[m]) for m in members]
         order, treedef = jax.tree.flatten(nest([pairs[m][0] for m in members], trees))
         return cls(order, treedef)
 
@@ -163,6 +160,7 @@ class Stepper:
         """
         refuse_non_arrays(args[3])
         self._refuse_deleted(args)
+        self.leaf_values(args[0])
         static, treedef, *_ = key
         signature = (key, *signature_of(args))
         if are_many(self.leaves) and not (args[4] or static):
@@ -234,9 +232,23 @@ class Stepper:
 
     def _eager(self, values: list, *args: Any) -> tuple[tuple, list]:
         """Compute where nothing maps over States, so that they have the shapes they came with."""
-        for leaf, value in zip(self.leaves, flattened(values), strict=True):
+        for leaf, value in zip(self.leaves, self.leaf_values(values), strict=True):
             leaf.check_shape(value)
         return self.compute(values, *args)
+
+    def leaf_values(self, values: list) -> list:
+        """Return the leaves of the parameters' values, which form the trees that they formed."""
+        found: list = []
+        for name, value in zip(self.manager.names, values, strict=True):
+            leaves, tree = flat_values(value)
+            was = self.leaves[len(found)].tree if len(found) < len(self.leaves) else None
+            if tree != was:
+                raise TypeError(
+                    f'parameter {name!r} was registered as the tree {was} and is {tree} now; its '
+                    f'moments no longer fit.'
+                )
+            found += leaves
+        return found
 
     # ---- the computation -----------------------------------------------------------------
 
@@ -247,7 +259,7 @@ class Stepper:
 
         The states come first because JAX hands donated buffers to outputs in order.
         """
-        old = flattened(values)
+        old = self.leaf_values(values)
         for leaf, value in zip(self.leaves, old, strict=True):
             leaf.check_axes(value)
         found = match_gradients(grads, old, self.manager, self.leaves)
@@ -445,11 +457,6 @@ def _kind(tree: Any) -> type:
     while (kind := type(tree)) in _CONTAINERS and tree:
         tree = next(iter(tree.values() if kind is dict else tree))
     return kind
-
-
-def flattened(values: list) -> list:
-    """Return the leaves of State values, each with its unit."""
-    return [leaf for value in values for leaf in flat_values(value)[0]]
 
 
 def split_extra(extra: dict[str, Any]) -> tuple[dict[str, Any], tuple]:

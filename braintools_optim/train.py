@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import brainstate
 import jax
@@ -110,6 +110,13 @@ class TrainStep:
         self._donate = donate
         self._program = StatefulProgram(self._take, donate, self._touched)
         self._loops: dict[Any, StatefulProgram] = {}
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        """Refuse to be copied or pickled."""
+        raise TypeError(
+            'a training step cannot be copied or pickled apart from its model and optimizer: call '
+            'train_step on the copies of these.'
+        )
 
     # ---- what users call -----------------------------------------------------------------
 

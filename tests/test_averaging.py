@@ -3,6 +3,7 @@
 import copy
 import json
 import pydoc
+from dataclasses import dataclass
 from pathlib import Path
 
 import brainstate
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import saiunit as u
-from brainstate import BatchState, HiddenState, ParamState, ShortTermState
+from brainstate import BatchState, HiddenState, LongTermState, ParamState, ShortTermState
 from brainstate.transform import for_loop, jit, vmap
 from cases import compilations
 
@@ -366,6 +367,40 @@ def test_other_mistakes():
     with pytest.raises(TypeError, match="avg_fn must return an array of the shape .2,. of 'w'"):
         wrong.update_parameters(model)
     assert wrong.n_averaged.value == 0
+
+
+@pytest.mark.parametrize('kwargs', [{}, {'decay': 0.9}, {'decay': 0.9, 'use_buffers': True}])
+@pytest.mark.parametrize('road', [lambda f: f, jit], ids=['eager', 'jit'])
+def test_what_is_no_number_is_copied(kwargs, road):
+    model = Model(w=ParamState(jnp.ones(2)), key=LongTermState(jax.random.key(0)))
+    average = bo.AveragedModel(model, **kwargs)
+    update = road(lambda: average.update_parameters(model))
+    for seed in (1, 2):
+        model.key.value = jax.random.key(seed)
+        update()
+        assert average.module.key.value == jax.random.key(seed)
+
+
+@dataclass
+class Share:
+    """A function without a hash, as data classes are."""
+
+    share: float
+
+    def __call__(self, averaged, new, num_averaged):
+        return averaged * self.share + new * (1 - self.share)
+
+
+def test_an_average_of_an_object_without_a_hash():
+    model = Model(w=ParamState(jnp.zeros(2)))
+    average = bo.AveragedModel(model, avg_fn=Share(0.75))
+    average.update_parameters(model)
+    model.w.value = jnp.ones(2)
+    with compilations() as found:
+        for want in (0.25, 0.4375):
+            average.update_parameters(model)
+            np.testing.assert_allclose(average.module.w.value, want)
+    assert len(found) == 0
 
 
 def test_a_failing_write_is_undone():

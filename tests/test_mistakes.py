@@ -1,5 +1,6 @@
 """Thirty mistakes of newcomers: the message names the culprit, and says what to do."""
 
+import copy
 import pickle
 
 import brainstate
@@ -13,6 +14,7 @@ import braintools_optim as bo
 
 MODEL = brainstate.nn.Linear(3, 2)
 OTHER = brainstate.nn.Sequential(brainstate.nn.Linear(4, 4), brainstate.nn.Linear(4, 1))
+W = ParamState(jnp.ones(2))
 GRADS = {'w': jnp.ones((2, 3)), 'b': jnp.ones(3)}
 
 
@@ -20,6 +22,10 @@ def ready(cls=bo.Adam, lr=0.1, **options):
     """Return an optimizer that is ready to step."""
     params = {'w': ParamState(jnp.ones((2, 3))), 'b': ParamState(jnp.ones(3))}
     return cls(lr=lr, **options).register_trainable_weights(params)
+
+
+def of_model():
+    return bo.Adam(0.1).register_trainable_weights(MODEL.states(ParamState))
 
 
 def parameters_of(model):
@@ -108,6 +114,18 @@ MISTAKES = {
     'one schedule for each group of what is one for all': (
         lambda: bo.ParamScheduler(ready(grad_clip_norm=1.0), 'grad_clip_norm', [lambda t: 1.0]),
         *(ValueError, 'grad_clip_norm of Adam is one number for all groups', 'one schedule'),
+    ),
+    'a state of another structure': (
+        *(lambda: setattr(ready().opt_state, 'value', {'mu': jnp.zeros(3)}), TypeError),
+        *('the state of group 0 is the tree', "cannot become PyTreeDef({'mu': *})"),
+    ),
+    'copying a training step': (
+        *(lambda: copy.deepcopy(bo.train_step(MODEL, of_model(), lambda: 0.0)), TypeError),
+        *('cannot be copied or pickled', 'train_step on the copies'),
+    ),
+    'keys of two types': (
+        *(lambda: bo.Adam(0.1).register_trainable_weights({1: W, 'b': W}), TypeError),
+        *('cannot be sorted', 'use keys of one type at each level'),
     ),
     'OneCycleLR by text': (
         *(lambda: bo.OneCycleLR(0.1, epochs='3', steps_per_epoch=4), TypeError),

@@ -554,6 +554,63 @@ def test_integer_parameters_are_refused(dtype, nested):
     moved(good, 1)
 
 
+def keeps(value):
+    return value
+
+
+@pytest.mark.parametrize('road', [lambda f: f, brainstate.transform.jit], ids=['eager', 'jit'])
+@pytest.mark.parametrize('stepped', [False, True])
+@pytest.mark.parametrize(
+    ('first', 'then', 'says'),
+    [
+        (jnp.ones(3), jnp.arange(3), "'w' has dtype int32; only floating-point"),
+        (jnp.ones(3), jnp.ones(3) * 1j, "'w' was registered as real and is complex64 now"),
+        (jnp.ones(3) * 1j, jnp.ones(3), "'w' was registered as complex and is float32 now"),
+        (
+            {'a': jnp.ones(3)},
+            {'b': jnp.ones(3)},
+            r"'w' was registered as the tree .*'a'.*'b'.* now",
+        ),
+        (
+            {'a': jnp.ones(3)},
+            {'a': jnp.ones(3), 'b': jnp.ones(3)},
+            r"'w' was registered as the tree .*'a'.*'b'.* now; its moments",
+        ),
+    ],
+    ids=['integers', 'complex', 'real', 'other keys', 'more leaves'],
+)
+def test_a_parameter_that_became_another_kind_is_named(first, then, says, stepped, road):
+    """It is not trained with what is left of each step after rounding to an integer."""
+    other, w = param(1.0), ParamState(first)
+    opt = bo.SGD(0.5, momentum=0.9).register_trainable_weights({'other': other, 'w': w})
+    if stepped:
+        opt.step({'other': jnp.ones(1), 'w': jax.tree.map(jnp.ones_like, first)})
+    before, count = np.asarray(other.value), opt.step_count.value
+    w.value = then
+    step = road(lambda: opt.step({'other': jnp.ones(1), 'w': jax.tree.map(jnp.ones_like, then)}))
+    with pytest.raises(TypeError, match=says):
+        step()
+    np.testing.assert_array_equal(other.value, before)
+    assert opt.step_count.value == count
+    w.value = first
+    opt.step({'other': jnp.ones(1)})
+    assert opt.step_count.value == count + 1
+
+
+@pytest.mark.parametrize('size', [3, 2000])
+def test_double_precision_that_was_turned_off_is_told(size):
+    with jax.enable_x64(True):
+        w = ParamState(jnp.ones(size))
+        opt = bo.Adam(0.1).register_trainable_weights({'w': w})
+        opt.step({'w': jnp.ones(size)})
+    for step in (opt.step, brainstate.transform.jit(opt.step)):
+        with pytest.raises(
+            TypeError, match="parameter 'w' is float64, and JAX computes in float32"
+        ):
+            step({'w': jnp.ones(size)})
+    assert w.value.dtype == jnp.float64 and opt.step_count.value == 1
+
+
 # ---- units -------------------------------------------------------------------------------------
 
 ONE = np.array([1.0, -2.0], np.float32)

@@ -1,11 +1,14 @@
 """The base's stages around a chain: steps that are skipped, decay that is for some parameters."""
 
+from typing import Any, NamedTuple
+
 import brainstate
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import saiunit as u
 from brainstate import ParamState
 from brainstate.transform import for_loop, jit
 from cases import CASES, build, grads_tree, make_params, named, values_of
@@ -205,6 +208,36 @@ def test_a_mask_of_the_decay_everywhere():
     opt.step({'scale': zeros['scale']})  # none that decays has a gradient
     assert optax.tree.get(opt.opt_state.value, 'leaf_counts').tolist() == [3, 3, 3]
     assert opt.decay_mask is matrices and 'with a decay_mask' in repr(opt)
+
+
+class Pair(NamedTuple):
+    """A node of a tree whose entries have names."""
+
+    kernel: Any
+    bias: Any
+
+
+@pytest.mark.parametrize('masked', ['function', 'tree'])
+@pytest.mark.parametrize(
+    ('value', 'says'),
+    [
+        ([jnp.ones((2, 2)), jnp.ones(2)], [True, False]),
+        ((jnp.ones(2), (jnp.ones((2, 2)), jnp.ones(3))), [False, True, False]),
+        (Pair(jnp.ones((2, 2)), jnp.ones(2)), [True, False]),
+        ({'x': [jnp.ones(2) * u.mV, jnp.ones((2, 2)) * u.mV]}, [False, True]),
+        (jnp.ones((2, 2)) * u.mV, [True]),
+    ],
+    ids=['list', 'nested tuples', 'named tuple', 'quantities', 'one quantity'],
+)
+def test_a_mask_goes_into_any_tree(value, says, masked):
+    mask = matrices if masked == 'function' else matrices({'w': value})
+    w = ParamState(value)
+    opt = bo.AdamW(0.1, weight_decay=0.5, decay_mask=mask).register_trainable_weights({'w': w})
+    opt.step({'w': jax.tree.map(jnp.zeros_like, value)})
+    got = [np.asarray(x) for x in jax.tree.leaves(w.value)]
+    before = [np.asarray(x) for x in jax.tree.leaves(value)]
+    for new, old, decays in zip(got, before, says, strict=True):
+        np.testing.assert_allclose(new, 0.95 * old if decays else old, rtol=1e-6)
 
 
 def test_what_all_parameters_share_is_counted_once():

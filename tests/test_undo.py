@@ -34,6 +34,7 @@ def everything(opt):
         schedule,
         opt.param_states.names,
         len(opt._groups),
+        opt._defaults(),
     )
 
 
@@ -91,6 +92,13 @@ def test_adding_a_group_is_all_or_nothing():
     assert (
         check_every_line(lambda opt: opt.add_param_group({'b': param(3)}, lr=0.5), stride=23) > 200
     )
+
+
+def test_assigning_for_all_groups_is_all_or_nothing():
+    def assign(opt):
+        opt.momentum = 0.5
+
+    assert check_every_line(assign, stride=1) > 20
 
 
 @pytest.mark.parametrize('state', ['_core', '_number_state'])

@@ -14,7 +14,6 @@ from ..hyper import UNIT, Hyper, check_count, check_mask, check_number, check_ra
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
-from ..step import flattened
 from ..transforms import alpha_scheduler, beta3_scheduler, scale_by_ademamix, scale_by_mars
 from ..transforms.mars import CLIPS, VARIANTS, is_matrix
 from .arguments import not_allowed
@@ -276,7 +275,7 @@ class Mars(OptaxOptimizer):
         """Take the other gradients the way of the gradients, to the tree that the chain sees."""
         if 'previous_point_grads' not in extra:
             return extra
-        given, old = extra['previous_point_grads'], flattened(values)
+        given, old = extra['previous_point_grads'], stepper.leaf_values(values)
         found = match_gradients(given, old, stepper.manager, stepper.leaves)
         found = stepper._clipped(found, numbers[0])
         if group.flags['maximize']:

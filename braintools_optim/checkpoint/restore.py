@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ['Restoration', 'check_format', 'examine']
 
 REQUIRED = ('optimizer', 'step_count', 'param_groups', 'opt_state', 'schedulers', 'options')
-KNOWN = (*REQUIRED, 'format', 'schema', 'lr', 'base_lr', 'dtypes')
+KNOWN = (*REQUIRED, 'format', 'schema', 'lr', 'base_lr', 'dtypes', 'defaults')
 
 
 class Restoration:
@@ -37,6 +37,7 @@ class Restoration:
         self.count: Any = 0
         self.states: list[Any] = []
         self.numbers: dict[tuple[int, str], Any] = {}
+        self.defaults: dict[str, Any] = {}  # the numbers of groups that are to come
         self.schedulers: list[tuple[Any, Mapping[str, Any]]] = []
         self.joining: list[ParamGroup] = []  # groups that are not in the checkpoint
         self.params: list[tuple[Any, Any]] = []  # States with their new values
@@ -57,6 +58,7 @@ class Restoration:
             for group, base in zip(self.joining, bases, strict=True):
                 optimizer._join_schedulers(group, base)
         optimizer._table.write(self.numbers)
+        optimizer._set_defaults(self.defaults)
         for state, value in self.params:
             state.value = value
         optimizer._pending = None
@@ -104,6 +106,9 @@ def examine(
         judge.refuse(f'step_count must be in [0, 2**31), got {found.count!r}')
     options = as_dict(plainly(saved.get('options', {})), 'options', wrong)
     found.numbers |= _checked_options(optimizer, options, judge)
+    defaults = as_dict(plainly(saved.get('defaults', {})), 'defaults', wrong)
+    defaults = shaped_like(defaults, optimizer._numbers)
+    found.defaults = _checked_defaults(optimizer, defaults, judge)
     if len(optimizer.param_states):
         _examine_groups(optimizer, saved, judge, found)
         found.params = _checked_params(optimizer, params, units or {}, judge)
@@ -214,6 +219,22 @@ def _checked_options(
                 numbers[0, key] = check_number(type(optimizer).__name__, key, value)
             except (TypeError, ValueError) as error:
                 judge.refuse(str(error))
+    return numbers
+
+
+def _checked_defaults(optimizer: OptaxOptimizer, saved: Mapping, judge: Judge) -> dict[str, Any]:
+    """Return the numbers of groups that are to come; the first files lack them."""
+    numbers: dict[str, Any] = {}
+    for key in sorted(saved, key=str):
+        if key not in optimizer._numbers:
+            judge.unexpected(f'the default {key!r} is unknown here')
+            continue
+        try:
+            numbers[key] = check_number(
+                type(optimizer).__name__, key, saved[key], optimizer._numbers[key]
+            )
+        except (TypeError, ValueError) as error:
+            judge.refuse(f'defaults: {error}')
     return numbers
 
 
