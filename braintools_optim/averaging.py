@@ -27,6 +27,11 @@ from .step import next_count, regrouped, write_all
 __all__ = ['AveragedModel']
 
 _OWNER = 'AveragedModel'
+_TORCH = {
+    'multi_avg_fn': 'Give decay=0.999 for an exponential moving average, nothing for the mean, or '
+    'avg_fn, a function of one array.',
+    'device': 'The copy lies where the model does.',
+}
 _PASSING = (ShortTermState, RandomState, OptimState)  # of a run, not of what was learned
 
 
@@ -81,6 +86,12 @@ class AveragedModel(brainstate.nn.Module):
     """
 
     __module__ = 'braintools_optim'
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> AveragedModel:
+        """Say what stands here for torch's arguments."""
+        for name in _TORCH.keys() & kwargs.keys():
+            raise TypeError(f'{_OWNER} has no argument {name!r}. {_TORCH[name]}')
+        return super().__new__(cls)
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ WAYS: dict[str, str] = {
     'minimize': 'compute gradients by brainstate.transform.grad(loss, params)(), and call '
     'step(grads)',
     'apply_gradients': 'call step(grads)',
-    'apply_updates': 'step(grads) updates the parameters in place',
+    'apply_updates': 'leave it out: step(grads) updates the parameters in place',
     'init': 'call register_trainable_weights(params)',
     'state': 'the state is in opt_state, and all of it in state_dict()',
     'parameters': 'the parameters are in param_states.to_pytree()',
@@ -82,10 +82,34 @@ def argument_here(owner: str, name: str) -> str:
     return f' {ARGUMENTS[name].format(owner=owner)}' if name in ARGUMENTS else ''
 
 
+PACKAGES: dict[tuple[str, ...], str] = {
+    ('lr_scheduler', 'schedulers'): 'Schedulers are names of the package itself, such as StepLR.',
+    (
+        *('EMA', 'ExponentialMovingAverage', 'ema', 'swa_utils', 'get_ema_multi_avg_fn'),
+        *('get_swa_multi_avg_fn', 'update_bn'),
+    ): 'Averages of parameters, and of buffers with use_buffers=True, are AveragedModel(model).',
+    (
+        *('clip_grad_norm_', 'clip_grad_norm', 'clip_grad_value_'),
+        *('clip_by_global_norm', 'clip'),
+    ): 'Construct the optimizer with grad_clip_norm=1.0, or grad_clip_value=1.0.',
+    ('apply_if_finite', 'GradScaler'): 'Construct the optimizer with skip_nonfinite=True.',
+    ('inject_hyperparams',): 'Every number of an optimizer is live: assign it.',
+    ('multi_transform', 'partition'): 'Groups have numbers of their own: add_param_group.',
+    ('apply_updates',): 'An optimizer updates its parameters in step(grads).',
+    (
+        'chain',
+        'masked',
+        'MultiSteps',
+    ): 'It is of optax: give OptaxOptimizer(tx=...) the chain.',
+}
+"""Names of other packages, and what to do instead."""
+
+
 def name_here(name: str, known: Iterable[str]) -> str:
     """Return what to write instead of a name that the package lacks, as a sentence."""
-    if name in ('lr_scheduler', 'schedulers'):
-        return ' Schedulers are names of the package itself, such as StepLR.'
+    for names, way in PACKAGES.items():
+        if name in names:
+            return f' {way}'
     if name in ('ScipyOptimizer', 'NevergradOptimizer', 'SOFO', 'SOFOScan'):
         return f' It stays where it is: from braintools.optim import {name}.'
     same = [k for k in known if k.lower() == name.lower()]

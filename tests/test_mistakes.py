@@ -127,6 +127,22 @@ MISTAKES = {
         *(lambda: bo.Adam(0.1).register_trainable_weights({1: W, 'b': W}), TypeError),
         *('cannot be sorted', 'use keys of one type at each level'),
     ),
+    "torch's multi_avg_fn=": (
+        *(lambda: bo.AveragedModel(MODEL, multi_avg_fn=print), TypeError),
+        *("no argument 'multi_avg_fn'", 'Give decay=0.999'),
+    ),
+    "torch's swa_utils": (
+        *(lambda: bo.swa_utils, AttributeError),
+        *("no attribute 'swa_utils'", 'AveragedModel(model)'),
+    ),
+    "torch's clip_grad_norm_": (
+        *(lambda: bo.clip_grad_norm_, AttributeError),
+        *("no attribute 'clip_grad_norm_'", 'with grad_clip_norm=1.0'),
+    ),
+    "optax's MultiSteps": (
+        *(lambda: bo.MultiSteps, AttributeError),
+        *("no attribute 'MultiSteps'", 'OptaxOptimizer(tx=...)'),
+    ),
     'OneCycleLR by text': (
         *(lambda: bo.OneCycleLR(0.1, epochs='3', steps_per_epoch=4), TypeError),
         *("got '3'", 'an integer >= 1 for epochs'),
