@@ -47,6 +47,7 @@ def test_what_was_assigned_for_all_is_for_those_to_come(road):
     assert with_another_group(copy.deepcopy(opt)) == GIVEN
     assert with_another_group(opt) == GIVEN
     opt.eps = 0.5
+    opt.param_groups[0]['eps'] = 0.125  # which is for that group alone
     assert with_another_group(opt) == (GIVEN[0], 0.5)
 
 

@@ -143,9 +143,18 @@ BUILT = {
 }
 
 
-@pytest.mark.parametrize('name', BUILT)
+OTHERS = {  # which the first files tell, too
+    'more milestones': (
+        lambda: bo.MultiStepLR(0.1, [2]),
+        lambda: bo.MultiStepLR(0.1, [2, 4]),
+        r"'milestones': \[2\].*here with.*\[2, 4\]",
+    ),
+}
+
+
+@pytest.mark.parametrize('name', [*BUILT, *OTHERS])
 def test_a_scheduler_that_was_built_otherwise_is_refused(name, tmp_path):
-    theirs, here, says = BUILT[name]
+    theirs, here, says = (BUILT | OTHERS)[name]
     opt, _ = two_groups(theirs(), bo.SGD, momentum=0.9)
     opt.lr.step()
     opt.save(tmp_path / 'run.ckpt')

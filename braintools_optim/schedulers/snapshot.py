@@ -49,7 +49,7 @@ def resized(saved: Any, mine: Any) -> Any:
     Only lists of one entry for each group have other lengths.
     """
     if isinstance(saved, Mapping) and isinstance(mine, Mapping):
-        fixed = {k: v for k, v in saved.items() if k == 'fixed' or k == 'milestones'}
+        fixed = {k: v for k, v in saved.items() if k in ('fixed', 'milestones')}
         return {k: resized(v, mine.get(k)) for k, v in saved.items()} | fixed
     if not isinstance(saved, list | tuple) or not isinstance(mine, list):
         return saved
