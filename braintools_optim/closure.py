@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from brainstate.transform import StatefulFunction
 
+from .clip import clipped
 from .compiled import matmul_precision
 from .gradient import refuse_non_arrays
 from .hyper import Hyper
@@ -140,7 +141,7 @@ def _compute(
     ]
     (value, (loss, written)), grads = jax.value_and_grad(evaluate, has_aux=True)(arrays)
     finite = stepper.all_finite([value, *grads])
-    found = stepper._clipped(grads, numbers[0])
+    found = clipped(grads, numbers[0])
     value_fn = view.objective(lambda given: objective(given, others)[0])
     own = {name: numbers[group.index][name] for name in optimizer._numbers}
     h = Hyper(own, group.flags, group.unused)

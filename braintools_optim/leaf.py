@@ -199,9 +199,9 @@ def entries_of(g: Any) -> Any:
 
 
 def over_entries(f: Callable[[Any], Any], g: Any) -> Any:
-    """Return the gradient with a function applied to its numbers."""
+    """Return the gradient with a function applied to its numbers, None where there is none."""
     if not isinstance(g, BCOO):
-        return f(g)
+        return None if g is None else f(g)
     flags = {'indices_sorted': g.indices_sorted, 'unique_indices': g.unique_indices}
     return BCOO((f(g.data), g.indices), shape=g.shape, **flags)
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from brainstate.transform import StatefulFunction
 from saiunit import Quantity
 
+from .clip import clipped
 from .leaf import flat_values
 from .slot import is_masked
 from .step import regrouped
@@ -61,21 +62,21 @@ class GroupView:
 
         if not {'grad_clip_norm', 'grad_clip_value'} & set(self.numbers[0]):
             return value_fn
-        clipped = jax.custom_vjp(value_fn)
+        bounded = jax.custom_vjp(value_fn)
 
         def forward(tree: Any) -> tuple[Any, Any]:
             value, grads = jax.value_and_grad(value_fn)(tree)
             found: list[Any] = [None] * len(self.stepper.leaves)
             for i, g in zip(self.plan.leaves, self.plan.treedef.flatten_up_to(grads), strict=True):
                 found[i] = None if is_masked(g) else g
-            found = self.stepper._clipped(found, self.numbers[0])
+            found = clipped(found, self.numbers[0])
             return value, jax.tree.unflatten(jax.tree.structure(grads), self._present(found))
 
         def backward(grads: Any, factor: Any) -> tuple[Any]:
             return (jax.tree.map(lambda g: (factor * g).astype(g.dtype), grads),)
 
-        clipped.defvjp(forward, backward)
-        return clipped
+        bounded.defvjp(forward, backward)
+        return bounded
 
     def _present(self, found: Sequence[Any]) -> list[Any]:
         return [found[i] for i in self.plan.leaves if found[i] is not None]

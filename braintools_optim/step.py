@@ -21,6 +21,7 @@ from brainstate import State
 
 from .buffers import refuse_deleted
 from .chunks import Chunks, are_many
+from .clip import clipped
 from .compiled import entry_of, matmul_precision, signature_of
 from .gradient import match_gradients, refuse_non_arrays
 from .hyper import Hyper
@@ -293,8 +294,8 @@ class Stepper:
         for group, plan in zip(self.groups, self.plans, strict=True):
             if group.flags['maximize']:
                 for i in plan.leaves:
-                    found[i] = _each(operator.neg, found[i])
-        found = self._clipped(found, numbers[0])
+                    found[i] = over_entries(operator.neg, found[i])
+        found = clipped(found, numbers[0])
 
         new = list(old)
         new_states: list[Any] = []
@@ -342,19 +343,6 @@ class Stepper:
         new = copy.copy(self)
         new.leaves, new.groups, new.plans = leaves, groups, plans
         return new
-
-    def _clipped(self, found: list, options: dict[str, Any]) -> list:
-        """Bound the gradients: their global norm over all groups, then each entry."""
-        if 'grad_clip_norm' in options:
-            squares = [_square_sum(entries_of(g)) for g in found if g is not None]
-            norm = jnp.sqrt(sum(squares, start=jnp.zeros(())))
-            bound = options['grad_clip_norm']
-            factor = jnp.where(norm > bound, bound / norm, 1.0)
-            found = [_each(lambda x: (x * factor).astype(x.dtype), g) for g in found]
-        if 'grad_clip_value' in options:
-            bound = options['grad_clip_value']
-            found = [_each(lambda x: _clip(x, bound), g) for g in found]
-        return found
 
     def run_chain(
         self,
@@ -467,22 +455,6 @@ def split_extra(extra: dict[str, Any]) -> tuple[dict[str, Any], tuple]:
 
 def _is_array(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
-
-
-def _each(f: Callable[[Any], Any], g: Any) -> Any:
-    """Return a gradient with a function applied to its numbers, None where there is none."""
-    return None if g is None else over_entries(f, g)
-
-
-def _square_sum(g: jax.Array) -> jax.Array:
-    wide = jnp.promote_types(g.dtype, jnp.float32)  # squares overflow float16, sums blur bfloat16
-    return jnp.sum(optax.tree.norm(g.astype(wide), squared=True))
-
-
-def _clip(g: jax.Array, bound: Any) -> jax.Array:
-    if jnp.iscomplexobj(g):
-        return jax.lax.complex(_clip(g.real, bound), _clip(g.imag, bound))
-    return jnp.clip(g, -bound, bound).astype(g.dtype)
 
 
 def _alike(new: Any, old: Any, owner: str) -> Any:

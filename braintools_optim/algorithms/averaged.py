@@ -9,6 +9,7 @@ from typing import Any, Unpack
 import jax
 import optax
 
+from ..clip import clipped
 from ..gradient import match_gradients
 from ..hyper import UNIT, Hyper, check_count, check_mask, check_number, check_range, is_zero
 from ..optimizer import OptaxOptimizer
@@ -277,7 +278,7 @@ class Mars(OptaxOptimizer):
             return extra
         given, old = extra['previous_point_grads'], stepper.leaf_values(values)
         found = match_gradients(given, old, stepper.manager, stepper.leaves)
-        found = stepper._clipped(found, numbers[0])
+        found = clipped(found, numbers[0])
         if group.flags['maximize']:
             found = [None if g is None else -g for g in found]
         gone = optax.MaskedNode()

@@ -1,0 +1,38 @@
+"""Bounding gradients, before any chain sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .leaf import entries_of, over_entries
+
+__all__ = ['clipped']
+
+
+def clipped(found: list, options: dict[str, Any]) -> list:
+    """Bound the gradients of all groups: their global norm, then each entry, if so wished."""
+    if 'grad_clip_norm' in options:
+        squares = [_square_sum(entries_of(g)) for g in found if g is not None]
+        norm = jnp.sqrt(sum(squares, start=jnp.zeros(())))
+        bound = options['grad_clip_norm']
+        factor = jnp.where(norm > bound, bound / norm, 1.0)
+        found = [over_entries(lambda x: (x * factor).astype(x.dtype), g) for g in found]
+    if 'grad_clip_value' in options:
+        bound = options['grad_clip_value']
+        found = [over_entries(lambda x: _clip(x, bound), g) for g in found]
+    return found
+
+
+def _square_sum(g: jax.Array) -> jax.Array:
+    wide = jnp.promote_types(g.dtype, jnp.float32)  # squares overflow float16, sums blur bfloat16
+    return jnp.sum(optax.tree.norm(g.astype(wide), squared=True))
+
+
+def _clip(g: jax.Array, bound: Any) -> jax.Array:
+    if jnp.iscomplexobj(g):
+        return jax.lax.complex(_clip(g.real, bound), _clip(g.imag, bound))
+    return jnp.clip(g, -bound, bound).astype(g.dtype)
