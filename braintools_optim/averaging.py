@@ -19,6 +19,7 @@ from saiunit import Quantity
 from .hyper import UNIT, check_flag, check_number
 from .leaf import Leaf, checked_dtype, flat_values, is_unit_leaf
 from .observe import traced
+from .optimizer import Optimizer
 from .own_state import NumbersState, weak_scalars
 from .signature import constructor_signature
 from .state import OptimState, path_name
@@ -265,8 +266,8 @@ def _cast(x: Any, dtype: Any) -> Any:
 
 
 def _check_model(model: Any) -> None:
-    if not isinstance(model, Node):
-        raise TypeError(f'{_OWNER} needs a model, a brainstate Module, got {model!r:.60}.')
+    if not isinstance(model, Node) or isinstance(model, Optimizer):
+        raise TypeError(f'{_OWNER} needs a model, a brainstate Module, got {type(model).__name__}.')
 
 
 def _check_paths(mine: set, theirs: set) -> None:

@@ -140,6 +140,11 @@ class LiveNumbers:
         if name == 'lr' or name not in known.get('_declared_names', ()):
             if '_declared_names' in known and name not in known and name != 'lr':
                 refuse_assignment(self, name)
+            if name == 'param_states' and name in known:
+                raise AttributeError(
+                    f'param_states of {type(self).__name__} is what was registered: call '
+                    f'register_trainable_weights, or add_param_group, to add to it.'
+                )
             if isinstance(known.get(name), State) and not isinstance(value, State):
                 raise AttributeError(
                     f'{name} of {type(self).__name__} is a State; assign {name}.value = {value!r}.'

@@ -244,6 +244,9 @@ class PartState(OptimState):
     def _value(self) -> Any:
         return self.value
 
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(value={self.value!r})'
+
 
 class CountState(PartState):
     """The step count."""

@@ -32,6 +32,11 @@ class DrivenRates:
 
     @lr.setter
     def lr(self, value: Any) -> None:
+        if isinstance(value, Scheduler):
+            raise AttributeError(
+                f'opt.lr is fixed at construction; opt.add_scheduler(...) adds this '
+                f'{type(value).__name__}.'
+            )
         raise AttributeError(
             f'opt.lr is the scheduler; to change the learning rate assign '
             f"opt.current_lr = {value!r} or opt.param_groups[i]['lr'] = {value!r}."

@@ -352,7 +352,7 @@ def test_bad_arguments(kwargs, error, message):
 
 def test_other_mistakes():
     model = Model(w=ParamState(jnp.ones(2)))
-    with pytest.raises(TypeError, match='needs a model, a brainstate Module, got {'):
+    with pytest.raises(TypeError, match='needs a model, a brainstate Module, got dict'):
         bo.AveragedModel(model.states().copy())
     average = bo.AveragedModel(model)
     assert average.decay is None

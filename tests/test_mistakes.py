@@ -143,6 +143,22 @@ MISTAKES = {
         *(lambda: bo.MultiSteps, AttributeError),
         *("no attribute 'MultiSteps'", 'OptaxOptimizer(tx=...)'),
     ),
+    'parameters are assigned': (
+        *(lambda: setattr(ready(), 'param_states', MODEL.states(ParamState)), AttributeError),
+        *('param_states of Adam is what was registered', 'call register_trainable_weights'),
+    ),
+    'a scheduler is assigned': (
+        *(lambda: setattr(ready(), 'lr', bo.StepLR(0.1)), AttributeError),
+        *('opt.lr is fixed at construction', 'opt.add_scheduler(...) adds this StepLR'),
+    ),
+    'the average of an optimizer': (
+        *(lambda: bo.AveragedModel(ready()), TypeError),
+        *('got Adam', 'a brainstate Module'),
+    ),
+    'a chain with a plateau without a metric': (
+        *(lambda: bo.ChainedScheduler([bo.StepLR(0.1), bo.ReduceLROnPlateau()]).step(), TypeError),
+        *('ChainedScheduler.step needs the metric', 'call step(loss)'),
+    ),
     'OneCycleLR by text': (
         *(lambda: bo.OneCycleLR(0.1, epochs='3', steps_per_epoch=4), TypeError),
         *("got '3'", 'an integer >= 1 for epochs'),

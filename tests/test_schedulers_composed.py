@@ -113,6 +113,21 @@ def test_milestones_that_are_none(bad):
         bo.SequentialLR([bo.StepLR(0.1), bo.StepLR()], bad)
 
 
+def test_a_metric_is_needed_where_a_plateau_runs():
+    parts = [bo.ConstantLR(0.1, factor=1.0), bo.ReduceLROnPlateau(patience=0, factor=0.5)]
+    opt, _ = two_groups(bo.SequentialLR(parts, [2]))
+    opt.lr.step()
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r'SequentialLR\.step needs the metric .*step\(loss\)'):
+            opt.lr.step()
+    assert opt.lr.last_epoch.value == 1
+    for _ in range(3):
+        opt.lr.step(1.0)
+    assert opt.current_lr == pytest.approx(0.025)
+    with pytest.raises(TypeError, match='needs the metric'):
+        brainstate.transform.jit(opt.lr.step)()
+
+
 # ---- what a snapshot says of how a scheduler was built -------------------------------------------
 
 

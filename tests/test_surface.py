@@ -108,6 +108,12 @@ def test_repr_is_a_table():
     assert len(repr(opt)) < 600
 
 
+def test_repr_of_what_is_part_of_the_state():
+    opt = trained()
+    assert repr(opt.step_count) == f'CountState(value={opt.step_count.value!r})'
+    assert repr(opt.opt_state) == f'ChainState(value={opt.opt_state.value!r})'
+
+
 @pytest.mark.parametrize('cls', CLASSES, ids=lambda c: c.__name__)
 def test_repr_before_registration(cls):
     text = repr(cls(lr=0.25))

@@ -32,6 +32,13 @@ _NUMBER = struct.Struct('<QB')
 _FRAME = _OPEN.size + _CLOSE.size
 
 
+def _other_beginning(found: bytes) -> str:
+    return (
+        f'it begins with {found!r}, a checkpoint begins with {MAGIC!r} (import_braintools reads '
+        f'those of braintools, load_state_dict takes what other encoders wrote of a state_dict)'
+    )
+
+
 def _start(number: int, kind: int) -> int:
     return zlib.crc32(_NUMBER.pack(number, kind))
 
@@ -105,7 +112,7 @@ class Reader:
         magic = file.read(len(MAGIC))
         if magic != MAGIC:
             self._number = 0
-            self.fail(f'it begins with {magic!r}, a checkpoint begins with {MAGIC!r}')
+            self.fail(_other_beginning(magic))
 
     def fail(self, problem: str) -> Any:
         """Raise, telling where."""
@@ -192,9 +199,7 @@ def check(data: bytes | memoryview) -> None:
     """Check the checksums of all records of a file that is in memory, and decode nothing."""
     number, offset = 0, len(MAGIC)
     if data[:offset] != MAGIC:
-        raise CorruptCheckpoint(
-            f'it begins with {bytes(data[:offset])!r}, a checkpoint begins with {MAGIC!r}', 0, 0
-        )
+        raise CorruptCheckpoint(_other_beginning(bytes(data[:offset])), 0, 0)
     while True:
         start = offset + _OPEN.size
         if start > len(data):

@@ -50,7 +50,10 @@ def load(optimizer: OptaxOptimizer, path: str | os.PathLike, judge: Judge) -> Lo
     if not isinstance(state, dict) or not isinstance(tree, dict) or 'opt_state' not in tree:
         held = sorted(tree) if isinstance(tree, dict) else type(tree).__name__
         raise IncompatibleCheckpoint(
-            [f'the file holds a training state of {held}, and not one optimizer: use load(path)']
+            [
+                f'the file holds a training state of {held}, as bo.save writes it, and not what '
+                f'opt.save writes: use bo.load(path), or bo.restore(path, ...) into what was saved'
+            ]
         )
     known = {'opt_state', 'params', 'extra'}
     for key in sorted(set(tree) - known):

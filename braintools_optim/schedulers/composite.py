@@ -173,7 +173,18 @@ class Composite(LRScheduler):
             metric = args[0]
         elif args:
             epoch = args[0]
+        if epoch is not None:
+            epoch = self._checked_epoch(epoch)
+        then = self._epoch() + 1 if epoch is None else epoch
+        if metric is None and self._wants_metric() and self._watches(then):
+            raise TypeError(
+                f'{type(self).__name__}.step needs the metric that a ReduceLROnPlateau in it '
+                f'watches, got None: call step(loss).'
+            )
         self._step(epoch, metric)
+
+    def _watches(self, epoch: Any) -> bool:
+        return any(child._watches(epoch) for child in self._children)
 
     def _wants_metric(self) -> bool:
         return any(child._wants_metric() for child in self._children)
@@ -352,6 +363,12 @@ class SequentialLR(Composite):
         i, begin = self._running(then)
         follows = epoch is None and not (i and then == begin)
         self._children[i]._check_step(None if follows else then - begin)
+
+    def _watches(self, epoch: Any) -> bool:
+        if is_tracer(epoch):
+            return super()._watches(epoch)
+        i, begin = self._running(epoch)
+        return self._children[i]._watches(epoch - begin)
 
     def _take_over(self, optimizer: OptaxOptimizer) -> list:
         for child in self._children:

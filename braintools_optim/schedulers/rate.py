@@ -282,6 +282,10 @@ class LRScheduler(Scheduler):
     def _wants_metric(self) -> bool:
         return False
 
+    def _watches(self, epoch: Any) -> bool:
+        """Whether the step to an epoch takes a metric."""
+        return self._wants_metric()
+
     def _own_base(self, group: int) -> Any:
         """Return the base that was given for a group that is yet to come, None if none was."""
         rows = self._progress().memory
