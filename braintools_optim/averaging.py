@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import brainstate
@@ -202,13 +202,9 @@ def _averaged(
 _program = jax.jit(_averaged, static_argnums=(0, 1))
 
 
-def _hashable(fn: Callable | None) -> Callable | None:
+def _hashable(fn: Any) -> Any:
     """Return a function by which programs can be told apart: not every callable has a hash."""
-    try:
-        hash(fn)
-    except TypeError:
-        return None if fn is None else fn.__call__  # type: ignore[operator]  # told by identity
-    return fn
+    return fn if isinstance(fn, Hashable) else fn.__call__  # a method is told by its object's id
 
 
 def _between(a: jax.Array, p: jax.Array, weight: jax.Array) -> jax.Array:

@@ -370,3 +370,18 @@ def test_an_embedding_learns_from_the_rows_it_looked_up():
     np.testing.assert_allclose(table.value[jnp.array([3, 7])], 2.0, atol=0.05)
     assert (jnp.delete(table.value, jnp.array([3, 7]), axis=0) == 1).all()
     assert isinstance(table, brainstate.State)
+
+
+@pytest.mark.parametrize('shape', [(3,), (2, 2)])
+def test_adafactor_forgets_at_once_without_a_decay(shape):
+    """With ``beta2_decay=0`` a square is the last gradient's, however large one was before."""
+    ends, last = [], jnp.arange(1.0, 1.0 + np.prod(shape)).reshape(shape)
+    for first in (1.0, 1e5):
+        w = ParamState(jnp.ones(shape))
+        opt = bo.Adafactor(0.1, beta2_decay=0.0).register_trainable_weights({'w': w})
+        opt.step({'w': jnp.ones(shape).at[(0,) * len(shape)].set(first)})
+        w.value = jnp.ones(shape)
+        opt.step({'w': last})
+        ends.append(w.value)
+    np.testing.assert_allclose(ends[1], ends[0], rtol=1e-6)
+    assert jnp.all(ends[0] < 0.97)

@@ -90,9 +90,11 @@ def test_without_an_optimizer_it_gives_what_it_previews(make):
 
 
 def test_minima_of_a_chain_without_an_optimizer():
-    make = lambda: bo.ChainedScheduler(  # noqa: E731
-        [bo.CosineAnnealingLR(1.0, T_max=4, eta_min=0.1), bo.ExponentialLR(gamma=0.5)]
-    )
+    def make():
+        return bo.ChainedScheduler(
+            [bo.CosineAnnealingLR(1.0, T_max=4, eta_min=0.1), bo.ExponentialLR(gamma=0.5)]
+        )
+
     np.testing.assert_allclose(rates_of(make(), 6), make().preview(6).ravel(), rtol=1e-12)
 
 
@@ -121,8 +123,9 @@ def test_a_metric_is_needed_where_a_plateau_runs():
         with pytest.raises(TypeError, match=r'SequentialLR\.step needs the metric .*step\(loss\)'):
             opt.lr.step()
     assert opt.lr.last_epoch.value == 1
-    for _ in range(3):
-        opt.lr.step(1.0)
+    for given in ({'metric': 1.0}, {'metrics': 1.0}):
+        opt.lr.step(**given)
+    opt.lr.step(1.0)
     assert opt.current_lr == pytest.approx(0.025)
     with pytest.raises(TypeError, match='needs the metric'):
         brainstate.transform.jit(opt.lr.step)()

@@ -56,7 +56,8 @@ def test_what_a_plateau_remembers():
     opt, _ = two_groups(bo.ReduceLROnPlateau(0.1, patience=1, cooldown=2, min_lr=0.02))
     plateau = opt.lr
     assert plateau.best == plateau.mode_worse == float('inf') and plateau.min_lrs == [0.02, 0.02]
-    for metric in (2.0, jnp.bfloat16(2.0), np.float16(2.0)):
+    plateau.step(metrics=2.0)  # torch's keyword
+    for metric in (jnp.bfloat16(2.0), np.float16(2.0)):
         plateau.step(metric)
     assert float(plateau.best) == plateau.best.value == 2.0 and f'{plateau.best:.1f}' == '2.0'
     assert plateau.in_cooldown and plateau.cooldown_counter == 2

@@ -165,10 +165,11 @@ class Composite(LRScheduler):
         for child in self._children:
             child._set_optimizer(optimizer)
 
-    def step(self, *args: Any, epoch: Any = None, metric: Any = None) -> None:
+    def step(self, *args: Any, epoch: Any = None, metric: Any = None, metrics: Any = None) -> None:
         """Go on to the next epoch; give the metric if a ReduceLROnPlateau is among them."""
         if len(args) > 1:
             raise TypeError(f'{type(self).__name__}.step takes one argument, got {len(args)}.')
+        metric = metrics if metric is None else metric
         if args and self._wants_metric():
             metric = args[0]
         elif args:

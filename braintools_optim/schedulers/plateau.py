@@ -126,8 +126,11 @@ class ReduceLROnPlateau(PresentRate):
     def _wants_metric(self) -> bool:
         return True
 
-    def step(self, metric: Any = None, epoch: Any = None) -> None:  # type: ignore[override]
-        """Go on to the next epoch, with what the metric was in this one."""
+    def step(  # type: ignore[override]
+        self, metric: Any = None, epoch: Any = None, *, metrics: Any = None
+    ) -> None:
+        """Go on to the next epoch, with what the metric (torch's ``metrics``) was in this one."""
+        metric = metrics if metric is None else metric
         if metric is None:
             raise TypeError(
                 f'{type(self).__name__}.step needs the metric that it watches, got None: '

@@ -214,11 +214,15 @@ class LRScheduler(Scheduler):
         """Return what follows at an epoch, from the rates that the schedulers before it gave."""
         if not self.carries or self._defines_get_lr():
             return self._advanced(progress, lrs, epoch, metric)
-        moved = [
-            self._set_out(epoch, i, row, lr)
-            for i, (row, lr) in enumerate(zip(progress.memory, lrs, strict=True))
-        ]
+        moved = self._set_outs(progress._replace(epoch=epoch), lrs)
         return Progress(epoch, [row for row, _ in moved]), [lr for _, lr in moved]
+
+    def _set_outs(self, progress: Progress, lrs: list) -> list[tuple[Row, Any]]:
+        """Return that for each group, from these rates, or else from the bases."""
+        return [
+            self._set_out(progress.epoch, i, row, lr if self.carries else row.base)
+            for i, (row, lr) in enumerate(zip(progress.memory, lrs, strict=False))
+        ]
 
     # ---- groups --------------------------------------------------------------------------
 
@@ -265,13 +269,7 @@ class LRScheduler(Scheduler):
         progress = self._progress()
         if self._defines_get_lr():
             return self._by_get_lr(progress.epoch)[: len(lrs)]
-        rows = list(zip(progress.memory, lrs, strict=False))
-        return [self._begun(progress.epoch, i, row, lr) for i, (row, lr) in enumerate(rows)]
-
-    def _begun(self, epoch: Any, group: int, row: Row, lr: Any) -> Any:
-        """Return a group's learning rate where the schedule begins, given the one before."""
-        a, b = self._affine(epoch, group, row)
-        return a + b * (lr if self.carries else row.base)
+        return [lr for _, lr in self._set_outs(progress, lrs)]
 
     def _gives_base(self) -> bool:
         return self._given
@@ -308,7 +306,7 @@ class LRScheduler(Scheduler):
         if self._defines_get_lr():
             new = self._by_get_lr(self._epoch())[i]
         else:
-            new = self._begun(self._epoch(), i, row, lr)
+            _, new = self._set_out(self._epoch(), i, row, lr if self.carries else base)
         rows[i] = row._replace(written=new)
         self._put(Progress(self._epoch(), rows))
         return new

@@ -79,7 +79,8 @@ def scale_by_adafactor(
         squares = jax.tree.map(square, updates)
 
         def average(old: Any, new: Any, s: jax.Array) -> Any:
-            return (_wide(old) + s.astype(new.dtype) * (new - _wide(old))).astype(old.dtype)
+            s = s.astype(new.dtype)  # as a sum of shares nothing cancels, however small the new is
+            return ((1.0 - s) * _wide(old) + s * new).astype(old.dtype)
 
         nu = jax.tree.map(
             lambda v, q, s: v if split(q) else average(v, q, s), state.nu, squares, share
