@@ -50,6 +50,8 @@ class LiveNumbers:
     """
     static: tuple[str, ...] = ()
     """Numbers that are fixed at construction, as flags are: those which shape the program."""
+    none_is_zero: tuple[str, ...] = ()
+    """Numbers, or entries of tuples as ``'eps[0]'``, for which None is another word for zero."""
 
     _numbers: dict[str, Any]  # names and defaults of the live numbers that each group has
     _flags: dict[str, Any]  # names and defaults of the fixed options that each group has
@@ -89,7 +91,7 @@ class LiveNumbers:
             if isinstance(like, bool) or not number:
                 self._flags[key] = check_flag(name, key, value, like)
             else:
-                self._numbers[key] = check_number(name, key, value, like)
+                self._numbers[key] = self._checked(key, value, like)
         self._options = {
             k: None if v is None else check_number(name, k, v) for k, v in options.items()
         }
@@ -193,6 +195,17 @@ class LiveNumbers:
         known['_numbers'] = {**self._numbers, **numbers}
         known['_followed'] = self._followed.difference(numbers)
 
+    def _checked(self, name: str, value: Any, like: Any) -> Any:
+        """Return a number of a group as it is kept, or raise where it is not allowed."""
+        absent = self.none_is_zero
+        if name in absent and value is None:
+            value = 0.0
+        elif absent and isinstance(value, tuple | list):
+            value = tuple(
+                0.0 if x is None and f'{name}[{i}]' in absent else x for i, x in enumerate(value)
+            )
+        return check_number(type(self).__name__, name, value, like)
+
     def _assign(
         self, changes: Mapping[tuple[int, str], Any], by_hand: bool = True
     ) -> dict[tuple[int, str], Any]:
@@ -210,7 +223,7 @@ class LiveNumbers:
             group = self._groups[index]
             if group.chain is not None and name != 'lr':
                 raise self._baked(name)
-            checked[index, name] = check_number(owner, name, value, self._numbers[name])
+            checked[index, name] = self._checked(name, value, self._numbers[name])
             if by_hand and name == 'lr' and self._rate_is_read is False:
                 pair = checked[index, name], group.number(name)
                 if is_traced(pair) or pair[0] != pair[1]:

@@ -318,7 +318,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         if not len(fresh):
             raise ValueError(f'{name} was given a group without parameters.')
         numbers = {
-            k: check_number(name, k, hyper.get(k, default), default)
+            k: self._checked(k, hyper.get(k, default), default)
             for k, default in self._defaults().items()
         }
         flags = {

@@ -262,6 +262,15 @@ def test_the_slow_average_is_precise(b3):
     assert float(state.m2) == pytest.approx(1.0 - 0.999999**10, rel=1e-5)  # else 1.3 % off
 
 
+@pytest.mark.parametrize('b3', [0.0, 1e-3])
+def test_the_slow_average_forgets_what_was_larger(b3):
+    tx = scale_by_ademamix(0.9, 0.999, b3, 5.0)
+    state = tx.init(jnp.ones(()))
+    for g in (1e6, 1e-3, 1e-3, 1e-3, 1e-3):
+        _, state = jax.jit(tx.update)(jnp.asarray(g), state)
+    assert float(state.m2) == pytest.approx(1e-3 + b3**4 * (1 - b3) * 1e6, rel=1e-5)
+
+
 def test_float64(x64):
     _, state = run(ademamix(0.1, **WARM), 1)
     assert {x.dtype.name for x in jax.tree.leaves(state[0][2:])} == {'float64'}

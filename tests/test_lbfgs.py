@@ -809,3 +809,13 @@ def test_both_spellings_may_agree():
     )
     assert bo.LBFGS(history_size=100).memory_size == 100
     assert bo.LBFGS(max_iter=8).max_eval == 10
+
+
+@pytest.mark.parametrize('linesearch', [None, bo.transforms.scale_by_strong_wolfe()])
+def test_a_tree_without_leaves_has_nothing_to_step_along(linesearch):
+    tx = bo.transforms.step_by_lbfgs(linesearch=linesearch)
+    state = tx.init({})
+    for _ in range(2):
+        more = {'value': 0.0, 'grad': {}, 'value_fn': lambda p: 0.0} if linesearch else {}
+        updates, state = jax.jit(partial(tx.update, **more))({}, state, {})
+        assert updates == {} and state.iterations == 0

@@ -156,6 +156,17 @@ def test_gamma_as_a_schedule(x64):
     assert_trees_close(got, want, rtol=1e-12)
 
 
+def test_its_numbers_can_be_injected():
+    tx = optax.inject_hyperparams(mars, static_args='mask')(0.01, gamma=0.1, weight_decay=0.3)
+    params = {k: jnp.asarray(p) for k, p in PARAMS.items()}
+    state = tx.init(params)
+    assert {'b1', 'b2', 'gamma', 'max_grad_norm', 'weight_decay'} <= set(state.hyperparams)
+    state.hyperparams['gamma'] = jnp.asarray(0.5)
+    ours, theirs = mars(0.01, gamma=0.5, weight_decay=0.3), tx.update(grads_at(0), state, params)[0]
+    want, _ = ours.update(grads_at(0), ours.init(params), params)
+    assert_trees_close(theirs, want, rtol=1e-6)
+
+
 # ---- what went wrong in the originals ----------------------------------------------------------
 
 

@@ -66,6 +66,23 @@ def test_adafactor_without_average_keeps_none():
         opt.beta1 = 0.9
 
 
+def test_adafactor_takes_none_in_groups_as_at_construction():
+    a, b, grads = (jnp.full((3, 2), x) for x in (1.0, 1.0, 0.5))
+    opt = bo.Adafactor(0.1, eps=(0.5, 1e-3), beta1=None)
+    opt.register_trainable_weights({'a': ParamState(a)})
+    opt.add_param_group({'b': ParamState(b)}, eps=(None, 1e-3), beta1=None)
+    opt.param_groups[0]['eps'] = (None, 1e-3)
+    opt.param_groups[0]['beta1'] = None
+    assert [g['eps'] for g in opt.param_groups] == [(0.0, 1e-3)] * 2
+    opt.step({'a': grads, 'b': grads})
+    np.testing.assert_array_equal(*(s.value for s in opt.param_states))
+    for wrong in ((0.1, None), None):
+        with pytest.raises(TypeError, match='eps.*None'):
+            opt.eps = wrong
+    with pytest.raises(TypeError, match='needs a number.*for d, got None'):
+        opt.d = None
+
+
 def test_adafactor_original_is_optax(x64):
     theirs = optax.adafactor(
         lambda t: jnp.minimum(1e-2, 1 / jnp.sqrt(t + 1.0)), min_dim_size_to_factor=1

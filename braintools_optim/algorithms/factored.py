@@ -53,6 +53,7 @@ class Adafactor(OptaxOptimizer):
     """
 
     structural = ('beta1',)
+    none_is_zero = ('eps[0]', 'beta1')
     complex_as_real = False
 
     def __init__(
@@ -70,8 +71,6 @@ class Adafactor(OptaxOptimizer):
         decay_rate: float | None = None,
         **common: Unpack[CommonOptions],
     ):
-        if isinstance(eps, tuple | list) and eps and eps[0] is None:
-            eps = (0.0, *eps[1:])
         if isinstance(beta2_decay, tuple | list):
             raise TypeError(
                 f'{type(self).__name__} takes a number for beta2_decay, got {beta2_decay!r}: by '
@@ -88,7 +87,7 @@ class Adafactor(OptaxOptimizer):
             eps=eps,
             d=one_of_two('Adafactor', 'd and clip_threshold', d, 1.0, clip_threshold),
             weight_decay=weight_decay,
-            beta1=0.0 if beta1 is None else beta1,
+            beta1=beta1,
             factored=factored,
             original=original,
             **common,

@@ -130,8 +130,10 @@ def scale_by_ademamix(
                 fast[i] = m.astype(fast[i].dtype)
                 m = m * moments.real_like(scales[i], wide)
             old = slow[i].astype(wide.dtype)
-            # Of the decay only what it lacks to one is used: near one nothing else is precise.
-            n = old + moments.real_like(shares[i], wide) * (wide - old)
+            # Of the decay only what it lacks to one is used: near one nothing else is precise. The
+            # old part is taken away by itself: near zero a large one would swallow the gradient.
+            share = moments.real_like(shares[i], wide)
+            n = (old - share * old) + share * wide
             nu = moments.averaged(nus[i], (wide * wide.conj()).real, b2)
             slow[i], nus[i] = n.astype(slow[i].dtype), nu.astype(nus[i].dtype)
             mixed = m + moments.real_like(weights[i], wide) * n

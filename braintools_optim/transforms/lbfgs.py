@@ -89,7 +89,8 @@ def step_by_lbfgs(
         slope = inner(updates, direction)
         length = jnp.asarray(learning_rate, slope.dtype)
         if scale_init_precond:
-            total = sum(jnp.sum(jnp.abs(widened(g))) for g in jax.tree.leaves(updates))
+            sizes = [jnp.sum(jnp.abs(widened(g))) for g in jax.tree.leaves(updates)]
+            total = sum(sizes, start=jnp.zeros((), slope.dtype))
             length = jnp.where(first, jnp.minimum(1.0, 1.0 / total) * length, length)
         length = jnp.where(resting | (slope > -tolerance_change), 0.0, length)
         # A direction of nan must not make a step of length zero another one.

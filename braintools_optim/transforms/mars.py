@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -219,6 +220,18 @@ def mars(
     if moments.is_known_zero(weight_decay):
         return optax.chain(direction, step)
     return optax.chain(direction, optax.add_decayed_weights(weight_decay, mask), step)
+
+
+def _written_out(function: Callable, of: Callable) -> inspect.Signature:
+    """Return the signature of a function with the arguments of another for its ``**kwargs``."""
+    *own, rest = inspect.signature(function).parameters.values()
+    assert rest.kind is rest.VAR_KEYWORD
+    others = inspect.signature(of).parameters.values()
+    return inspect.Signature([*own, *(p.replace(kind=p.KEYWORD_ONLY) for p in others)])
+
+
+# Not for people alone: optax.inject_hyperparams reads it.
+mars.__signature__ = _written_out(mars, scale_by_mars)  # type: ignore[attr-defined]
 
 
 def is_matrix(p: jax.Array, higher_rank: bool) -> bool:

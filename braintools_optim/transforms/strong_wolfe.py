@@ -87,7 +87,7 @@ def scale_by_strong_wolfe(
 
         def trial(t: jax.Array) -> Point:
             f, g = evaluate(moved(params, t, updates))
-            return Point(t, f.astype(kind), inner(g, updates), g)
+            return Point(t, jnp.asarray(f, kind), inner(g, updates), g)
 
         zero = jnp.zeros((), kind)
         start = Point(

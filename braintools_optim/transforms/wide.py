@@ -29,7 +29,7 @@ def inner(one: Any, other: Any) -> jax.Array:
 def largest(tree: Any) -> jax.Array:
     """Return the largest absolute value; nan if there is one."""
     tops = [jnp.max(jnp.abs(x), initial=0.0).astype(wide(tree)) for x in jax.tree.leaves(tree)]
-    return jnp.max(jnp.stack(tops))
+    return jnp.max(jnp.stack([jnp.zeros((), wide(tree)), *tops]))
 
 
 def moved(tree: Any, t: Any, direction: Any) -> Any:
