@@ -44,6 +44,16 @@ def _unpacked(grads: Any) -> str:
     return ''
 
 
+def _tree_of(missing: list[Leaf], leaves: list[Leaf], manager: UniqueStateManager) -> str:
+    """Return a hint for a parameter that is a tree, and so is its gradient."""
+    for leaf in missing:
+        if len(leaf.path) > leaf.depth:
+            inner = [path_name(x.path[x.depth :]) for x in leaves if x.state == leaf.state]
+            name = manager.names[leaf.state]
+            return f' The gradient of {name!r} is a tree as its value is, with {", ".join(inner)}.'
+    return ''
+
+
 Finder = Callable[[Keys], list[tuple[int, Keys]]]
 """Finds, for the keys of a gradient, the States it may belong to and its place in their values."""
 
@@ -104,13 +114,13 @@ def assigned(
             claimed |= {i for i, x in enumerate(leaves) if x.state == state and not tail}
         elif g is not None:
             (strays if place is None else foreign).append(keys)
-    missing = [leaf.name for i, leaf in enumerate(leaves) if i not in claimed]
+    missing = [leaf for i, leaf in enumerate(leaves) if i not in claimed]
     if foreign or not claimed or (strays and missing):
         culprits = ', '.join(map(_show, foreign or strays)) or 'no keys'
         raise KeyError(
             f'gradients under {culprits} match no parameter; without a gradient are '
-            f'{", ".join(missing) or "none"}. Expected the keys of the registered parameters: '
-            f'{", ".join(manager.names)}.{_unpacked(grads)}'
+            f'{", ".join(leaf.name for leaf in missing) or "none"}. Expected the keys of the registered parameters: '
+            f'{", ".join(manager.names)}.{_tree_of(missing, leaves, manager)}{_unpacked(grads)}'
         )
     return [g for _, g in given], owned
 

@@ -29,6 +29,9 @@ class Groups(FixedList):
             raise IndexError(
                 f'{self._owner} has no parameter groups yet; call register_trainable_weights first.'
             )
+        if isinstance(index, int) and not -len(self) <= index < len(self):
+            there = 'group 0 alone' if len(self) == 1 else f'groups 0 to {len(self) - 1}'
+            raise IndexError(f'{self._owner} has {there}, got {index}; add_param_group adds one.')
         return super().__getitem__(index)
 
     def how_to(self) -> str:

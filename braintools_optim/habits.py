@@ -18,6 +18,8 @@ __all__ = [
     'refuse_assignment',
     'refuse_parameters',
     'refuse_rate',
+    'refuse_read_only',
+    'refuse_scheduler',
     'refuse_torch_group',
     'way_here',
 ]
@@ -117,6 +119,25 @@ def name_here(name: str, known: Iterable[str]) -> str:
     return f' Did you mean {near[0]!r}?' if near else ''
 
 
+READ_ONLY: dict[str, str] = {
+    'lr_scheduler': 'add_scheduler adds one',
+    'schedulers': 'add_scheduler adds one',
+    'base_lr': 'assign current_lr, or the base_lrs of the scheduler, which is lr',
+    'tx': 'another chain is another optimizer',
+    'opt_state': 'assign opt_state.value',
+    'param_groups': 'add_param_group adds one; its numbers are assigned by name',
+}
+"""Attributes of optimizers that are no numbers, and what to do instead of assigning them."""
+
+
+def refuse_read_only(owner: Any, name: str) -> None:
+    """Raise if an attribute is one that can be read alone."""
+    attribute = getattr(type(owner), name, None)
+    if isinstance(attribute, property) and attribute.fset is None:
+        way = f': {READ_ONLY[name]}' if name in READ_ONLY else ''
+        raise AttributeError(f'{name} of {type(owner).__name__} cannot be assigned{way}.')
+
+
 def refuse_assignment(optimizer: Any, name: str) -> None:
     """Raise where something is assigned that an optimizer of this library does not have.
 
@@ -177,6 +198,15 @@ def refuse_rate(owner: str, lr: Any) -> None:
         f'{owner} needs a number or a scheduler for lr, such as CosineAnnealingLR(1e-3, T_max=90), '
         f'got the {kind} {name}; {way}.'
     )
+
+
+def refuse_scheduler(owner: str, lr: Any) -> None:
+    """Raise for a scheduler as the learning rate of one group."""
+    if hasattr(lr, 'attach_optimizer'):
+        raise TypeError(
+            f'{owner} needs a number for the lr of a group, got {lr!r}: a scheduler drives all '
+            f'groups, each from its own number; add_scheduler adds one.'
+        )
 
 
 def refuse_torch_group(owner: str, params: Any, options: Iterable[str]) -> None:

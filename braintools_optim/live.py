@@ -10,7 +10,13 @@ from brainstate import State
 from brainstate.util import StateJaxTracer
 
 from .groups import ParamGroup
-from .habits import argument_here, refuse_assignment, way_here
+from .habits import (
+    argument_here,
+    refuse_assignment,
+    refuse_read_only,
+    refuse_scheduler,
+    way_here,
+)
 from .hyper import (
     RANGES,
     Hyper,
@@ -24,7 +30,7 @@ from .hyper import (
 )
 from .observe import traced
 from .own_state import undone_on_error
-from .signature import argument_defaults, argument_names, suggestion
+from .signature import argument_defaults, argument_names, common_defaults, suggestion
 
 __all__ = ['LiveNumbers', 'fixed_option']
 
@@ -151,6 +157,7 @@ class LiveNumbers:
                 raise AttributeError(
                     f'{name} of {type(self).__name__} is a State; assign {name}.value = {value!r}.'
                 )
+            refuse_read_only(self, name)
             object.__setattr__(self, name, value)
         elif name in known['_numbers']:
             with undone_on_error(self, self._table.state):
@@ -197,6 +204,8 @@ class LiveNumbers:
 
     def _checked(self, name: str, value: Any, like: Any) -> Any:
         """Return a number of a group as it is kept, or raise where it is not allowed."""
+        if name == 'lr' and type(value) is not float:
+            refuse_scheduler(type(self).__name__, value)
         absent = self.none_is_zero
         if name in absent and value is None:
             value = 0.0
@@ -262,7 +271,10 @@ class LiveNumbers:
 
     def _no_option(self, name: str) -> str:
         known = sorted((*self._numbers, *self._flags))
+        hint = suggestion(name, known)
+        if name in common_defaults:
+            hint = f' {name} is an option of the whole optimizer: give it at construction.'
         return (
             f'{type(self).__name__} has no per-group option {name!r}; it has '
-            f'{", ".join(known)}.{suggestion(name, known)}'
+            f'{", ".join(known)}.{hint}'
         )

@@ -129,6 +129,11 @@ class DrivenRates:
 
     def lr_apply(self, apply_fn: Callable[[Any], Any]) -> None:
         """Replace the present learning rate of every group by a function of it."""
+        if not callable(apply_fn):
+            raise TypeError(
+                f'lr_apply needs a function of the learning rate, got {apply_fn!r}; '
+                f'to set it, assign current_lr.'
+            )
         self._assign(
             {(g.index, 'lr'): apply_fn(self._table.read(g.index, 'lr')) for g in self._groups}
         )

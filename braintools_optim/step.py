@@ -305,7 +305,7 @@ class Stepper:
                 continue
             own = {name: numbers[group.index][name] for name in optimizer._numbers}
             h = Hyper(own, group.flags, group.unused)
-            run = partial(_update, given(group, plan, numbers), type(optimizer).__name__)
+            run = partial(_update, given(group, plan, numbers))
             before = state
             for values, share in self._by_decay(h, plan, found):
                 state = with_common(state, before, [self.leaves[i].path for i in plan.leaves])
@@ -382,14 +382,10 @@ class Stepper:
 
 
 def _update(
-    extra: dict[str, Any], owner: str, chain: Any, grads: Any, state: Any, params: Any
+    extra: dict[str, Any], chain: Any, grads: Any, state: Any, params: Any
 ) -> tuple[Any, Any]:
-    """Return what a chain returns."""
-    if extra and not isinstance(chain, optax.GradientTransformationExtraArgs):
-        raise TypeError(
-            f'{owner}.step got {", ".join(extra)}, but its chain takes no extra arguments.'
-        )
-    return chain.update(grads, state, params, **extra)
+    """Return what a chain returns; as in all of optax it may ignore the extra arguments."""
+    return optax.with_extra_args_support(chain).update(grads, state, params, **extra)
 
 
 def regrouped(values: list, new: list, found: list | None = None) -> list:

@@ -151,6 +151,21 @@ MISTAKES = {
         *(lambda: setattr(ready(), 'lr', bo.StepLR(0.1)), AttributeError),
         *('opt.lr is fixed at construction', 'opt.add_scheduler(...) adds this StepLR'),
     ),
+    'another scheduler is assigned': (
+        *(assign('lr_scheduler', None), AttributeError),
+        *('lr_scheduler of Adam cannot be assigned', 'add_scheduler adds one'),
+    ),
+    'a base is assigned': (
+        *(assign('base_lr', 0.1), AttributeError),
+        *('base_lr of Adam cannot be assigned', 'assign current_lr'),
+    ),
+    'lr_apply of a number': (
+        *(lambda: ready().lr_apply(0.5), TypeError, 'got 0.5', 'assign current_lr'),
+    ),
+    'LambdaLR of a function alone': (
+        *(lambda: bo.LambdaLR(lambda t: 0.5), TypeError),
+        *('lr_lambda', 'it comes after the learning rate or the optimizer'),
+    ),
     'the average of an optimizer': (
         *(lambda: bo.AveragedModel(ready()), TypeError),
         *('got Adam', 'a brainstate Module'),
@@ -215,6 +230,18 @@ MISTAKES = {
         *(lambda: ready().param_groups[0].update(learning_rate=0.1), KeyError),
         *("'learning_rate'", "Did you mean 'lr'?"),
     ),
+    'a scheduler for one group': (
+        lambda: ready().add_param_group({'z': ParamState(jnp.ones(2))}, lr=bo.StepLR(0.1)),
+        *(TypeError, 'got StepLR(', 'a scheduler drives all groups'),
+    ),
+    'an option of all groups for one': (
+        lambda: ready().add_param_group({'z': ParamState(jnp.ones(2))}, grad_clip_norm=1.0),
+        *(TypeError, "'grad_clip_norm'", 'give it at construction'),
+    ),
+    'a group that is not there': (
+        *(lambda: ready().param_groups[1], IndexError),
+        *('group 0 alone, got 1', 'add_param_group adds one'),
+    ),
     # stepping
     'step before register': (
         *(lambda: bo.Adam(0.1).step(GRADS), ValueError),
@@ -247,6 +274,10 @@ MISTAKES = {
     ),
     'a list of gradients': (
         *(lambda: ready().step(list(GRADS.values())), KeyError, '0, 1', 'Expected the keys'),
+    ),
+    'names of leaves': (
+        *(lambda: of_model().step({'weight.bias': jnp.ones(2)}), KeyError),
+        *("'weight.bias'", "The gradient of 'weight' is a tree as its value is, with bias, weight"),
     ),
     'a transposed gradient': (
         *(lambda: ready().step({**GRADS, 'w': jnp.ones((3, 2))}), ValueError),

@@ -262,6 +262,16 @@ def test_extra_arguments_reach_the_chain_of_every_group(jit, chained):
     np.testing.assert_allclose(b.value, 0.0)
 
 
+@pytest.mark.parametrize('cls', [bo.Rprop, bo.SGD, bo.Adam])
+def test_a_chain_may_ignore_extra_arguments(cls):
+    one, other = ParamState(jnp.ones(2)), ParamState(jnp.ones(2))
+    for param, extra in ((one, {}), (other, {'value': 0.5, 'value_fn': lambda p: 0.5})):
+        opt = cls(0.1).register_trainable_weights({'w': param})
+        opt.step({'w': jnp.full(2, 0.3)}, **extra)
+    np.testing.assert_array_equal(one.value, other.value)
+    assert (one.value != 1.0).all()
+
+
 def test_functions_are_extra_arguments_too():
     def update(updates, state, params=None, *, value_fn, mode, **extra):
         assert mode == 'half'

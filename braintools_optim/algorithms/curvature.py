@@ -189,7 +189,7 @@ class LBFGS(OptaxOptimizer):
             raise TypeError(
                 f'{type(self).__name__} with linesearch={shown} needs value, the loss, and '
                 f'value_fn, which computes it from the values of the parameters: '
-                f'step(grads, value=..., value_fn=...); {" and ".join(lacking)} is missing. '
+                f'step(grads, value=..., value_fn=...); it got no {" and no ".join(lacking)}. '
                 f'Or give step(closure=...).'
             )
         return needed if takes else {}

@@ -395,6 +395,6 @@ def call_or_each(owner: str, name: str, given: Any) -> list[Callable]:
     if not each or not all(map(callable, each)):
         raise TypeError(
             f'{owner} needs a function of the epoch for {name}, or a list of one for each group, '
-            f'got {given!r}.'
+            f'got {given!r}; it comes after the learning rate or the optimizer.'
         )
     return each
