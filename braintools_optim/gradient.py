@@ -117,9 +117,10 @@ def assigned(
     missing = [leaf for i, leaf in enumerate(leaves) if i not in claimed]
     if foreign or not claimed or (strays and missing):
         culprits = ', '.join(map(_show, foreign or strays)) or 'no keys'
+        lacking = ', '.join(leaf.name for leaf in missing) or 'none'
         raise KeyError(
             f'gradients under {culprits} match no parameter; without a gradient are '
-            f'{", ".join(leaf.name for leaf in missing) or "none"}. Expected the keys of the registered parameters: '
+            f'{lacking}. Expected the keys of the registered parameters: '
             f'{", ".join(manager.names)}.{_tree_of(missing, leaves, manager)}{_unpacked(grads)}'
         )
     return [g for _, g in given], owned

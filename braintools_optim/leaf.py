@@ -45,6 +45,7 @@ class Leaf:
     is_complex: bool = False  # whether it was when it was registered
     tree: Any = None  # what the leaves of its State formed then
     decays: bool = True  # whether the weight decay is for it
+    master_dtype: Any = None  # the least precision of its gradients
 
     def check(self, value: Any) -> None:
         """Raise if the value cannot be optimized."""
@@ -137,7 +138,7 @@ class Leaf:
                 f'the gradient of {self.name!r} is {dtype}, but the parameter is real ({want}).'
             )
         if not jnp.issubdtype(want, jnp.complexfloating):
-            want = self.state_dtype or want
+            want = self.state_dtype or jnp.result_type(want, self.master_dtype or want)
         if isinstance(g, BCOO):
             return coalesced(over_entries(lambda x: jax.lax.convert_element_type(x, want), g))
         array = jax.lax.convert_element_type(jnp.asarray(g), want)
@@ -224,6 +225,7 @@ def leaves_of(
     real_view: bool,
     layouts: frozenset[str],
     state_dtype: Any,
+    master_dtype: Any,
     decay_mask: Any,
 ) -> list[Leaf]:
     """Return the leaves of every registered State, checked."""
@@ -247,6 +249,7 @@ def leaves_of(
                 real_view=real_view,
                 layouts=layouts,
                 state_dtype=state_dtype,
+                master_dtype=master_dtype,
                 is_complex=jnp.iscomplexobj(_mantissa(value)),
                 tree=tree,
             )

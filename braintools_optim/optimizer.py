@@ -32,6 +32,7 @@ from .signature import constructor_documentation, constructor_signature
 from .slot import belong, take_over, with_dtype
 from .state import OptimState, RegisteredStates, UniqueStateManager, nest
 from .step import GroupPlan, Stepper
+from .transforms import scale_by_adam, with_masters
 
 __all__ = ['OptaxOptimizer', 'Optimizer']
 
@@ -86,6 +87,9 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     state_dtype : dtype, optional
         What the chain computes and keeps its state in, such as float32 for parameters in bfloat16;
         the dtype of each parameter if not given.
+    master_dtype : dtype, optional
+        What narrower parameters are updated and remembered in, such as float32 for parameters in
+        bfloat16, in which small updates would vanish. The chain computes in it, too.
     mu_dtype : dtype, optional
         What first moments (state that is named ``mu``) are kept in.
     skip_nonfinite : bool
@@ -154,6 +158,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         *,
         maximize: bool = False,
         state_dtype: Any = None,
+        master_dtype: Any = None,
         mu_dtype: Any = None,
         skip_nonfinite: bool = False,
         decay_mask: Any = None,
@@ -173,6 +178,12 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         )
         self._tx = tx
         self._state_dtype = checked_dtype(name, 'state_dtype', state_dtype)
+        self._master_dtype = checked_dtype(name, 'master_dtype', master_dtype)
+        if state_dtype is not None and master_dtype is not None:
+            raise TypeError(
+                f'{name} takes state_dtype or master_dtype, got both: the chain computes in the '
+                f'dtype of the masters.'
+            )
         self._mu_dtype = checked_dtype(name, 'mu_dtype', mu_dtype)
         self._skip_nonfinite = check_flag(name, 'skip_nonfinite', skip_nonfinite, False)
         self._decay_mask = decay_mask
@@ -200,8 +211,6 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         It is called wherever a step is traced. The numbers in ``h`` are traced there, so use
         them in arithmetic, not in conditions; flags are plain values.
         """
-        from .transforms import scale_by_adam
-
         return optax.chain(
             optax.add_decayed_weights(h.weight_decay),
             scale_by_adam(),
@@ -221,7 +230,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     def tx(self) -> optax.GradientTransformation:
         """The live optax transformation of group 0: it follows every change of its values."""
         group = self._groups[0]
-        return group.chain or self._live(lambda: self._hyper(group))
+        return self._mastered(group.chain or self._live(lambda: self._hyper(group)))
 
     def _live(self, current: Callable[[], Hyper]) -> optax.GradientTransformationExtraArgs:
         def init(params: Any) -> Any:
@@ -234,7 +243,12 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         return optax.GradientTransformationExtraArgs(init, update)
 
     def _chain(self, group: ParamGroup, h: Hyper) -> optax.GradientTransformation:
-        return self.transform(h) if group.chain is None else watched(self, group.chain)
+        chain = self.transform(h) if group.chain is None else watched(self, group.chain)
+        return self._mastered(chain)
+
+    def _mastered(self, chain: optax.GradientTransformation) -> optax.GradientTransformation:
+        """Return a chain that updates wide copies of narrow parameters, where that is asked for."""
+        return chain if self._master_dtype is None else with_masters(chain, self._master_dtype)
 
     def _for_chain(
         self,
@@ -351,7 +365,8 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         """Give the States at positions ``new`` to a group, with state for all its members."""
         real_view = self.complex_as_real and self._tx is None
         leaves = leaves_of(
-            manager, real_view, self.gradient_layouts, self._state_dtype, self._decay_mask
+            *(manager, real_view, self.gradient_layouts),
+            *(self._state_dtype, self._master_dtype, self._decay_mask),
         )
         if not new:
             self.param_states.adopt(manager)  # perhaps new names of known States
@@ -384,6 +399,9 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
 
     state_dtype = fixed_option(
         'state_dtype', 'The dtype in which the chain computes, None for that of each parameter.'
+    )
+    master_dtype = fixed_option(
+        'master_dtype', 'The dtype in which narrower parameters are updated, None for their own.'
     )
     mu_dtype = fixed_option(
         'mu_dtype', 'The dtype of first moments, None for that in which the chain computes.'

@@ -26,15 +26,18 @@ class CommonOptions(TypedDict, total=False):
     """``grad_clip_norm`` bounds the global norm of all gradients of all groups, ``grad_clip_value``
     each entry; ``maximize`` climbs instead of descending. ``state_dtype`` is the dtype in which
     the chain computes and keeps its state, such as float32 for parameters in bfloat16;
-    ``mu_dtype`` the one in which it keeps first moments. With ``skip_nonfinite`` a step with an
-    inf or nan in any gradient changes no parameter and no moment. ``decay_mask`` says which
-    parameters the weight decay is for: :class:`OptaxOptimizer` tells more.
+    ``master_dtype`` the one in which narrower parameters are updated and remembered, so that no
+    update is lost in rounding; ``mu_dtype`` the one in which it keeps first moments. With
+    ``skip_nonfinite`` a step with an inf or nan in any gradient changes no parameter and no
+    moment. ``decay_mask`` says which parameters the weight decay is for: :class:`OptaxOptimizer`
+    tells more.
     """
 
     grad_clip_norm: float | None
     grad_clip_value: float | None
     maximize: bool
     state_dtype: Any
+    master_dtype: Any
     mu_dtype: Any
     skip_nonfinite: bool
     decay_mask: Any
@@ -45,6 +48,7 @@ common_defaults: dict[str, Any] = {
     'grad_clip_value': None,
     'maximize': False,
     'state_dtype': None,
+    'master_dtype': None,
     'mu_dtype': None,
     'skip_nonfinite': False,
     'decay_mask': None,

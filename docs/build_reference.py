@@ -31,7 +31,8 @@ PARTS = {
 PAGES = {'checkpoint': 'checkpoints', '': 'optimizers'}
 INTRODUCTIONS = {
     'algorithms': 'Besides the arguments shown, every class takes `grad_clip_norm`, '
-    '`grad_clip_value`, `maximize`, `state_dtype` and `mu_dtype`, which '
+    '`grad_clip_value`, `maximize`, `skip_nonfinite`, `decay_mask`, `state_dtype`, '
+    '`master_dtype` and `mu_dtype`, which '
     '[OptaxOptimizer](optimizers.md#optaxoptimizer) describes. All numbers are live; '
     'True, False, names and functions are fixed.',
     'schedulers': 'Plots and how they are attached: [Schedulers](../schedulers.md). An optimizer '

@@ -135,6 +135,23 @@ def test_moments_in_a_wider_dtype_than_there():
     assert nu.dtype == np.float32 and nu.tolist() == [0.25, 0.25]
 
 
+def test_masters_begin_from_the_parameters():
+    """braintools has none: with them the next step is that of a float32 run, rounded."""
+    ends = []
+    for dtype, options in ((jnp.float32, {}), (jnp.bfloat16, {'master_dtype': jnp.float32})):
+        _, params = fresh('Adam')
+        for state in params.values():
+            state.value = jax.tree.map(
+                lambda x, dtype=dtype: jnp.asarray(x, jnp.bfloat16).astype(dtype), state.value
+            )
+        opt = bo.Adam(RATE, **options).register_trainable_weights(params)
+        bo.import_braintools(GOLDEN / 'Adam.msgpack', opt)
+        step('Adam', opt, params, BEFORE)
+        ends.append([x for state in params.values() for x in jax.tree.leaves(state.value)])
+    for wide, narrow in zip(*ends, strict=True):
+        np.testing.assert_array_equal(narrow, wide.astype(jnp.bfloat16))
+
+
 def test_its_scheduler_is_taken_over():
     saved = msgpack_of('StepLR')
     opt = bo.SGD(lr=bo.StepLR(0.7, step_size=2), momentum=0.9)

@@ -740,10 +740,10 @@ def test_what_step_refuses():
         (
             lambda: searching.step(grads),
             TypeError,
-            "'zoom' needs value.*value and value_fn is miss",
+            "'zoom' needs value.*it got no value and no value_fn",
         ),
-        (lambda: searching.step(grads, value=1.0), TypeError, 'value_fn is missing'),
-        (lambda: searching.step(grads, value_fn=jnp.sum), TypeError, '; value is missing'),
+        (lambda: searching.step(grads, value=1.0), TypeError, 'it got no value_fn'),
+        (lambda: searching.step(grads, value_fn=jnp.sum), TypeError, '; it got no value'),
         (lambda: own.step(grads), TypeError, 'the given transformation needs value'),
         (lambda: grouped.step(of_group), ValueError, 'one parameter group, and there are 2'),
         (

@@ -132,6 +132,8 @@ def _translated_slots(optimizer: OptaxOptimizer, group: Any, chain: Chain) -> di
         owners = names if slot.per_leaf else {slot.parameter: slot_name(slot, names)}
         for path, name in owners.items():
             value = translated(chain, slot, path, list(names))
+            if value is None and slot.name == 'master':
+                value = slot.value  # it follows the parameters
             if value is not None:
                 entry[name] = plainly(value) if slot.per_leaf else _widened(value, slot.value)
     return found

@@ -41,6 +41,7 @@ from .layerwise import (
 from .lbfgs import StepByLbfgsState, step_by_lbfgs
 from .lookahead import LookaheadState, lookahead
 from .mars import ScaleByMarsState, mars, scale_by_mars
+from .masters import MasterState, with_masters
 from .momentum import ScaleByMomentumState, scale_by_momentum
 from .orthogonal import Reshape, ScaleByMuonState, newton_schulz, scale_by_muon
 from .rprop import StepByRpropState, step_by_rprop
@@ -79,6 +80,7 @@ __all__ = [
     'DENSE_PATH',
     'BoundNormState',
     'LookaheadState',
+    'MasterState',
     'Reshape',
     'ScaleByAdafactorState',
     'ScaleByAdagradState',
@@ -132,4 +134,5 @@ __all__ = [
     'tree_update_moment',
     'tree_update_moment_per_elem_norm',
     'tree_zeros_like',
+    'with_masters',
 ]

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .lbfgs import StepByLbfgsState
 from .wide import cast_like, largest, moved, wide
 
 __all__ = ['descend']
@@ -19,7 +18,7 @@ class Progress(NamedTuple):
     """Where the iterations are, and how many evaluations they have taken."""
 
     params: Any
-    state: StepByLbfgsState
+    state: optax.OptState
     value: jax.Array
     grad: Any
     iterations: jax.Array
@@ -31,7 +30,7 @@ def descend(
     tx: optax.GradientTransformationExtraArgs,
     value_fn: Callable[[Any], Any],
     params: Any,
-    state: StepByLbfgsState,
+    state: optax.OptState,
     value: Any,
     grad: Any,
     *,
@@ -39,8 +38,8 @@ def descend(
     max_eval: int = 25,
     tolerance_grad: Any = 1e-7,
     tolerance_change: Any = 1e-9,
-) -> tuple[Any, StepByLbfgsState]:
-    """Iterate :func:`step_by_lbfgs` to the end of ``torch.optim.LBFGS.step``.
+) -> tuple[Any, optax.OptState]:
+    """Iterate :func:`step_by_lbfgs`, or what is over it, to the end of ``torch.optim.LBFGS.step``.
 
     It is over after ``max_iter`` iterations or ``max_eval`` evaluations (that of ``value`` and
     ``grad`` is the first), when no entry of the gradient is above ``tolerance_grad``, or when an
@@ -61,7 +60,7 @@ def descend(
         new = moved(now.params, 1.0, step)
         iterations = now.iterations + 1
         last = iterations >= max_iter
-        value, grad, used = _at(new, new_state.search, now, last)
+        value, grad, used = _at(new, optax.tree.get(new_state, 'search'), now, last)
         evaluations = now.evaluations + used.astype(jnp.int32)
         return Progress(
             *(new, cast_like(new_state, now.state), value, grad),

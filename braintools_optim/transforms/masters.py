@@ -1,0 +1,74 @@
+"""Parameters in a narrow dtype that are updated in a wide one."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from . import moments
+
+__all__ = ['MasterState', 'with_masters']
+
+
+class MasterState(NamedTuple):
+    """What the parameters are before they are rounded; empty for those that are not."""
+
+    master: optax.Params
+
+
+def with_masters(
+    inner: optax.GradientTransformation, dtype: Any = jnp.float32
+) -> optax.GradientTransformationExtraArgs:
+    """Let a transformation update wide copies of narrow parameters, which are then rounded.
+
+    In bfloat16 an update below a 256th of a parameter vanishes; here they add up. ``inner`` sees
+    the wide copies, its state is in their dtype, and the parameters are what they round to.
+
+    The state is that of ``inner`` and a `MasterState`. A parameter that was assigned since, so
+    that it is not what its copy rounds to, is where its copy goes on from, entry by entry.
+    """
+    inner = optax.with_extra_args_support(inner)
+
+    def is_narrow(p: jax.Array) -> bool:
+        real = jnp.issubdtype(p.dtype, jnp.floating)
+        return real and jnp.finfo(p.dtype).bits < jnp.finfo(dtype).bits
+
+    def widened(x: jax.Array) -> jax.Array:
+        return x.astype(dtype) if is_narrow(x) else x
+
+    def copy(p: jax.Array) -> jax.Array:
+        return p.astype(dtype) if is_narrow(p) else jnp.zeros(0, dtype)
+
+    def init(params: optax.Params) -> tuple[Any, MasterState]:
+        return inner.init(jax.tree.map(widened, params)), MasterState(jax.tree.map(copy, params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError('with_masters needs params: call update(updates, state, params).')
+        inner_state, (masters,) = state
+        narrow, treedef = moments.flat(params)
+        wide = list(map(present, narrow, treedef.flatten_up_to(masters)))
+        updates, inner_state = inner.update(
+            jax.tree.map(widened, updates), inner_state, treedef.unflatten(wide), **extra
+        )
+        moved, kept = [], []
+        for p, before, u in zip(narrow, wide, treedef.flatten_up_to(updates), strict=True):
+            if moments.is_absent(p) or not is_narrow(p):
+                moved.append(u)
+                kept.append(p if moments.is_absent(p) else jnp.zeros(0, dtype))
+            else:
+                now = before + u
+                goal, at = now.astype(p.dtype).astype(dtype), p.astype(dtype)
+                moved.append(jnp.where(goal == at, 0.0, goal - at))  # at infinity, too
+                kept.append(now.astype(dtype))
+        return treedef.unflatten(moved), (inner_state, MasterState(treedef.unflatten(kept)))
+
+    def present(p: Any, master: Any) -> Any:
+        if moments.is_absent(p) or not is_narrow(p):
+            return p
+        return jnp.where(master.astype(p.dtype) == p, master, p.astype(dtype))
+
+    return optax.GradientTransformationExtraArgs(init, update)
