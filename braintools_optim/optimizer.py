@@ -228,7 +228,11 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
 
     @property
     def tx(self) -> optax.GradientTransformation:
-        """The live optax transformation of group 0: it follows every change of its values."""
+        """The live optax transformation of group 0: it follows every change of its values.
+
+        In a program of ``jax.jit``, which knows no States, they stay as they were when it was
+        traced: numbers that change there are for :meth:`step`, or for brainstate's ``jit``.
+        """
         group = self._groups[0]
         return self._mastered(group.chain or self._live(lambda: self._hyper(group)))
 

@@ -488,13 +488,30 @@ def test_a_given_chain_that_ends_in_a_scheduler_of_nobody():
     w, grads = ParamState(jnp.ones(2)), {'w': jnp.ones(2)}
     opt = bo.OptaxOptimizer(tx=optax.scale_by_schedule(scheduler))
     opt.register_trainable_weights({'w': w})
-    with pytest.raises(ValueError, match='StepLR drives no optimizer.*as lr='):
+    with pytest.raises(ValueError, match='rate of this StepLR would stay.*as lr='):
         opt.step(grads)
     step = brainstate.transform.jit(opt.step)  # which knows of all States that are read
     step(grads)
     scheduler.step()
     step(grads)
     np.testing.assert_allclose(w.value, 0.25, 1e-6)
+
+
+def test_a_scheduler_in_a_program_that_sees_no_states():
+    """Its rate would stay there for good; jax.jit gives nobody the chance to tell."""
+    scheduler = bo.StepLR(0.5, step_size=1, gamma=0.5)
+    bo.SGD(lr=scheduler).register_trainable_weights({'w': ParamState(jnp.ones(2))})
+    tx = optax.scale_by_schedule(scheduler)
+    grads, state = jnp.ones(2), tx.init(jnp.ones(2))
+    with pytest.raises(
+        ValueError, match='StepLR would stay.*brainstate.transform.jit, or step SGD'
+    ):
+        jax.jit(tx.update)(grads, state)
+    step = brainstate.transform.jit(tx.update)
+    for rate in (0.5, 0.25):
+        np.testing.assert_allclose(step(grads, state)[0], -rate)
+        np.testing.assert_allclose(tx.update(grads, state)[0], -rate)
+        scheduler.step()
 
 
 def test_a_failed_step_does_not_tell_that_the_rate_is_unread():

@@ -408,12 +408,17 @@ class LRScheduler(Scheduler):
         """Return the learning rate; given a count, minus it, for ``optax.scale_by_schedule``."""
         if count is None:
             return self._lrs()[0]
-        if self.optimizer is None and is_tracer(count) and not recorded():
-            raise ValueError(
-                f'this {type(self).__name__} drives no optimizer, so its present learning rate '
-                f'would stay in the compiled program: give it to the optimizer, too, as lr=.'
-            )
         running = self.optimizer._running_hyper() if self.optimizer is not None else None
+        if running is None and is_tracer(count) and not recorded():
+            name, way = type(self).__name__, 'give it to the optimizer, too, as lr='
+            if self.optimizer is not None:
+                way = (
+                    f'use brainstate.transform.jit, or step {type(self.optimizer).__name__} itself'
+                )
+            raise ValueError(
+                f'the present learning rate of this {name} would stay in the compiled program, '
+                f'which does not see it change: {way}. A function of the count is one of schedules.'
+            )
         return -(running.lr if running is not None else self._lrs()[0])
 
     # ---- its hyper-parameters as attributes ----------------------------------------------
