@@ -17,10 +17,11 @@ from brainstate.random import RandomState
 from saiunit import Quantity
 
 from .hyper import UNIT, check_flag, check_number
-from .leaf import Leaf, checked_dtype, flat_values, is_unit_leaf
+from .leaf import Leaf, flat_values, is_unit_leaf
 from .observe import traced
 from .optimizer import Optimizer
 from .own_state import NumbersState, weak_scalars
+from .precision import checked_dtype
 from .signature import constructor_signature
 from .state import OptimState, path_name
 from .step import next_count, regrouped, write_all

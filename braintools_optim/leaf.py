@@ -18,10 +18,11 @@ from jax.experimental.sparse import BCOO, JAXSparse
 from saiunit import Quantity
 
 from .decay import decays
+from .precision import Precision
 from .state import Keys, UniqueStateManager, path_name, plain_keys
 from .transforms.sparse import coalesced
 
-__all__ = ['Leaf', 'checked_dtype', 'entries_of', 'flat_values', 'leaves_of', 'over_entries']
+__all__ = ['Leaf', 'entries_of', 'flat_values', 'leaves_of', 'over_entries']
 
 
 def is_unit_leaf(x: Any) -> bool:
@@ -207,25 +208,11 @@ def over_entries(f: Callable[[Any], Any], g: Any) -> Any:
     return BCOO((f(g.data), g.indices), shape=g.shape, **flags)
 
 
-def checked_dtype(owner: str, name: str, given: Any) -> Any:
-    """Return a floating-point dtype or None, or raise."""
-    if given is None:
-        return None
-    try:
-        dtype = jax.dtypes.canonicalize_dtype(given)
-    except TypeError:
-        dtype = None
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f'{owner} needs a floating-point dtype for {name}, got {given!r}.')
-    return dtype
-
-
 def leaves_of(
     manager: UniqueStateManager,
     real_view: bool,
     layouts: frozenset[str],
-    state_dtype: Any,
-    master_dtype: Any,
+    precision: Precision,
     decay_mask: Any,
 ) -> list[Leaf]:
     """Return the leaves of every registered State, checked."""
@@ -248,8 +235,8 @@ def leaves_of(
                 unit=unit,
                 real_view=real_view,
                 layouts=layouts,
-                state_dtype=state_dtype,
-                master_dtype=master_dtype,
+                state_dtype=precision.state_dtype,
+                master_dtype=precision.master_dtype,
                 is_complex=jnp.iscomplexobj(_mantissa(value)),
                 tree=tree,
             )

@@ -35,15 +35,19 @@ from .signature import argument_defaults, argument_names, common_defaults, sugge
 __all__ = ['LiveNumbers', 'fixed_option']
 
 
-def fixed_option(name: str, doc: str) -> Any:
-    """Return an attribute for what was given at construction for the whole optimizer."""
+def fixed_option(place: str, doc: str) -> Any:
+    """Return an attribute for what was given at construction for the whole optimizer.
+
+    ``place`` is the attribute that holds it, such as ``'_decay_mask'``.
+    """
+    name = place.rpartition('.')[2].removeprefix('_')
 
     def refuse(self: Any, value: Any) -> NoReturn:
         raise AttributeError(
             f'{name} of {type(self).__name__} is fixed at construction; build a new optimizer.'
         )
 
-    return property(attrgetter(f'_{name}'), refuse, doc=doc)
+    return property(attrgetter(place), refuse, doc=doc)
 
 
 class LiveNumbers:

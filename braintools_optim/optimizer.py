@@ -18,11 +18,12 @@ from .fixed_chain import check_chain, refuse_decay, watched
 from .groups import Groups, ParamGroup
 from .habits import refuse_parameters, refuse_rate, refuse_torch_group
 from .hyper import Hyper, check_flag, check_number, entry_of, is_zero
-from .leaf import Leaf, checked_dtype, flat_values, leaves_of
+from .leaf import Leaf, flat_values, leaves_of
 from .live import LiveNumbers, fixed_option
 from .observe import traced
 from .own_state import ChainState, CoreState, CountState, undone_on_error
 from .packs import Packed
+from .precision import Precision
 from .rates import DrivenRates
 from .report import describe
 from .saving import Saved
@@ -32,7 +33,7 @@ from .signature import constructor_documentation, constructor_signature
 from .slot import belong, take_over, with_dtype
 from .state import OptimState, RegisteredStates, UniqueStateManager, nest
 from .step import GroupPlan, Stepper
-from .transforms import scale_by_adam, with_masters
+from .transforms import scale_by_adam
 
 __all__ = ['OptaxOptimizer', 'Optimizer']
 
@@ -138,8 +139,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
 
     graph_invisible_attrs = (
         *('_flags', '_numbers', '_followed', '_options', '_table', '_groups', '_stepper'),
-        '_running',
-        '_declared_names',
+        *('_running', '_declared_names', '_precision'),
         *('_schedulers', '_lr_scheduler', '_lr_is_free', '_rate_is_read', '_tx'),
         *('param_states', '_leaves'),
         *('step_count', '_pending'),
@@ -177,14 +177,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
             {'grad_clip_norm': grad_clip_norm, 'grad_clip_value': grad_clip_value},
         )
         self._tx = tx
-        self._state_dtype = checked_dtype(name, 'state_dtype', state_dtype)
-        self._master_dtype = checked_dtype(name, 'master_dtype', master_dtype)
-        if state_dtype is not None and master_dtype is not None:
-            raise TypeError(
-                f'{name} takes state_dtype or master_dtype, got both: the chain computes in the '
-                f'dtype of the masters.'
-            )
-        self._mu_dtype = checked_dtype(name, 'mu_dtype', mu_dtype)
+        self._precision = Precision.checked(name, state_dtype, master_dtype, mu_dtype)
         self._skip_nonfinite = check_flag(name, 'skip_nonfinite', skip_nonfinite, False)
         self._decay_mask = decay_mask
         self._schedulers: list[Scheduler] = []
@@ -234,7 +227,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         traced: numbers that change there are for :meth:`step`, or for brainstate's ``jit``.
         """
         group = self._groups[0]
-        return self._mastered(group.chain or self._live(lambda: self._hyper(group)))
+        return self._precision.over(group.chain or self._live(lambda: self._hyper(group)))
 
     def _live(self, current: Callable[[], Hyper]) -> optax.GradientTransformationExtraArgs:
         def init(params: Any) -> Any:
@@ -248,11 +241,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
 
     def _chain(self, group: ParamGroup, h: Hyper) -> optax.GradientTransformation:
         chain = self.transform(h) if group.chain is None else watched(self, group.chain)
-        return self._mastered(chain)
-
-    def _mastered(self, chain: optax.GradientTransformation) -> optax.GradientTransformation:
-        """Return a chain that updates wide copies of narrow parameters, where that is asked for."""
-        return chain if self._master_dtype is None else with_masters(chain, self._master_dtype)
+        return self._precision.over(chain)
 
     def _for_chain(
         self,
@@ -369,8 +358,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         """Give the States at positions ``new`` to a group, with state for all its members."""
         real_view = self.complex_as_real and self._tx is None
         leaves = leaves_of(
-            *(manager, real_view, self.gradient_layouts),
-            *(self._state_dtype, self._master_dtype, self._decay_mask),
+            manager, real_view, self.gradient_layouts, self._precision, self._decay_mask
         )
         if not new:
             self.param_states.adopt(manager)  # perhaps new names of known States
@@ -382,9 +370,9 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         state = self._chain(group, self._hyper(group)).init(plan.tree(arrays))
         paths = [leaves[i].path for i in plan.leaves]
         values = [arrays[i] for i in plan.leaves]
-        if self._mu_dtype is not None:
+        if (narrow := self._precision.mu_dtype) is not None:
             owner = type(self).__name__
-            state = with_dtype(state, paths, self.first_moments, self._mu_dtype, owner)
+            state = with_dtype(state, paths, self.first_moments, narrow, owner)
         state = own_buffers(state, dict(zip(paths, values, strict=True)))
         packed, count = self._core.value
         if group.members:
@@ -402,19 +390,22 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         self._stepper = None
 
     state_dtype = fixed_option(
-        'state_dtype', 'The dtype in which the chain computes, None for that of each parameter.'
+        '_precision.state_dtype',
+        'What the chain computes in, None for the dtype of each parameter.',
     )
     master_dtype = fixed_option(
-        'master_dtype', 'The dtype in which narrower parameters are updated, None for their own.'
+        '_precision.master_dtype',
+        'What narrower parameters are updated in, None for their own dtype.',
     )
     mu_dtype = fixed_option(
-        'mu_dtype', 'The dtype of first moments, None for that in which the chain computes.'
+        '_precision.mu_dtype',
+        'What first moments are kept in, None for what the chain computes in.',
     )
     skip_nonfinite = fixed_option(
-        'skip_nonfinite', 'Whether a step with a gradient that is not finite is left out.'
+        '_skip_nonfinite', 'Whether a step with a gradient that is not finite is left out.'
     )
     decay_mask = fixed_option(
-        'decay_mask', 'Which parameters the weight decay is for, None for all.'
+        '_decay_mask', 'Which parameters the weight decay is for, None for all.'
     )
 
     @property

@@ -439,3 +439,24 @@ def test_assigning_what_is_not_there(assign, says):
         opt.param_groups[0].flags['maximize'] = True
     assert repr(opt.state_dict()) == repr(before)
     opt.note = 'my own'
+
+
+@pytest.mark.parametrize(
+    ('name', 'make'),
+    [
+        ('LambdaLR', lambda opt, f: bo.LambdaLR(opt, f)),
+        ('MultiplicativeLR', lambda opt, f: bo.MultiplicativeLR(opt, f)),
+        ('ParamScheduler', lambda opt, f: bo.ParamScheduler(opt, 'eps', f)),
+    ],
+)
+def test_a_condition_on_the_epoch_in_a_compiled_program(name, make):
+    opt = ready()
+    scheduler = make(opt, lambda epoch: 0.5 if epoch < 3 else 0.1)
+    before = opt.state_dict()
+    with pytest.raises(jax.errors.TracerBoolConversionError) as caught:
+        brainstate.transform.for_loop(lambda _: scheduler.step(), jnp.arange(3))
+    note = '\n'.join(caught.value.__notes__)
+    assert f'the function of {name}' in note and 'jnp.where(epoch < 3, 1.0, 0.1)' in note
+    assert repr(opt.state_dict()) == repr(before)
+    scheduler.step()
+    assert scheduler.last_epoch.value == 1

@@ -28,7 +28,6 @@ __all__ = [
 ]
 
 VERSION = [1, 0]
-DTYPES = ('state_dtype', 'master_dtype', 'mu_dtype')
 ALL = ''  # the parameter name of a slot that belongs to the whole group
 
 
@@ -41,7 +40,7 @@ def export(optimizer: OptaxOptimizer, copied: bool = True) -> dict[str, Any]:
     refuse_unloadable(type(optimizer).__name__, _out_of_range(optimizer, schedulers))
     groups = {str(g.index): export_group(optimizer, g) for g in optimizer.param_groups}
     states = {str(g.index): _export_slots(optimizer, g, copied) for g in optimizer.param_groups}
-    dtypes = {k: getattr(optimizer, k) for k in DTYPES}
+    dtypes = optimizer._precision._asdict()
     return {
         'format': list(VERSION),
         'optimizer': optimizer._algorithm(),

@@ -14,7 +14,7 @@ from ..hyper import check_number
 from ..leaf import flat_values
 from ..schedulers.snapshot import resized
 from ..slot import is_masked, rebuild
-from .export import DTYPES, VERSION, export_group, named_slots, refuse_traced, slot_name
+from .export import VERSION, export_group, named_slots, refuse_traced, slot_name
 from .place import placed, placed_parameter
 from .plain import as_dict, is_count, is_finite, plainly, shaped_like
 from .relax import Judge
@@ -128,8 +128,7 @@ def _check_algorithm(optimizer: OptaxOptimizer, saved: Mapping, judge: Judge) ->
             f'the state of {name} was of version {schema!r}, here it is {optimizer.state_schema}'
         )
     theirs = as_dict(saved.get('dtypes', {}), 'dtypes', judge.wrong)
-    for key in DTYPES:
-        mine = getattr(optimizer, key)
+    for key, mine in optimizer._precision._asdict().items():
         mine = None if mine is None else np.dtype(mine).name
         if theirs.get(key) != mine and not judge.may_cast:
             judge.refuse(f'{key} was {theirs.get(key)}, here it is {mine}')

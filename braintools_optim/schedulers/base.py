@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeGuard
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from brainstate import State
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..groups import ParamGroup
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['Progress', 'Scheduler', 'call_or_each']
+__all__ = ['Progress', 'Scheduler', 'call_or_each', 'called']
 
 EPOCHS = Range(0.0, 2.0**31, open_high=True)
 
@@ -387,6 +388,18 @@ def _copied(x: Any, memo: Mapping[int, Any]) -> Any:
     if type(x) is dict:
         return {k: _copied(v, memo) for k, v in x.items()}
     return type(x)(_copied(v, memo) for v in x) if type(x) in (list, tuple, set) else x
+
+
+def called(owner: str, function: Callable, epoch: Any) -> Any:
+    """Return a user's function of an epoch; say what to do if it cannot be traced."""
+    try:
+        return function(epoch)
+    except jax.errors.ConcretizationTypeError as error:
+        error.add_note(
+            f'In a compiled program the epoch that the function of {owner} is given has no value '
+            f'yet: choose by jnp.where(epoch < 3, 1.0, 0.1), or step {owner} outside.'
+        )
+        raise
 
 
 def call_or_each(owner: str, name: str, given: Any) -> list[Callable]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from .. import schedules
-from .base import call_or_each
+from .base import call_or_each, called
 from .present import PresentRate
 from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler
 from .row import Row
@@ -319,12 +320,13 @@ class LambdaLR(LRScheduler):
         """The functions, one for each group or one for all."""
         return self._functions
 
-    def _function(self, group: int) -> Callable:
-        return self._functions[group if 'lr_lambda' in self._lists else 0]
+    def _factor(self, group: int, epoch: Any) -> Any:
+        function = self._functions[group if 'lr_lambda' in self._lists else 0]
+        return called(type(self).__name__, function, epoch)
 
     def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
         """Return ``(0, f(epoch))``."""
-        return schedules.lambda_.pair(epoch, fn=self._function(group))
+        return schedules.lambda_.pair(epoch, fn=partial(self._factor, group))
 
 
 class MultiplicativeLR(PresentRate, LambdaLR):
@@ -347,5 +349,5 @@ class MultiplicativeLR(PresentRate, LambdaLR):
     def _moved(
         self, group: int, row: Row, lr: Any, now: Any, then: Any, carries: bool
     ) -> tuple[Row, Any]:
-        new = lr * self._function(group)(then)
+        new = lr * self._factor(group, then)
         return row._replace(written=new), new

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, overload
 
 from ..observe import is_tracer
-from .base import Progress, Scheduler
+from .base import Progress, Scheduler, called
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
@@ -146,4 +146,4 @@ def _is_number(x: Any) -> bool:
 
 
 def _at(schedule: Any, epoch: Any) -> Any:
-    return schedule(epoch) if callable(schedule) else schedule
+    return called('ParamScheduler', schedule, epoch) if callable(schedule) else schedule

@@ -1,0 +1,49 @@
+"""The dtypes of an optimizer's state and masters, where they are not those of the parameters."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .transforms import with_masters
+
+__all__ = ['Precision', 'checked_dtype']
+
+
+class Precision(NamedTuple):
+    """What a chain computes in, what it updates parameters in, what it keeps first moments in."""
+
+    state_dtype: Any
+    master_dtype: Any
+    mu_dtype: Any
+
+    @classmethod
+    def checked(cls, owner: str, *given: Any) -> Precision:
+        """Return dtypes and None as they are given, or raise."""
+        new = cls(*(checked_dtype(owner, *pair) for pair in zip(cls._fields, given, strict=True)))
+        if new.state_dtype is not None and new.master_dtype is not None:
+            raise TypeError(
+                f'{owner} takes state_dtype or master_dtype, got both: the chain computes in the '
+                f'dtype of the masters.'
+            )
+        return new
+
+    def over(self, chain: optax.GradientTransformation) -> optax.GradientTransformation:
+        """Return a chain that updates wide copies of narrow parameters, where that is asked for."""
+        return chain if self.master_dtype is None else with_masters(chain, self.master_dtype)
+
+
+def checked_dtype(owner: str, name: str, given: Any) -> Any:
+    """Return a floating-point dtype or None, or raise."""
+    if given is None:
+        return None
+    try:
+        dtype = jax.dtypes.canonicalize_dtype(given)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f'{owner} needs a floating-point dtype for {name}, got {given!r}.')
+    return dtype
