@@ -264,7 +264,10 @@ def _cast(x: Any, dtype: Any) -> Any:
 
 def _check_model(model: Any) -> None:
     if not isinstance(model, Node) or isinstance(model, Optimizer):
-        raise TypeError(f'{_OWNER} needs a model, a brainstate Module, got {type(model).__name__}.')
+        raise TypeError(
+            f'{_OWNER} needs a model, a brainstate Module, got {type(model).__name__}; States '
+            f'alone can be the attributes of one.'
+        )
 
 
 def _check_paths(mine: set, theirs: set) -> None:

@@ -7,19 +7,22 @@ refers to, over the values of all States that are read.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+import brainstate
 import jax
 from brainstate.transform import StatefulFunction
 
 from .clip import clipped
 from .compiled import matmul_precision
+from .finite import all_finite, held
 from .gradient import refuse_non_arrays
 from .hyper import Hyper
 from .meaning import Meaning
 from .objective import ClosureObjective, GroupView, number_of
 from .observe import traced
-from .step import held, next_count, own_copies, regrouped, split_extra, write_all
+from .step import next_count, own_copies, regrouped, split_extra, write_all
 
 if TYPE_CHECKING:
     from .step import Stepper
@@ -49,7 +52,8 @@ def step_with_functions(stepper: Stepper, grads: Any, extra: dict[str, Any]) -> 
 
 def _compiled_once(stepper: Stepper, take: Callable[..., Any], means: Any, *args: Any) -> Any:
     """Run ``take`` in a program, the one of before if the same was meant then."""
-    means = means, matmul_precision()
+    settings = sorted(brainstate.environ.all().items(), key=itemgetter(0))
+    means = means, matmul_precision(), *settings
     meaning = Meaning(means, stepper.written)
     program = stepper.closures.pop(meaning.key, None)
     if program is None:
@@ -140,7 +144,7 @@ def _compute(
         leaf.encode(v) if seen else None for leaf, v, seen in zip(leaves, old, read, strict=True)
     ]
     (value, (loss, written)), grads = jax.value_and_grad(evaluate, has_aux=True)(arrays)
-    finite = stepper.all_finite([value, *grads])
+    finite = all_finite([value, *grads]) if optimizer.skip_nonfinite else None
     found = clipped(grads, numbers[0])
     value_fn = view.objective(lambda given: objective(given, others)[0])
     own = {name: numbers[group.index][name] for name in optimizer._numbers}
@@ -149,7 +153,7 @@ def _compute(
     def run(chain: Any, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         return optimizer._descend(h, chain, value_fn, params, state, value, grads)
 
-    after, next_state = stepper.run_chain(group, plan, h, state, found, old, run)
+    after, next_state = stepper.run_chain(group, plan, h, state, found, old, run, numbers)
     state = own_copies(
         held(finite, next_state, state), [*old, *jax.tree.leaves((others, loss, written))]
     )

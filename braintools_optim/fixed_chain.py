@@ -58,7 +58,7 @@ def watched(optimizer: OptaxOptimizer, chain: Any) -> optax.GradientTransformati
 def _is_driven(optimizer: OptaxOptimizer) -> bool:
     """Whether somebody changes the learning rate, or wants another one for a group."""
     first = optimizer._numbers['lr']
-    lrs = [group.number('lr') for group in optimizer._groups]
+    lrs = [optimizer._table.read(group.index, 'lr') for group in optimizer._groups]
     return not optimizer._lr_is_free or any(not is_traced(lr) and lr != first for lr in lrs)
 
 

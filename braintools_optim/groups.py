@@ -104,7 +104,7 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def number(self, key: str) -> Any:
         """Return the present value of a live number (a float, or a tuple of them)."""
-        return self._optimizer._table.read(self.index, key)
+        return self._optimizer._read(self.index, key)
 
     def set(self, key: str, value: Any) -> None:
         """Change a live number of this group."""

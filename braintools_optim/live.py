@@ -69,8 +69,9 @@ class LiveNumbers:
     _options: dict[str, Any]  # numbers of the whole optimizer; None where switched off
     _table: HyperTable
     _groups: list[ParamGroup]
-    # The values of the group whose chain is being built or run, and the trace in which it is.
-    _running: tuple[Hyper, StateJaxTracer] | None
+    # The values of the group whose chain is being built or run, those of all groups if they are
+    # traced, and the trace in which that is.
+    _running: tuple[Hyper, list[dict[str, Any]] | None, StateJaxTracer] | None
     _rate_is_read: bool | None = None  # by a chain that is fixed; None before its first trace
 
     def validate(self, h: Hyper) -> None:
@@ -135,12 +136,17 @@ class LiveNumbers:
         if name in known.get('_flags', ()):
             return known['_flags'][name]
         if name in known.get('_options', ()):
-            return None if known['_options'][name] is None else self._table.read(0, name)
+            return None if known['_options'][name] is None else self._read(0, name)
         if '_core' in known and '_table' not in known:
             raise TypeError(
                 f'this {type(self).__name__} was put together from its States alone, by a graph '
                 f'function of brainstate; copy an optimizer with copy.deepcopy, or build it anew '
                 f'and call load_state_dict.'
+            )
+        if '_declared_names' not in known and name in ('param_states', 'step_count'):
+            raise AttributeError(
+                f'{type(self).__name__} is not constructed yet: its __init__ must call '
+                f'super().__init__(lr=..., ...) with all its numbers.'
             )
         raise AttributeError(
             f'{type(self).__name__} has no attribute {name!r}.'
@@ -184,16 +190,25 @@ class LiveNumbers:
 
     def _running_hyper(self) -> Hyper | None:
         """Return the values of the group whose chain is being built or run, if one is."""
-        running = self.__dict__['_running']
-        # An interrupt may leave them behind: they mean nothing outside of their trace.
-        if running is None or not running[1].is_valid():
+        if (running := self._running_now()) is None:
             return None
         self.__dict__['_rate_is_read'] = True  # as far as is known
         return running[0]
 
-    def _run_as(self, h: Hyper | None) -> None:
+    def _running_now(self) -> tuple[Hyper, list[dict[str, Any]] | None] | None:
+        running = self.__dict__['_running']
+        # An interrupt may leave them behind: they mean nothing outside of their trace.
+        return None if running is None or not running[2].is_valid() else running[:2]
+
+    def _run_as(self, h: Hyper | None, numbers: list[dict[str, Any]] | None = None) -> None:
         """Say whose chain is being built or run: None for nobody's."""
-        self.__dict__['_running'] = None if h is None else (h, StateJaxTracer())
+        self.__dict__['_running'] = None if h is None else (h, numbers, StateJaxTracer())
+
+    def _read(self, group: int, name: str) -> Any:
+        """Return a number of a group: while a chain is traced, the traced one."""
+        running = self._running_now()
+        numbers = running and running[1]
+        return numbers[group][name] if numbers else self._table.read(group, name)
 
     def _defaults(self) -> dict[str, Any]:
         """Return the numbers that a new group has if it is given none."""
@@ -213,7 +228,7 @@ class LiveNumbers:
         absent = self.none_is_zero
         if name in absent and value is None:
             value = 0.0
-        elif absent and isinstance(value, tuple | list):
+        elif isinstance(value, tuple | list) and any(x.startswith(f'{name}[') for x in absent):
             value = tuple(
                 0.0 if x is None and f'{name}[{i}]' in absent else x for i, x in enumerate(value)
             )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
+import jax
 import optax
 from brainstate import State
 from brainstate.graph import Node
@@ -31,9 +32,10 @@ from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import beside, own_buffers
 from .signature import constructor_documentation, constructor_signature
 from .slot import belong, take_over, with_dtype
-from .state import OptimState, RegisteredStates, UniqueStateManager, nest
+from .state import OptimState, RegisteredStates, UniqueStateManager, nest, with_copies
 from .step import GroupPlan, Stepper
 from .transforms import scale_by_adam
+from .whole_chain import whole_chain
 
 __all__ = ['OptaxOptimizer', 'Optimizer']
 
@@ -223,11 +225,13 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     def tx(self) -> optax.GradientTransformation:
         """The live optax transformation of group 0: it follows every change of its values.
 
+        It is what a step does to gradients, with bounds, signs and all; its state is the chain's.
         In a program of ``jax.jit``, which knows no States, they stay as they were when it was
         traced: numbers that change there are for :meth:`step`, or for brainstate's ``jit``.
         """
         group = self._groups[0]
-        return self._precision.over(group.chain or self._live(lambda: self._hyper(group)))
+        chain = group.chain or self._live(lambda: self._hyper(group))
+        return whole_chain(self, group, self._precision.over(chain))
 
     def _live(self, current: Callable[[], Hyper]) -> optax.GradientTransformationExtraArgs:
         def init(params: Any) -> Any:
@@ -240,8 +244,17 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         return optax.GradientTransformationExtraArgs(init, update)
 
     def _chain(self, group: ParamGroup, h: Hyper) -> optax.GradientTransformation:
-        chain = self.transform(h) if group.chain is None else watched(self, group.chain)
-        return self._precision.over(chain)
+        if group.chain is not None:
+            return self._precision.over(watched(self, group.chain))
+        try:
+            return self._precision.over(self.transform(h))
+        except jax.errors.ConcretizationTypeError as error:
+            error.add_note(
+                f'The numbers that {type(self).__name__}.transform is given are traced: use them '
+                f'in arithmetic and jnp.where. What a group leaves out for a number that is zero '
+                f'at construction is named in structural, and asked for by h.uses(name).'
+            )
+            raise
 
     def _for_chain(
         self,
@@ -467,11 +480,14 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     # ---- copying, showing -----------------------------------------------------------------
 
     def __deepcopy__(self, memo: dict) -> OptaxOptimizer:
-        """Return an independent optimizer over the same parameters."""
+        """Return an independent optimizer over the same parameters.
+
+        Of a model that is copied before in the same call it takes the copied parameters.
+        """
         new = memo[id(self)] = object.__new__(type(self))
         core, table = self._core.duplicate(), self._table.copy()
         registered = RegisteredStates(type(self).__name__)
-        registered.adopt(self.param_states)
+        registered.adopt(with_copies(self.param_states, memo))
         schedulers = {id(s): s.copy(new) for s in self._all_schedulers()}
         own = {
             '_core': core,

@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 import brainstate
 import jax
 from brainstate import State
+from brainstate.graph import Node, states
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
-__all__ = ['OptimState', 'RegisteredStates', 'UniqueStateManager']
+__all__ = ['OptimState', 'RegisteredStates', 'UniqueStateManager', 'with_copies']
 
 Keys = tuple[Hashable, ...]
 
@@ -348,3 +349,21 @@ def _renumbered(entry: Any, number: int) -> DictKey:
     if isinstance(key, tuple):
         return DictKey((*key[:-1], f'{key[-1]}_{number}'))
     return DictKey(f'{key}_{number}')
+
+
+def with_copies(manager: UniqueStateManager, memo: dict) -> UniqueStateManager:
+    """Return a manager of the States of the copied models in a memo of :func:`copy.deepcopy`.
+
+    brainstate copies a model as a whole, so only the model itself is found there. Those of other
+    States stay.
+    """
+    copies: dict[int, State] = {}
+    for original in memo.get(id(memo), ()):
+        if isinstance(original, Node) and isinstance(memo.get(id(original)), Node):
+            there = states(memo[id(original)])
+            copies |= {id(state): there[path] for path, state in states(original).items()}
+    new = manager.copy()
+    for path, state in manager.get_flattened():
+        if id(state) in copies:
+            new.update_state(path, copies[id(state)])
+    return new

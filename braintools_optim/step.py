@@ -23,13 +23,15 @@ from .buffers import refuse_deleted
 from .chunks import Chunks, are_many
 from .clip import clipped
 from .compiled import entry_of, matmul_precision, signature_of
+from .finite import all_finite, held
 from .gradient import match_gradients, refuse_non_arrays
 from .hyper import Hyper
-from .leaf import Leaf, entries_of, flat_values, over_entries
-from .observe import any_hooks, is_plain, traced
+from .leaf import Leaf, flat_values, over_entries
+from .observe import any_hooks, is_plain, reading, traced
+from .own_state import NumbersState
 from .packs import Packed
 from .slot import is_masked, with_common, with_masked
-from .state import UniqueStateManager, nest
+from .state import OptimState, UniqueStateManager, nest
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 __all__ = [
     'GroupPlan',
     'Stepper',
-    'held',
     'next_count',
     'own_copies',
     'regrouped',
@@ -290,7 +291,7 @@ class Stepper:
         """
         optimizer = self.optimizer
         numbers = optimizer._table.unpack(vector)
-        finite = self.all_finite(found)
+        finite = all_finite(found) if optimizer.skip_nonfinite else None
         for group, plan in zip(self.groups, self.plans, strict=True):
             if group.flags['maximize']:
                 for i in plan.leaves:
@@ -305,11 +306,13 @@ class Stepper:
                 continue
             own = {name: numbers[group.index][name] for name in optimizer._numbers}
             h = Hyper(own, group.flags, group.unused)
-            run = partial(_update, given(group, plan, numbers))
+            run = partial(_update, given(group, plan, numbers), type(optimizer).__name__)
             before = state
             for values, share in self._by_decay(h, plan, found):
                 state = with_common(state, before, [self.leaves[i].path for i in plan.leaves])
-                updates, state = self.run_chain(group, plan, values, state, share, old, run)
+                updates, state = self.run_chain(
+                    group, plan, values, state, share, old, run, numbers
+                )
                 for i, update in zip(plan.leaves, updates, strict=True):
                     if share[i] is not None:
                         p = self.leaves[i].encode(old[i])
@@ -319,13 +322,6 @@ class Stepper:
             new_states.append(own_copies(state, foreign))
         states = held(finite, tuple(new_states), tuple(chains))
         return states, held(finite, new, old)
-
-    def all_finite(self, found: list) -> Any:
-        """Return whether all gradients are finite, None where nobody wants to know."""
-        if not self.optimizer.skip_nonfinite:
-            return None
-        given = [jnp.isfinite(entries_of(g)).all() for g in found if g is not None]
-        return jnp.stack(given).all() if given else None
 
     def _by_decay(self, h: Hyper, plan: GroupPlan, found: list) -> list[tuple[Hyper, list]]:
         """Return the values and gradients of each run of a chain: without decay it is another."""
@@ -353,13 +349,14 @@ class Stepper:
         found: list,
         old: list,
         run: Callable[[Any, Any, Any, Any], tuple[Any, Any]],
+        numbers: list[dict[str, Any]],
     ) -> tuple[list, Any]:
         """Run the group's chain on gradients, its state and parameters, without absent ones.
 
-        Return what ``run`` makes of each of the plan's leaves, and the chain's new state.
+        ``numbers`` are those of all groups. Return what ``run`` makes of each of the plan's
+        leaves, and the chain's new state.
         """
         optimizer = self.optimizer
-        chain = optimizer._chain(group, h)
         gone = optax.MaskedNode()
         grads = plan.tree([gone if g is None else g for g in found])
         params = plan.tree(
@@ -371,21 +368,42 @@ class Stepper:
         paths = [self.leaves[i].path for i in plan.leaves]
         absent = {self.leaves[i].path for i in plan.leaves if found[i] is None}
         seen = with_masked(state, paths, absent) if absent else state
-        optimizer._run_as(h)
+        optimizer._run_as(h, numbers)
         try:
-            made, new = run(chain, grads, seen, params)
+            with reading(self._refuse_state):
+                made, new = run(optimizer._chain(group, h), grads, seen, params)
         finally:
             optimizer._run_as(None)
         if absent:
             new = jax.tree.map(lambda n, o: o if is_masked(n) else n, new, state, is_leaf=is_masked)
         return plan.treedef.flatten_up_to(made), _alike(new, state, type(optimizer).__name__)
 
+    def _refuse_state(self, state: State) -> None:
+        """Raise for a State that a chain reads where its value would stay in the program."""
+        if isinstance(state, NumbersState):  # of its numbers a chain reads those of the trace
+            return
+        owner = type(self.optimizer).__name__
+        what = f'a {type(state).__name__}'
+        if state is self.core:
+            what = 'step_count or opt_state'
+        elif isinstance(state, OptimState):
+            what = 'the State of a scheduler (one that is given as lr= can be called there)'
+        raise ValueError(
+            f'the chain of {owner} reads {what}, whose present value would stay in the compiled '
+            f'step: take the step in brainstate.transform.jit, which knows of States, or keep what '
+            f'changes in the state of the chain.'
+        )
+
 
 def _update(
-    extra: dict[str, Any], chain: Any, grads: Any, state: Any, params: Any
+    extra: dict[str, Any], owner: str, chain: Any, grads: Any, state: Any, params: Any
 ) -> tuple[Any, Any]:
-    """Return what a chain returns; as in all of optax it may ignore the extra arguments."""
-    return optax.with_extra_args_support(chain).update(grads, state, params, **extra)
+    """Return what a chain returns; of extra arguments it ignores what it has no use for."""
+    if extra and not isinstance(chain, optax.GradientTransformationExtraArgs):
+        raise TypeError(
+            f'{owner}.step got {", ".join(extra)}, but its chain takes no extra arguments.'
+        )
+    return chain.update(grads, state, params, **extra)
 
 
 def regrouped(values: list, new: list, found: list | None = None) -> list:
@@ -407,13 +425,6 @@ def own_copies(state: Any, foreign: list) -> Any:
     """Return a chain's state without the very arrays that are somebody else's."""
     known = set(map(id, foreign))
     return jax.tree.map(lambda x: jnp.copy(x) if id(x) in known else x, state)
-
-
-def held(go_on: Any, new: Any, old: Any) -> Any:
-    """Return the new values if the condition holds, else the old ones; without it the new."""
-    if go_on is None:
-        return new
-    return jax.tree.map(lambda n, o: n if n is o else jax.lax.select(go_on, n, o), new, old)
 
 
 def next_count(count: Any) -> Any:

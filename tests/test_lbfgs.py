@@ -819,3 +819,15 @@ def test_a_tree_without_leaves_has_nothing_to_step_along(linesearch):
         more = {'value': 0.0, 'grad': {}, 'value_fn': lambda p: 0.0} if linesearch else {}
         updates, state = jax.jit(partial(tx.update, **more))({}, state, {})
         assert updates == {} and state.iterations == 0
+
+
+def test_a_closure_that_reads_the_environment():
+    """brainstate.environ is what stands for torch's model.train() and eval()."""
+    w = ParamState(jnp.array([3.0]))
+    opt = bo.LBFGS(linesearch='strong_wolfe').register_trainable_weights({'w': w})
+    for target, loss in ((1.0, 4.0), (2.0, 1.0), (2.0, 0.0), (5.0, 9.0)):
+        with brainstate.environ.context(target=target):
+            got = opt.step(
+                closure=lambda: ((w.value - brainstate.environ.get('target')) ** 2).sum()
+            )
+        np.testing.assert_allclose(got, loss, atol=1e-6)

@@ -586,6 +586,68 @@ def test_momentum_is_left_where_there_is_none():
     assert adam.betas == (0.9, 0.999)
 
 
+def param():
+    return brainstate.ParamState(jnp.ones(2))
+
+
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda opt: bo.OneCycleLR(opt, 1.0, total_steps=9),
+        lambda opt: bo.CyclicLR(opt, 0.1, 1.0, step_size_up=4),
+    ],
+)
+def test_a_group_without_momentum_keeps_none_beside_others(make):
+    opt, twin = (bo.SGD(0.1, momentum=0.9) for _ in range(2))
+    for each in (opt, twin):
+        each.register_trainable_weights({'w': param()})
+    opt.add_param_group({'v': param()}, momentum=0.0)
+    schedulers = make(opt), make(twin)
+    seen = set()
+    for i in range(6):
+        assert opt.param_groups[0]['momentum'] == twin.momentum
+        assert opt.param_groups[1]['momentum'] == 0.0
+        assert opt.get_last_lr() == [twin.current_lr] * (2 + (i > 2))
+        seen.add(twin.momentum)
+        opt.step({'w': jnp.ones(2), 'v': jnp.ones(2)})
+        if i == 2:
+            opt.add_param_group({'u': param()}, momentum=0.0)
+        for scheduler in schedulers:
+            scheduler.step()
+    assert len(seen) > 4
+
+
+def test_the_momentum_of_a_group_that_has_none_cannot_be_cycled_on_purpose():
+    opt = bo.SGD(0.1, momentum=0.9).register_trainable_weights({'w': param()})
+    opt.add_param_group({'v': param()}, momentum=0.0)
+    with pytest.raises(ValueError, match='momentum of group 1.*leave it out'):
+        bo.OneCycleLR(opt, 1.0, 9, cycle_momentum=True)
+    opt = bo.SGD(0.1, momentum=0.9).register_trainable_weights({'w': param()})
+    bo.OneCycleLR(opt, 1.0, 9, cycle_momentum=True)
+    before = opt.state_dict()
+    with pytest.raises(ValueError, match='momentum of group 1'):
+        opt.add_param_group({'v': param()}, momentum=0.0)
+    assert repr(opt.state_dict()) == repr(before)
+
+
+def test_a_schedule_may_leave_groups_alone():
+    opt = bo.AdamW(0.1, weight_decay=0.1)
+    opt.register_trainable_weights({'w': param()})
+    opt.add_param_group({'v': param()}, weight_decay=0.0)
+    decay = bo.ParamScheduler(opt, 'weight_decay', [lambda t: 0.2 / (1 + t), None])
+    assert [g['weight_decay'] for g in opt.param_groups] == [0.2, 0.0]
+    opt.param_groups[1]['weight_decay'] = 0.3
+    decay.step()
+    assert [g['weight_decay'] for g in opt.param_groups] == [0.1, 0.3]
+    assert decay.value == [0.1, None]
+    np.testing.assert_array_equal(decay.preview(2), [[0.1, np.nan], [0.2 / 3, np.nan]])
+    with pytest.raises(ValueError, match='attach it once all groups are there'):
+        opt.add_param_group({'u': param()})
+    for nothing in (None, [None]):
+        with pytest.raises(TypeError, match='needs a function of the epoch for weight_decay'):
+            bo.ParamScheduler('weight_decay', nothing)
+
+
 # ---- bad input ---------------------------------------------------------------------------------
 
 BAD = {

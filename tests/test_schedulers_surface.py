@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from brainstate import ParamState
 from scheduler_cases import CASES, LRS, two_groups
 
 import braintools_optim as bo
@@ -487,3 +488,28 @@ def test_a_number_out_of_range_is_not_saved():
     brainstate.transform.jit(lambda: setattr(rms, 'alpha', jnp.asarray(1.5)))()
     with pytest.raises(ValueError, match='RMSprop needs alpha'):  # which validate knows
         rms.state_dict()
+
+
+def test_a_subclass_written_for_torch():
+    """Its constructor takes the optimizer and hands it on."""
+
+    class Halves(bo.LRScheduler):
+        def __init__(self, optimizer, every, last_epoch=-1):
+            self.every = every
+            super().__init__(optimizer, last_epoch)
+
+        def get_lr(self):
+            return [base * 0.5 ** (self.last_epoch.value // self.every) for base in self.base_lrs]
+
+    opt = bo.SGD(0.4).register_trainable_weights({'w': ParamState(jnp.ones(2))})
+    opt.add_param_group({'v': ParamState(jnp.ones(2))}, lr=0.8)
+    for make in (lambda: Halves(opt, 2), lambda: Halves(optimizer=opt, every=2)):
+        opt.current_lr = 0.4
+        opt.param_groups[1]['lr'] = 0.8
+        scheduler = make()
+        seen = [opt.get_last_lr()]
+        for _ in range(3):
+            scheduler.step()
+            seen.append(opt.get_last_lr())
+        assert seen == [[0.4, 0.8], [0.4, 0.8], [0.2, 0.4], [0.2, 0.4]]
+        opt._release(scheduler)

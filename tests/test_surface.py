@@ -16,6 +16,7 @@ import numpy as np
 import optax
 import pytest
 from brainstate import ParamState
+from jax.experimental.sparse import BCOO
 
 import braintools_optim as bo
 
@@ -236,6 +237,114 @@ def test_tx_is_live():
     np.testing.assert_allclose(updates['any'], np.full(2, -1.4), 1e-6)
 
 
+class Reads(bo.OptaxOptimizer):
+    """A chain that is built of numbers of the optimizer, not of those it is given."""
+
+    def __init__(self, lr=0.1, alpha=0.5, **common):
+        super().__init__(lr=lr, alpha=alpha, **common)
+
+    def transform(self, h):
+        last = self.param_groups[-1]['alpha'] if self.param_groups else self.alpha
+        scales = self.alpha, self.current_lr, -1.0, last, self.grad_clip_norm, self.get_last_lr()[0]
+        return optax.chain(*map(optax.scale, scales))
+
+
+@pytest.mark.parametrize('how', ['eager', 'jit', 'for_loop'])
+def test_what_a_chain_reads_of_the_optimizer_itself_is_live(how):
+    w, v = ParamState(jnp.zeros(2)), ParamState(jnp.zeros(2))
+    opt = Reads(grad_clip_norm=100.0).register_trainable_weights({'w': w})
+    opt.add_param_group({'v': v}, lr=0.2, alpha=0.25)
+    grads = {'w': jnp.ones(2), 'v': jnp.ones(2)}
+    step = brainstate.transform.jit(opt.step) if how == 'jit' else opt.step
+    w_end = v_end = 0.0
+    for alpha, lr, last, bound in ((0.5, 0.1, 0.25, 100.0), (0.75, 0.3, 0.5, 10.0)):
+        opt.param_groups[0].update(alpha=alpha, lr=lr)
+        opt.param_groups[1]['alpha'] = last
+        opt.grad_clip_norm = bound
+        if how == 'for_loop':
+            brainstate.transform.for_loop(lambda _: opt.step(grads), jnp.arange(1))
+        else:
+            step(grads)
+        w_end -= alpha * lr * last * bound * lr
+        v_end -= last * 0.2 * last * bound * 0.2
+        np.testing.assert_allclose(w.value, w_end, rtol=1e-6)
+        np.testing.assert_allclose(v.value, v_end, rtol=1e-6)
+
+
+def test_a_state_that_a_chain_reads_is_live_or_refused():
+    decay = brainstate.ShortTermState(jnp.ones(()))
+
+    class Decays(bo.OptaxOptimizer):
+        reads = 'step_count'
+
+        def transform(self, h):
+            scale = decay.value if self.reads == 'decay' else 1.0 / (1 + self.step_count.value)
+            return optax.scale(-h.lr * scale)
+
+    w = ParamState(jnp.ones(2))
+    opt = Decays(lr=0.1).register_trainable_weights({'w': w})
+    for Decays.reads, words in (('step_count', 'step_count or'), ('decay', 'a ShortTermState')):
+        with pytest.raises(ValueError, match=f'chain of Decays reads {words}.*transform.jit'):
+            opt.step({'w': jnp.ones(2)})
+    np.testing.assert_array_equal(w.value, np.ones(2))
+    for Decays.reads, end in (('step_count', 1 - 0.1 - 0.05), ('decay', 0.85 - 0.1 - 0.05)):
+        step = brainstate.transform.jit(lambda: opt.step({'w': jnp.ones(2)}))
+        step()
+        decay.value = decay.value / 2 if Decays.reads == 'decay' else decay.value
+        step()
+        np.testing.assert_allclose(w.value, end, rtol=1e-6)
+
+
+def test_a_condition_on_a_traced_number_says_what_to_do():
+    class Bad(Reads):
+        def transform(self, h):
+            return optax.trace(h.alpha) if h.alpha > 0 else optax.identity()
+
+    opt = Bad().register_trainable_weights({'w': ParamState(jnp.ones(2))})
+    with pytest.raises(jax.errors.TracerBoolConversionError) as caught:
+        opt.step({'w': jnp.ones(2)})
+    assert 'that Bad.transform is given are traced' in caught.value.__notes__[0]
+
+
+def test_a_constructor_that_forgets_the_base():
+    class Forgets(bo.OptaxOptimizer):
+        def __init__(self, lr=0.1):
+            self.rate = lr
+
+    with pytest.raises(AttributeError, match=r'Forgets is not constructed.*super\(\).__init__\(lr'):
+        Forgets().register_trainable_weights({'w': ParamState(jnp.ones(2))})
+
+
+@pytest.mark.parametrize('jit', [False, True])
+def test_tx_does_to_gradients_what_a_step_does(jit):
+    options = {'grad_clip_norm': 3.0, 'grad_clip_value': 2.0, 'maximize': True}
+    w = ParamState(jnp.array([1.0, 2.0]))
+    opt = bo.SGD(0.5, momentum=0.9, skip_nonfinite=True, **options)
+    opt.register_trainable_weights({'w': w})
+    values, state, taken = {'w': w.value}, opt.opt_state.value, []
+    update = brainstate.transform.jit(opt.tx.update) if jit else opt.tx.update
+    for g in ([3.0, -8.0], [np.nan, 1.0], [0.1, 0.2], [-5.0, 4.0]):
+        opt.grad_clip_value = 2.0 + len(taken) / 4
+        opt.step({'w': jnp.asarray(g)})
+        updates, state = update({'w': jnp.asarray(g)}, state, values)
+        values = optax.apply_updates(values, updates)
+        np.testing.assert_allclose(values['w'], w.value, rtol=1e-6)
+        assert jax.tree.structure(state) == jax.tree.structure(opt.opt_state.value)
+        taken.append(w.value)
+    assert (taken[0] == taken[1]).all() and (taken[1] != taken[2]).all()
+
+
+def test_tx_of_what_a_chain_cannot_do():
+    opt = trained(decay_mask=lambda p: jax.tree.map(lambda _: True, p))
+    with pytest.raises(ValueError, match='decay_mask, which is no part of its chain'):
+        _ = opt.tx
+    sparse = bo.SparseAdam(0.5, grad_clip_norm=1.0)
+    g = {'w': BCOO((jnp.full((1, 2), 3.0), jnp.array([[1]])), shape=(3, 2))}
+    params = {'w': jnp.ones((3, 2))}
+    updates, _ = sparse.tx.update(g, sparse.tx.init(params), params)
+    np.testing.assert_allclose(updates['w'], [[0, 0], [-0.5, -0.5], [0, 0]], rtol=1e-6)
+
+
 def test_tx_that_was_given():
     tx = optax.sgd(0.5)
     assert bo.OptaxOptimizer(tx=tx).tx is tx
@@ -335,6 +444,33 @@ def test_deepcopy_continues_like_the_original():
             each.step(grads)
         results.append(jax.tree.map(np.asarray, each.param_states.to_pytree_value()))
     assert same(*results)
+
+
+class Tied(brainstate.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w, self.layer = ParamState(jnp.ones(3)), brainstate.nn.Linear(2, 2)
+        self.again = self.w
+
+
+@pytest.mark.parametrize('pack', [lambda *x: x, lambda *x: dict(zip('no', x, strict=True))])
+def test_a_model_and_its_optimizer_are_copied_together(pack):
+    net, other = Tied(), ParamState(jnp.ones(2))
+    opt = bo.SGD(0.5).register_trainable_weights(net.states(ParamState))
+    opt.add_param_group({('other',): other})
+    copies = copy.deepcopy(pack(net, opt))
+    net2, opt2 = copies.values() if isinstance(copies, dict) else copies
+    grads = jax.tree.map(jnp.ones_like, opt2.param_states.to_pytree_value())
+    opt2.step(grads)
+    (weight,), (weight2,) = (
+        [s for k, s in n.states(ParamState).items() if 'layer' in k] for n in (net, net2)
+    )
+    np.testing.assert_array_equal(net.w.value, np.ones(3))
+    np.testing.assert_array_equal(net2.w.value, np.full(3, 0.5))
+    np.testing.assert_array_equal(weight2.value['bias'], weight.value['bias'] - 0.5)
+    np.testing.assert_array_equal(other.value, np.full(2, 0.5))  # in no model that was copied
+    opt.step(grads)
+    np.testing.assert_array_equal(net2.w.value, np.full(3, 0.5))
 
 
 def test_deepcopy_before_registration():

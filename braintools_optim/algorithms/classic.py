@@ -108,4 +108,4 @@ class Rprop(OptaxOptimizer):
     @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Step by the signs."""
-        return step_by_rprop(h.lr, h.etas, h.step_sizes)
+        return optax.with_extra_args_support(step_by_rprop(h.lr, h.etas, h.step_sizes))

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from ..groups import ParamGroup
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['Progress', 'Scheduler', 'call_or_each', 'called']
+__all__ = ['Progress', 'Scheduler', 'call_or_each', 'called', 'is_optimizer']
 
+OPTIMIZER = ('optimizer', 'optim', 'opt')  # the first argument of schedulers written for torch
 EPOCHS = Range(0.0, 2.0**31, open_high=True)
 
 
@@ -47,7 +48,7 @@ class _SchedulerType(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         optimizer = kwargs.pop('optimizer', None)
-        if args and _is_optimizer(args[0]):
+        if args and is_optimizer(args[0]):
             optimizer, args = args[0], args[1:]
         cls._refuse_unknown(kwargs)
         given = [optimizer, *args, *kwargs.values()]
@@ -57,7 +58,10 @@ class _SchedulerType(type):
             if optimizer is None:
                 scheduler = super().__call__(*args, **kwargs)
             else:
-                scheduler = super().__call__(**cls._named(args, kwargs))
+                if next(iter(inspect.signature(cls).parameters), None) in OPTIMIZER:
+                    scheduler = super().__call__(optimizer, *args, **kwargs)
+                else:
+                    scheduler = super().__call__(**cls._named(args, kwargs))
                 scheduler.attach_optimizer(optimizer)
         vars(scheduler)['_built'] = True
         return scheduler
@@ -88,7 +92,8 @@ class _SchedulerType(type):
                 )
 
 
-def _is_optimizer(x: Any) -> TypeGuard[OptaxOptimizer]:
+def is_optimizer(x: Any) -> TypeGuard[OptaxOptimizer]:
+    """Whether it is an optimizer that a scheduler can drive."""
     from ..optimizer import OptaxOptimizer
 
     return isinstance(x, OptaxOptimizer)
@@ -99,7 +104,7 @@ def _optimizers_of(values: Iterable[Any]) -> Iterator[OptaxOptimizer]:
     for value in values:
         for x in value if isinstance(value, list | tuple) else [value]:
             owner = x.optimizer if isinstance(x, Scheduler) else x
-            if _is_optimizer(owner):
+            if is_optimizer(owner):
                 yield owner
 
 
@@ -156,7 +161,7 @@ class Scheduler(metaclass=_SchedulerType):
     def attach_optimizer(self, optimizer: OptaxOptimizer) -> None:
         """Drive an optimizer from now on."""
         owner = type(self).__name__
-        if not _is_optimizer(optimizer):
+        if not is_optimizer(optimizer):
             raise TypeError(f'{owner} drives an OptaxOptimizer, got {type(optimizer).__name__}.')
         if self.optimizer is not None:
             if self.optimizer is optimizer:

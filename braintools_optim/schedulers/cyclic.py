@@ -12,6 +12,7 @@ from .base import Progress
 from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler
 
 if TYPE_CHECKING:
+    from ..groups import ParamGroup
     from ..optimizer import OptaxOptimizer
 
 __all__ = ['CyclicLR', 'OneCycleLR']
@@ -46,7 +47,7 @@ class MomentumCycle(LRScheduler):
     def _identity(self) -> dict[str, Any]:
         cycles = self.cycle_momentum is not False
         if cycles and self.optimizer is not None:
-            cycles = _momentum_of(self.optimizer) is not None
+            cycles = any(map(_momentum_of, self.optimizer._groups))
         return super()._identity() | {'cycle_momentum': cycles}
 
     def _given_bases(self, lrs: list) -> list | None:
@@ -71,21 +72,28 @@ class MomentumCycle(LRScheduler):
         raise NotImplementedError
 
     def _fit(self, optimizer: OptaxOptimizer) -> None:
-        if self.cycle_momentum and _momentum_of(optimizer) is None:
+        for group in optimizer._groups:
+            self._check_momentum(group)
+
+    def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:
+        self._check_momentum(group)
+        return super()._join(group, base, lr)
+
+    def _check_momentum(self, group: ParamGroup) -> None:
+        if self.cycle_momentum and _momentum_of(group) is None:
             raise ValueError(
-                f'{type(self).__name__} cannot cycle the momentum: this '
-                f'{type(optimizer).__name__} has neither betas nor a momentum > 0; give '
-                f'cycle_momentum=False.'
+                f'{type(self).__name__} cannot cycle the momentum of group {group.index}: this '
+                f'{type(group._optimizer).__name__} has neither betas nor a momentum > 0 there; '
+                f'give cycle_momentum=False, or leave it out to cycle that of the other groups.'
             )
 
     def _settings(self, progress: Progress) -> dict[tuple[int, str], Any]:
         if self.optimizer is None or self.cycle_momentum is False:
             return {}
-        name = _momentum_of(self.optimizer)
-        if name is None:
-            return {}
         settings = {}
         for group, row in zip(self.optimizer._groups, progress.memory, strict=False):
+            if (name := _momentum_of(group)) is None:
+                continue
             own = dict(zip(self._names, row.numbers, strict=True))
             ends = own['max_momentum'], own['base_momentum']
             value = self._momentum(progress.epoch, *ends, own)
@@ -95,14 +103,14 @@ class MomentumCycle(LRScheduler):
         return settings
 
 
-def _momentum_of(optimizer: OptaxOptimizer) -> str | None:
-    """Return which number of an optimizer is its momentum, None if it has none that may change."""
-    if any(group.chain is not None for group in optimizer._groups):
+def _momentum_of(group: ParamGroup) -> str | None:
+    """Return which number of a group is its momentum, None if it has none that may change."""
+    known = group._optimizer._numbers
+    if group.chain is not None:
         return None
-    if 'betas' in optimizer._numbers:
+    if 'betas' in known:
         return 'betas'
-    used = not any('momentum' in group.unused for group in optimizer._groups)
-    return 'momentum' if 'momentum' in optimizer._numbers and used else None
+    return 'momentum' if 'momentum' in known and 'momentum' not in group.unused else None
 
 
 class CyclicLR(MomentumCycle):

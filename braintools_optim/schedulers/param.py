@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, overload
 
+import numpy as np
+
 from ..observe import is_tracer
 from .base import Progress, Scheduler, called
 
@@ -24,8 +26,8 @@ class ParamScheduler(Scheduler):
         A live number of the optimizer: ``'weight_decay'``, ``'betas'``, ``'grad_clip_norm'`` ...
     schedule : callable, number, or tuple or list of these
         A function of the epoch, such as those of `braintools_optim.schedules`. A tuple has one
-        for each entry of a hyper-parameter like ``betas``; a list has one for each group. It is
-        not saved.
+        for each entry of a hyper-parameter like ``betas``. One is for all groups, whatever they
+        had; a list has one for each group, None for those that keep their own. It is not saved.
     last_epoch : int
         The epoch to start from.
 
@@ -55,7 +57,8 @@ class ParamScheduler(Scheduler):
                 f"ParamScheduler(optimizer, 'weight_decay', schedule)."
             )
         each = schedule if isinstance(schedule, list) else [schedule]
-        entries = [x for s in each for x in (s if isinstance(s, tuple) else (s,))]
+        given = [s for s in each if s is not None or not isinstance(schedule, list)]
+        entries = [x for s in given for x in (s if isinstance(s, tuple) else (s,))]
         if not entries or not all(callable(x) or _is_number(x) for x in entries):
             raise TypeError(
                 f'ParamScheduler needs a function of the epoch for {name}, got {schedule!r}.'
@@ -81,7 +84,8 @@ class ParamScheduler(Scheduler):
         if self._for_each and len(self._schedules) != count:
             raise ValueError(
                 f'ParamScheduler was given {len(self._schedules)} schedules for {self.name}, for '
-                f'{count} parameter groups.'
+                f'{count} parameter groups: give one for all, or attach it once all groups are '
+                f'there.'
             )
 
     def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:
@@ -100,7 +104,8 @@ class ParamScheduler(Scheduler):
         assert self.optimizer is not None
         values = self._values(progress.epoch)
         count = 1 if self.name in self.optimizer._options else len(self.optimizer._groups)
-        return {(i, self.name): values[i if self._for_each else 0] for i in range(count)}
+        each = ((i, values[i if self._for_each else 0]) for i in range(count))
+        return {(i, self.name): value for i, value in each if value is not None}
 
     def _advanced(
         self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
@@ -108,7 +113,7 @@ class ParamScheduler(Scheduler):
         return Progress(progress.epoch + 1 if epoch is None else epoch), lrs
 
     def _shown(self, progress: Progress, lrs: list) -> list:
-        values = self._values(progress.epoch)
+        values = [np.nan if v is None else v for v in self._values(progress.epoch)]
         return values if self._for_each else values * max(len(lrs), 1)
 
     def _quantity(self) -> str:

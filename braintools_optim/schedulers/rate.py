@@ -9,7 +9,7 @@ from ..hyper import check_number
 from ..observe import is_tracer, recorded
 from ..own_state import NumbersState
 from ..state import OptimState
-from .base import Progress, Scheduler
+from .base import Progress, Scheduler, is_optimizer
 from .rebase import assign_bases
 from .row import Row, agree, carried, flat, is_concrete, written
 from .shown import CurrentRates, Entries
@@ -100,6 +100,8 @@ class LRScheduler(Scheduler):
     ):
         super().__init__(last_epoch)
         owner = type(self).__name__
+        if is_optimizer(base_lr):  # as a subclass written for torch has it
+            base_lr = OPTIMIZER_RATE
         self._given = base_lr is not OPTIMIZER_RATE
         live = self.schedule.numbers if self.schedule is not None else frozenset()
         # OneCycleLR makes its bases of max_lr, which complaints about their number should name.

@@ -1,0 +1,52 @@
+"""The chain of an optimizer and what its step does to gradients before, as one transformation."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.experimental.sparse import BCOO
+
+from .clip import clipped
+from .finite import all_finite, held
+from .leaf import over_entries
+from .transforms.moments import is_absent
+
+if TYPE_CHECKING:
+    from .groups import ParamGroup
+    from .optimizer import OptaxOptimizer
+
+__all__ = ['whole_chain']
+
+
+def whole_chain(
+    optimizer: OptaxOptimizer, group: ParamGroup, chain: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """Return the chain of a group behind what a step does to the gradients of all of them."""
+    if optimizer.decay_mask is not None:
+        raise ValueError(
+            f'{type(optimizer).__name__} has a decay_mask, which is no part of its chain: for '
+            f'opt.tx put what does not decay into a group, add_param_group(params, weight_decay=0).'
+        )
+    bounds = [k for k, v in optimizer._options.items() if v is not None]
+    if not (bounds or group.flags['maximize'] or optimizer.skip_nonfinite):
+        return chain
+    inner = optax.with_extra_args_support(chain)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        given, treedef = jax.tree.flatten(
+            updates, is_leaf=lambda x: is_absent(x) or isinstance(x, BCOO)
+        )
+        found = [None if is_absent(g) else g for g in given]
+        finite = all_finite(found) if optimizer.skip_nonfinite else None
+        if group.flags['maximize']:
+            found = [over_entries(operator.neg, g) for g in found]
+        found = clipped(found, {k: optimizer._read(0, k) for k in bounds})
+        found = [old if g is None else g for g, old in zip(found, given, strict=True)]
+        new = inner.update(jax.tree.unflatten(treedef, found), state, params, **extra)
+        return held(finite, new, (jax.tree.map(jnp.zeros_like, new[0]), state))
+
+    return optax.GradientTransformationExtraArgs(chain.init, update)
