@@ -184,7 +184,8 @@ def _ambiguous(keys: Keys, owners: list[int], manager: UniqueStateManager) -> Va
     names = ' or '.join(repr(manager.names[i]) for i in owners)
     return ValueError(
         f'the gradient under {_show(keys)} may belong to {names}: several parameters were '
-        f'registered under these keys. Give gradients in the form of opt.param_states.to_pytree().'
+        f'registered under these keys. Give gradients in the form of opt.param_states.to_pytree(); '
+        f'where one took the place of another that is no longer trained, build a new optimizer.'
     )
 
 

@@ -35,6 +35,10 @@ from .signature import argument_defaults, argument_names, common_defaults, sugge
 __all__ = ['LiveNumbers', 'fixed_option']
 
 
+# What is set or read as an attribute of every optimizer, where a number would stand in its way.
+_TAKEN = frozenset(['param_states', 'step_count', 'tx', 'opt_state', 'param_groups', 'step'])
+
+
 def fixed_option(place: str, doc: str) -> Any:
     """Return an attribute for what was given at construction for the whole optimizer.
 
@@ -82,6 +86,11 @@ class LiveNumbers:
         name = type(self).__name__
         declared = self._declared()
         for key, value in hyper.items():
+            if key in _TAKEN:
+                raise TypeError(
+                    f'{name} cannot have a hyper-parameter named {key}: an optimizer has another '
+                    f'meaning for it. Choose another name.'
+                )
             # The base passes a weight decay of zero for those that have none.
             passed = key in ('lr', 'maximize') or (key == 'weight_decay' and is_zero(value))
             if key not in declared and not passed:

@@ -306,6 +306,16 @@ def test_a_condition_on_a_traced_number_says_what_to_do():
     assert 'that Bad.transform is given are traced' in caught.value.__notes__[0]
 
 
+@pytest.mark.parametrize('name', ['param_states', 'step_count', 'opt_state', 'step'])
+def test_names_that_an_optimizer_has_for_itself(name):
+    class Own(bo.OptaxOptimizer):
+        def __init__(self, **numbers):
+            super().__init__(lr=0.1, **numbers)
+
+    with pytest.raises(TypeError, match=f'Own cannot have a hyper-parameter named {name}'):
+        Own(**{name: 0.5})
+
+
 def test_a_constructor_that_forgets_the_base():
     class Forgets(bo.OptaxOptimizer):
         def __init__(self, lr=0.1):

@@ -17,6 +17,7 @@ import braintools_optim as bo
 from braintools_optim import transforms
 
 STYLES = ('quad', 'skew')
+SPEC = jax.sharding.PartitionSpec
 F32 = {'dtype': jnp.float32, 'block_size': 8}
 
 
@@ -332,6 +333,13 @@ def test_scanned_layers_are_prefixes():
     tx = transforms.quad(0.1, **F32, scanned_layers={'block': True, 'head': False})
     state = tx.init(nested)[0]
     assert state.Ql['block']['w'].shape == (3, 4, 4) and state.Ql['head']['w'].shape == (1, 8, 8)
+    nothing_said = transforms.quad(0.1, **F32, scanned_layers={**tree, 's': None})
+    marked = transforms.quad(0.1, **F32, scanned_layers=tree)
+    assert same_bits(nothing_said.init(params), marked.init(params))
+    masked = {**params, 's': optax.MaskedNode()}
+    for missing in (None, False, optax.MaskedNode()):
+        state = transforms.quad(0.1, **F32, scanned_layers={**tree, 's': missing}).init(masked)[0]
+        assert state.Ql['w'].shape == (3, 4, 4)
     with pytest.raises(ValueError, match='scanned_layers'):
         transforms.quad(0.1, scanned_layers={'other': True}).init(params)
 
@@ -422,13 +430,15 @@ def test_specs_have_the_structure_of_the_state():
         {'weight_decay_mask': mask, 'learning_rate': optax.linear_schedule(0.1, 0.0, 10)},
         {'scanned_layers': True},
         {'pipeline_axis_name': 'pp', 'pipeline_axis_size': 4},
+        {'params_partition_specs': {k: None if k == 'v' else SPEC('pp') for k in params}},
     ):
         state = transforms.skew(**options).init(params)
         specs = transforms.get_opt_state_partition_specs(params, **options)
         assert jax.tree.structure(specs) == jax.tree.structure(state), options
+        if 'params_partition_specs' in options:
+            assert specs[0].mu['w'] == SPEC('pp') and specs[0].mu['v'] == SPEC()
         if 'pipeline_axis_name' in options:
-            spec = jax.sharding.PartitionSpec
-            assert specs[0].Ql['w'] == spec('pp') and specs[0].mu['w'] == spec()
+            assert specs[0].Ql['w'] == SPEC('pp') and specs[0].mu['w'] == SPEC()
             assert state[0].Ql['l'].shape[0] % 4 == 0
     with pytest.raises(TypeError, match='blocksize'):
         transforms.get_opt_state_partition_specs(params, blocksize=3)

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..moments import is_absent
+
 __all__ = [
     'DENSE_PATH',
     'LARGE_PATH',
@@ -193,8 +195,7 @@ def _merged(shape: tuple[int, ...]) -> tuple[int, int] | None:
 
 def broadcast_flags(scanned: Any, like: Any) -> Any:
     """Return a tree of flags like another tree, given one or a prefix of it; None is False."""
-    if scanned is None:
-        scanned = False
+    scanned = jax.tree.map(lambda x: False if is_absent(x) else x, scanned, is_leaf=is_absent)
     try:
         flags = jax.tree.broadcast(scanned, like)
     except ValueError as error:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ..moments import is_absent
+
 __all__ = ['Placement', 'in_auto_axes', 'mesh_of']
 
 
@@ -23,9 +25,9 @@ class Placement(NamedTuple):
             return [None] * treedef.num_leaves
         like = jax.tree.unflatten(treedef, range(treedef.num_leaves))
         specs = jax.tree.broadcast(
-            self.param_specs, like, is_leaf=lambda x: isinstance(x, PartitionSpec)
+            self.param_specs, like, is_leaf=lambda x: is_absent(x) or isinstance(x, PartitionSpec)
         )
-        return treedef.flatten_up_to(specs)
+        return [None if is_absent(x) else x for x in treedef.flatten_up_to(specs)]
 
     def like_param(self, x: jax.Array, param: Any, spec: Any) -> jax.Array:
         """Return an array of a parameter's shape, placed like it or as was said."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from ..count import zero_counts
+from ..moments import is_absent
 from ..refuse import refuse_complex
 from .layout import ONE_D_PATH, Layout, broadcast_flags, layout_of
 from .options import Options, given_options, is_zero
@@ -140,10 +141,6 @@ def _chained(
     )
 
 
-def _is_absent(x: Any) -> bool:
-    return x is None or isinstance(x, optax.MaskedNode)
-
-
 def _scale_by_white_kron(style: str, options: Options) -> optax.GradientTransformation:
     place = Placement(options.pipeline_axis_name, options.params_partition_specs)
 
@@ -163,7 +160,7 @@ def _scale_by_white_kron(style: str, options: Options) -> optax.GradientTransfor
     def init(params: optax.Params) -> ScaleByWhiteKronState:
         refuse_complex(params)
         leaves, treedef = jax.tree.flatten(params, is_leaf=_is_masked)
-        layouts = layouts_of(treedef, [None if _is_absent(p) else p.shape for p in leaves])
+        layouts = layouts_of(treedef, [None if is_absent(p) else p.shape for p in leaves])
         columns: dict[str, list] = {name: [] for name in ('mu', *FACTORS)}
         specs = place.leaf_specs(treedef)
         for p, layout, spec in zip(leaves, layouts, specs, strict=True):
@@ -203,7 +200,7 @@ def _scale_by_white_kron(style: str, options: Options) -> optax.GradientTransfor
                 dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
             ]
             shapes = [
-                None if _is_absent(g) or _is_absent(row['Ql']) else g.shape
+                None if is_absent(g) or is_absent(row['Ql']) else g.shape
                 for g, row in zip(grads, rows, strict=True)
             ]
             step = Step(
