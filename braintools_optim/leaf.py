@@ -20,6 +20,7 @@ from saiunit import Quantity
 from .decay import decays
 from .precision import Precision
 from .state import Keys, UniqueStateManager, path_name, plain_keys
+from .transforms.masters import wider
 from .transforms.sparse import coalesced
 
 __all__ = ['Leaf', 'entries_of', 'flat_values', 'leaves_of', 'over_entries']
@@ -139,7 +140,7 @@ class Leaf:
                 f'the gradient of {self.name!r} is {dtype}, but the parameter is real ({want}).'
             )
         if not jnp.issubdtype(want, jnp.complexfloating):
-            want = self.state_dtype or jnp.result_type(want, self.master_dtype or want)
+            want = self.state_dtype or wider(want, self.master_dtype or want)
         if isinstance(g, BCOO):
             return coalesced(over_entries(lambda x: jax.lax.convert_element_type(x, want), g))
         array = jax.lax.convert_element_type(jnp.asarray(g), want)

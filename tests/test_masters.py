@@ -82,6 +82,15 @@ def test_what_is_wide_has_none(x64):
         np.testing.assert_array_equal(state.value, other.value)
 
 
+def test_a_dtype_of_as_many_bits_is_not_wider():
+    w = ParamState(jnp.ones(2, BF16))
+    opt = bo.Adam(0.1, master_dtype=jnp.float16).register_trainable_weights({'w': w})
+    before = jax.tree.map(lambda x: x.dtype, opt.opt_state.value)
+    opt.step({'w': jnp.ones(2)})
+    assert jax.tree.map(lambda x: x.dtype, opt.opt_state.value) == before
+    assert w.value.dtype == BF16 and {x.size for x in jax.tree.leaves(masters_of(opt))} == {0}
+
+
 @pytest.mark.parametrize('value', [5.0, np.nan, -0.0])
 def test_it_goes_on_from_what_was_assigned(value):
     w = ParamState(jnp.ones(2, BF16))

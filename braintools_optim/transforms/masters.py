@@ -10,13 +10,19 @@ import optax
 
 from . import moments
 
-__all__ = ['MasterState', 'with_masters']
+__all__ = ['MasterState', 'wider', 'with_masters']
 
 
 class MasterState(NamedTuple):
     """What the parameters are before they are rounded; empty for those that are not."""
 
     master: optax.Params
+
+
+def wider(dtype: Any, master: Any) -> Any:
+    """Return the dtype of masters if it is wider than one of real numbers, else that one."""
+    real = jnp.issubdtype(dtype, jnp.floating)
+    return master if real and jnp.finfo(dtype).bits < jnp.finfo(master).bits else dtype
 
 
 def with_masters(
@@ -33,8 +39,7 @@ def with_masters(
     inner = optax.with_extra_args_support(inner)
 
     def is_narrow(p: jax.Array) -> bool:
-        real = jnp.issubdtype(p.dtype, jnp.floating)
-        return real and jnp.finfo(p.dtype).bits < jnp.finfo(dtype).bits
+        return wider(p.dtype, dtype) != p.dtype
 
     def widened(x: jax.Array) -> jax.Array:
         return x.astype(dtype) if is_narrow(x) else x
