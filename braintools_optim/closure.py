@@ -18,7 +18,6 @@ from .clip import clipped
 from .compiled import matmul_precision
 from .finite import all_finite, held
 from .gradient import refuse_non_arrays
-from .hyper import Hyper
 from .meaning import Meaning
 from .objective import ClosureObjective, GroupView, number_of
 from .observe import traced
@@ -147,8 +146,7 @@ def _compute(
     finite = all_finite([value, *grads]) if optimizer.skip_nonfinite else None
     found = clipped(grads, numbers[0])
     value_fn = view.objective(lambda given: objective(given, others)[0])
-    own = {name: numbers[group.index][name] for name in optimizer._numbers}
-    h = Hyper(own, group.flags, group.unused)
+    h = group.hyper(numbers[group.index])
 
     def run(chain: Any, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         return optimizer._descend(h, chain, value_fn, params, state, value, grads)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from brainstate import State
 
 from .fixed_list import FixedList
+from .hyper import Hyper
 from .number import live_number
 
 if TYPE_CHECKING:
@@ -105,6 +106,11 @@ class ParamGroup(MutableMapping[str, Any]):
     def number(self, key: str) -> Any:
         """Return the present value of a live number (a float, or a tuple of them)."""
         return self._optimizer._read(self.index, key)
+
+    def hyper(self, numbers: Mapping[str, Any]) -> Hyper:
+        """Return what the chain of this group is built from, given its numbers."""
+        own = {name: numbers[name] for name in self._optimizer._numbers}
+        return Hyper(own, self.flags, self.unused)
 
     def set(self, key: str, value: Any) -> None:
         """Change a live number of this group."""

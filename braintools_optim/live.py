@@ -30,7 +30,7 @@ from .hyper import (
 )
 from .observe import traced
 from .own_state import undone_on_error
-from .signature import argument_defaults, argument_names, common_defaults, suggestion
+from .signature import CommonOptions, argument_defaults, argument_names, suggestion
 
 __all__ = ['LiveNumbers', 'fixed_option']
 
@@ -92,7 +92,7 @@ class LiveNumbers:
                     f'meaning for it. Choose another name.'
                 )
             # The base passes a weight decay of zero for those that have none.
-            passed = key in ('lr', 'maximize') or (key == 'weight_decay' and is_zero(value))
+            passed = key == 'weight_decay' and is_zero(value)
             if key not in declared and not passed:
                 known = sorted(argument_names(type(self)))
                 raise TypeError(
@@ -279,7 +279,7 @@ class LiveNumbers:
             changed = (group.index, name.partition('[')[0]) in changes
             if changed and not is_zero(entry_of(numbers, name)):
                 raise self._no_state(group, name)
-        self.validate(Hyper(numbers, group.flags, group.unused))
+        self.validate(group.hyper(numbers))
 
     def _baked(self, name: str) -> AttributeError:
         return AttributeError(
@@ -295,12 +295,12 @@ class LiveNumbers:
 
     def _hyper(self, group: ParamGroup) -> Hyper:
         numbers = {name: group.number(name) for name in self._numbers}
-        return Hyper(numbers, group.flags, group.unused)
+        return group.hyper(numbers)
 
     def _no_option(self, name: str) -> str:
         known = sorted((*self._numbers, *self._flags))
         hint = suggestion(name, known)
-        if name in common_defaults:
+        if name in CommonOptions.__annotations__:
             hint = f' {name} is an option of the whole optimizer: give it at construction.'
         return (
             f'{type(self).__name__} has no per-group option {name!r}; it has '

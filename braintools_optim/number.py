@@ -110,4 +110,6 @@ def plain_number(number: Any) -> Any:
     """Return a number as it was when it was read, without the way back."""
     if isinstance(number, LiveTracer):
         return number._was
-    return number.__reduce__()[1][0] if isinstance(number, _Live) else number
+    if isinstance(number, LiveFloat):
+        return float(number)
+    return int(number) if isinstance(number, LiveInt) else number

@@ -360,11 +360,12 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     def _new_group(self, numbers: Mapping, flags: dict, options: Mapping) -> ParamGroup:
         group = ParamGroup(self, len(self._groups), flags)
         group.unused = frozenset(k for k in self.structural if is_zero(entry_of(numbers, k)))
-        self.validate(Hyper(numbers, flags, group.unused))
+        h = group.hyper(numbers)
+        self.validate(h)
         given = {k: v for k, v in options.items() if v is not None}
         self._table.append(group.index, {**numbers, **given})
         self._groups = [*self._groups, group]
-        group.chain = self._fixed_chain(Hyper(numbers, flags, group.unused))
+        group.chain = self._fixed_chain(h)
         return group
 
     def _enroll(self, manager: UniqueStateManager, group: ParamGroup, new: list[int]) -> None:
@@ -473,9 +474,9 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         object.__setattr__(self, '_stepper', stepper)
         return stepper
 
-    def update(self, grads: Any = None, **extra: Any) -> None:
+    def update(self, *args: Any, **kwargs: Any) -> Any:
         """Do the same as :meth:`step`."""
-        self.step(grads, **extra)
+        return self.step(*args, **kwargs)
 
     # ---- copying, showing -----------------------------------------------------------------
 

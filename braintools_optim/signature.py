@@ -15,7 +15,7 @@ __all__ = [
     'CommonOptions',
     'argument_defaults',
     'argument_names',
-    'common_defaults',
+    'common_parameters',
     'constructor_documentation',
     'constructor_signature',
     'suggestion',
@@ -43,16 +43,13 @@ class CommonOptions(TypedDict, total=False):
     decay_mask: Any
 
 
-common_defaults: dict[str, Any] = {
-    'grad_clip_norm': None,
-    'grad_clip_value': None,
-    'maximize': False,
-    'state_dtype': None,
-    'master_dtype': None,
-    'mu_dtype': None,
-    'skip_nonfinite': False,
-    'decay_mask': None,
-}
+def common_parameters() -> list[inspect.Parameter]:
+    """Return the options of every optimizer, as the base class has them."""
+    from .optimizer import OptaxOptimizer
+
+    base = inspect.signature(OptaxOptimizer.__init__).parameters
+    names = CommonOptions.__annotations__
+    return [base[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in names]
 
 
 def constructor_documentation(cls: type) -> str | None:
@@ -77,16 +74,7 @@ def constructor_signature(cls: type) -> inspect.Signature:
     shown: list[inspect.Parameter] = []
     for p in given:
         if _is_common(p):
-            shown += [
-                inspect.Parameter(
-                    name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=default,
-                    annotation=CommonOptions.__annotations__[name].__forward_arg__,
-                )
-                for name, default in common_defaults.items()
-                if name not in names
-            ]
+            shown += [option for option in common_parameters() if option.name not in names]
         else:
             shown.append(p)
     return inspect.Signature(shown)

@@ -12,6 +12,7 @@ import optax
 from jax.tree_util import DictKey, GetAttrKey
 
 from .state import Keys, plain_key, plain_keys
+from .transforms.count import is_masked
 
 __all__ = [
     'Slot',
@@ -37,11 +38,6 @@ class Slot(NamedTuple):
     parameter: Keys | None
     per_leaf: bool
     value: Any
-
-
-def is_masked(x: Any) -> bool:
-    """Whether ``x`` stands for an absent leaf, for the ``is_leaf`` of tree functions."""
-    return isinstance(x, optax.MaskedNode)
 
 
 def slots_of(state: Any, parameters: Sequence[Keys]) -> list[Slot]:

@@ -304,8 +304,7 @@ class Stepper:
             if all(found[i] is None for i in plan.leaves):
                 new_states.append(state)  # a group without gradients rests
                 continue
-            own = {name: numbers[group.index][name] for name in optimizer._numbers}
-            h = Hyper(own, group.flags, group.unused)
+            h = group.hyper(numbers[group.index])
             run = partial(_update, given(group, plan, numbers), type(optimizer).__name__)
             before = state
             for values, share in self._by_decay(h, plan, found):

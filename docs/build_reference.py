@@ -18,7 +18,7 @@ from typing import Any
 
 import braintools_optim
 from braintools_optim import schedules, transforms
-from braintools_optim.signature import common_defaults
+from braintools_optim.signature import CommonOptions
 
 PARTS = {
     'algorithms': 'Algorithms',
@@ -135,7 +135,7 @@ def call(name: str, thing: Any) -> str:
     shown = []
     star = False
     for p in inspect.signature(thing).parameters.values():
-        common = p.kind is p.KEYWORD_ONLY and p.name in common_defaults
+        common = p.kind is p.KEYWORD_ONLY and p.name in CommonOptions.__annotations__
         if p.name in ('self', 'cls') or (common and name != 'OptaxOptimizer'):
             continue
         if p.kind is p.KEYWORD_ONLY and not star:

@@ -433,3 +433,14 @@ def test_what_is_refused(options, words):
     if 'variant' in options or 'clip' in options:
         with pytest.raises(ValueError, match='scale_by_mars needs one of'):
             scale_by_mars(**options)
+
+
+def test_update_takes_what_step_takes():
+    ends = []
+    for name in ('step', 'update'):
+        w = ParamState(jnp.ones((3, 2)))
+        opt = bo.Mars(0.1, exact=True).register_trainable_weights({'w': w})
+        getattr(opt, name)({'w': jnp.full((3, 2), 0.5)}, {'w': jnp.full((3, 2), 0.2)})
+        ends.append(w.value)
+    np.testing.assert_array_equal(*ends)
+    assert (ends[0] != 1.0).all()

@@ -193,6 +193,16 @@ def test_masters_on_a_transformation():
         with_masters(optax.sgd(1e-3)).update({'a': jnp.ones(2)}, state.inner_state)
 
 
+def test_a_chain_computes_in_the_wide_dtype():
+    """The squares of gradients in bfloat16 are not rounded to bfloat16."""
+    grads, params = jnp.asarray([0.3, 1.7, -0.01], BF16), jnp.ones(3, BF16)
+    tx, wide = with_masters(optax.scale_by_adam()), optax.scale_by_adam()
+    _, (state, _) = tx.update(grads, tx.init(params), params)
+    _, exact = wide.update(grads.astype(jnp.float32), wide.init(params.astype(jnp.float32)))
+    assert state.nu.dtype == jnp.float32
+    np.testing.assert_array_equal(state.nu, exact.nu)
+
+
 def test_opt_tx_has_them():
     w = ParamState(jnp.ones(2, BF16))
     opt = sgd(w)

@@ -607,11 +607,12 @@ def test_a_group_without_momentum_keeps_none_beside_others(make):
     for i in range(6):
         assert opt.param_groups[0]['momentum'] == twin.momentum
         assert opt.param_groups[1]['momentum'] == 0.0
+        assert all(g['momentum'] == twin.momentum for g in opt.param_groups[2:])
         assert opt.get_last_lr() == [twin.current_lr] * (2 + (i > 2))
         seen.add(twin.momentum)
         opt.step({'w': jnp.ones(2), 'v': jnp.ones(2)})
         if i == 2:
-            opt.add_param_group({'u': param()}, momentum=0.0)
+            opt.add_param_group({'u': param()}, momentum=0.5)
         for scheduler in schedulers:
             scheduler.step()
     assert len(seen) > 4

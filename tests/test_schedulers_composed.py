@@ -265,3 +265,20 @@ def test_schedules_go_on_for_the_groups_that_are_there(name, tmp_path):
         assert opt.current_lr == like.current_lr
     with pytest.raises(bo.IncompatibleCheckpoint, match=r"groups \['0', '1'\]"):
         driven(make(), 1).load(path)
+
+
+@pytest.mark.parametrize('make', [chain, in_sequence])
+def test_without_an_optimizer_there_is_no_rate_to_replace(make):
+    scheduler = make()
+    before = scheduler.state_dict()
+    for change in (
+        lambda: scheduler.apply(lambda lr: 2.0 * lr),
+        lambda: setattr(scheduler.current_lrs, 'value', [0.5]),
+    ):
+        with pytest.raises(ValueError, match='drives no optimizer.*give it to one'):
+            change()
+    assert repr(scheduler.state_dict()) == repr(before)
+    opt, _ = two_groups(scheduler)
+    first = opt.get_last_lr()
+    scheduler.apply(lambda lr: 2.0 * lr)
+    assert opt.get_last_lr() == [2.0 * lr for lr in first]

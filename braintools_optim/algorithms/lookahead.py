@@ -11,7 +11,7 @@ from ..fixed_chain import check_chain
 from ..hyper import UNIT, Hyper, check_count, check_range
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
-from ..signature import CommonOptions, common_defaults
+from ..signature import CommonOptions
 from ..transforms import lookahead
 
 __all__ = ['Lookahead']
@@ -102,7 +102,7 @@ class Lookahead(OptaxOptimizer):
         self.static = (*Lookahead.static, *(self._names[k] for k in base._flags))
         self.complex_as_real = base.complex_as_real and base._tx is None
         options = {k: getattr(base, k) for k, v in base._options.items() if v is not None}
-        fixed = common_defaults.keys() - {*base._options, *base._flags}
+        fixed = CommonOptions.__annotations__.keys() - {*base._options, *base._flags}
         options |= {k: getattr(base, k) for k in fixed}
         lr = base.current_lr if base._lr_is_free else scheduler
         return {'lr': lr, **{self._names[k]: v for k, v in inner.items()}, **options}

@@ -12,11 +12,10 @@ from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_quad, scale_by_skew
+from ..transforms.white_kron.options import Options
 from .chain import descent, users_mask
 
 __all__ = ['Quad', 'Skew']
-
-_NOT_THE_SCALE = ('lr', 'weight_decay', 'weight_decay_mask', 'maximize')
 
 
 class Quad(OptaxOptimizer):
@@ -113,14 +112,12 @@ class Quad(OptaxOptimizer):
     def validate(self, h: Hyper) -> None:
         """Raise where an option is none that there is."""
         check_mask(type(self).__name__, 'weight_decay_mask', h.weight_decay_mask)
-        self.transform(h)
+        _options(h).checked(type(self).__name__)
 
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """The whitened direction, then decay, then the step."""
-        names = (*self._numbers, *self._flags)
-        options = {name: getattr(h, name) for name in names if name not in _NOT_THE_SCALE}
         mask = users_mask(self, 'weight_decay_mask', h.weight_decay_mask)
-        return descent(h, self.scale(**options), decoupled=True, mask=mask)
+        return descent(h, self.scale(**_options(h)._asdict()), decoupled=True, mask=mask)
 
 
 class Skew(Quad):
@@ -133,6 +130,11 @@ class Skew(Quad):
     """
 
     scale = staticmethod(scale_by_skew)
+
+
+def _options(h: Hyper) -> Options:
+    """Return what the direction is told."""
+    return Options(**{name: getattr(h, name) for name in Options._fields})
 
 
 def _named(dtype: Any) -> Any:

@@ -17,7 +17,7 @@ from .errors import CheckpointError
 from .export import export, named_slots, slot_name
 from .legacy_slot import Chain, translated
 from .pending import take_over
-from .plain import as_dict, plainly, shaped_like
+from .plain import plainly, shaped_like
 from .relax import Judge, LoadReport
 
 if TYPE_CHECKING:
@@ -73,13 +73,13 @@ def import_braintools(
         )
     judge = Judge(strict, cast)
     saved = _nested(source if isinstance(source, Mapping) else _read(source))
-    saved = as_dict(saved, 'the checkpoint', judge.wrong)
+    saved = judge.as_dict(saved, 'the checkpoint')
     for key in ('step_count', 'opt_state', 'param_groups'):
         if key not in saved:
             judge.refuse(f'{key!r} is missing: this is no checkpoint of braintools.optim')
-    groups = as_dict(saved.get('param_groups', {}), 'param_groups', judge.wrong)
+    groups = judge.as_dict(saved.get('param_groups', {}), 'param_groups')
     for key, group in groups.items():
-        as_dict(group, f'group {key}', judge.wrong)
+        judge.as_dict(group, f'group {key}')
     if scheduler is not None:
         _check_schedule(optimizer, scheduler, judge)
     judge.conclude()

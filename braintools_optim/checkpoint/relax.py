@@ -80,6 +80,13 @@ class Judge:
         """Note a difference that nothing excuses."""
         self.wrong.append(line)
 
+    def as_dict(self, value: Any, what: str) -> Mapping[str, Any]:
+        """Return a dict; what is none is refused, and taken for an empty one."""
+        if isinstance(value, Mapping):
+            return value
+        self.refuse(f'{what} must be a dict, got {type(value).__name__}')
+        return {}
+
     def missing(self, line: str) -> None:
         """Note what the checkpoint lacks."""
         (self.wrong if self.strict else self.report.missing).append(line)

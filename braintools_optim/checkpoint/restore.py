@@ -16,7 +16,7 @@ from ..schedulers.snapshot import resized
 from ..slot import is_masked, rebuild
 from .export import VERSION, export_group, named_slots, refuse_traced, slot_name
 from .place import placed, placed_parameter
-from .plain import as_dict, is_count, is_finite, plainly, shaped_like
+from .plain import is_count, is_finite, plainly, shaped_like
 from .relax import Judge
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def examine(
     parameters by name, with their units.
     """
     refuse_traced(optimizer, 'restore')
-    found, wrong = Restoration(optimizer), judge.wrong
-    saved = as_dict(saved, 'the checkpoint', wrong)
+    found = Restoration(optimizer)
+    saved = judge.as_dict(saved, 'the checkpoint')
     check_format(saved, judge)
     if 'param_groups_opt_states' in saved:
         judge.refuse('it comes from braintools.optim: load it with import_braintools')
@@ -104,9 +104,9 @@ def examine(
     found.count = plainly(saved.get('step_count', 0))
     if not is_count(found.count):
         judge.refuse(f'step_count must be in [0, 2**31), got {found.count!r}')
-    options = as_dict(plainly(saved.get('options', {})), 'options', wrong)
+    options = judge.as_dict(plainly(saved.get('options', {})), 'options')
     found.numbers |= _checked_options(optimizer, options, judge)
-    defaults = as_dict(plainly(saved.get('defaults', {})), 'defaults', wrong)
+    defaults = judge.as_dict(plainly(saved.get('defaults', {})), 'defaults')
     defaults = shaped_like(defaults, optimizer._numbers)
     found.defaults = _checked_defaults(optimizer, defaults, judge)
     if len(optimizer.param_states):
@@ -127,7 +127,7 @@ def _check_algorithm(optimizer: OptaxOptimizer, saved: Mapping, judge: Judge) ->
         judge.refuse(
             f'the state of {name} was of version {schema!r}, here it is {optimizer.state_schema}'
         )
-    theirs = as_dict(saved.get('dtypes', {}), 'dtypes', judge.wrong)
+    theirs = judge.as_dict(saved.get('dtypes', {}), 'dtypes')
     for key, mine in optimizer._precision._asdict().items():
         mine = None if mine is None else np.dtype(mine).name
         if theirs.get(key) != mine and not judge.may_cast:
@@ -137,8 +137,8 @@ def _check_algorithm(optimizer: OptaxOptimizer, saved: Mapping, judge: Judge) ->
 def _examine_groups(
     optimizer: OptaxOptimizer, saved: Mapping, judge: Judge, found: Restoration
 ) -> None:
-    groups = as_dict(saved.get('param_groups', {}), 'param_groups', judge.wrong)
-    states = as_dict(saved.get('opt_state', {}), 'opt_state', judge.wrong)
+    groups = judge.as_dict(saved.get('param_groups', {}), 'param_groups')
+    states = judge.as_dict(saved.get('opt_state', {}), 'opt_state')
     live = {str(g.index) for g in optimizer.param_groups}
     for what, part in (('param_groups', groups), ('opt_state', states)):
         line = f'{what} has groups {sorted(map(str, part))}, this optimizer has {sorted(live)}'
@@ -149,15 +149,15 @@ def _examine_groups(
     for group in optimizer.param_groups:
         key, where = str(group.index), f'group {group.index}'
         if key in groups:
-            values = as_dict(plainly(groups[key]), where, judge.wrong)
+            values = judge.as_dict(plainly(groups[key]), where)
             found.numbers |= _checked_group(optimizer, group, values, judge)
         else:
             found.joining.append(group)
         slots: Mapping[str, Any] = {}
         if key in states:
-            given = as_dict(states[key], f'the state of {where}', judge.wrong)
+            given = judge.as_dict(states[key], f'the state of {where}')
             slots = {
-                s: judge.renamed(as_dict(v, f'{where}: {s}', judge.wrong), f'{where}: {s}')
+                s: judge.renamed(judge.as_dict(v, f'{where}: {s}'), f'{where}: {s}')
                 for s, v in given.items()
             }
         if key in states or not judge.strict:

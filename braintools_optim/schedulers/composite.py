@@ -81,6 +81,14 @@ class Composite(LRScheduler):
     def _defines_get_lr(self) -> bool:
         return False
 
+    def _set_lrs(self, lrs: Sequence) -> None:
+        if self.optimizer is None:
+            raise ValueError(
+                f'this {type(self).__name__} drives no optimizer, and so has no learning rate to '
+                f'replace: give it to one, or change the schedulers that it is made of.'
+            )
+        super()._set_lrs(lrs)
+
     def _bases(self) -> list:
         return self._source()._bases()
 

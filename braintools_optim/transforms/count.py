@@ -17,24 +17,25 @@ import optax
 
 from .entry import entry, places
 
-__all__ = ['advanced', 'one_minus_power', 'present', 'spread', 'zero_counts']
+__all__ = ['advanced', 'is_masked', 'one_minus_power', 'present', 'spread', 'zero_counts']
 
 _MANY = 32  # leaves from which on it pays to share their kernels
 
 
-def _is_masked(x: Any) -> bool:
+def is_masked(x: Any) -> bool:
+    """Whether ``x`` stands for an absent leaf, for the ``is_leaf`` of tree functions."""
     return isinstance(x, optax.MaskedNode)
 
 
 def zero_counts(params: optax.Params) -> jax.Array:
     """Return a count of zero for every leaf; masked ones keep their place."""
-    return jnp.zeros(len(jax.tree.leaves(params, is_leaf=_is_masked)), jnp.int32)
+    return jnp.zeros(len(jax.tree.leaves(params, is_leaf=is_masked)), jnp.int32)
 
 
 def present(updates: optax.Updates) -> np.ndarray:
     """Return for each leaf whether it is there, not masked."""
-    leaves = jax.tree.leaves(updates, is_leaf=_is_masked)
-    return np.array([not _is_masked(x) for x in leaves], bool)
+    leaves = jax.tree.leaves(updates, is_leaf=is_masked)
+    return np.array([not is_masked(x) for x in leaves], bool)
 
 
 def advanced(counts: jax.Array, updates: optax.Updates) -> jax.Array:
@@ -46,12 +47,12 @@ def advanced(counts: jax.Array, updates: optax.Updates) -> jax.Array:
 
 def spread(per_leaf: jax.Array, updates: optax.Updates) -> Any:
     """Return a tree like ``updates`` with the entry of ``per_leaf`` for each of its leaves."""
-    leaves, treedef = jax.tree.flatten(updates, is_leaf=_is_masked)
+    leaves, treedef = jax.tree.flatten(updates, is_leaf=is_masked)
     if len(leaves) < _MANY:
-        own = [x if _is_masked(x) else per_leaf[i] for i, x in enumerate(leaves)]
+        own = [x if is_masked(x) else per_leaf[i] for i, x in enumerate(leaves)]
     else:
         at = places(len(leaves), per_leaf)
-        own = [x if _is_masked(x) else entry(per_leaf, i) for x, i in zip(leaves, at, strict=True)]
+        own = [x if is_masked(x) else entry(per_leaf, i) for x, i in zip(leaves, at, strict=True)]
     return jax.tree.unflatten(treedef, own)
 
 

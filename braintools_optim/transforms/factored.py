@@ -10,6 +10,7 @@ import optax
 
 from .count import advanced, spread, zero_counts
 from .refuse import refuse_complex
+from .wide import widened
 
 __all__ = ['ScaleByAdafactorState', 'scale_by_adafactor']
 
@@ -70,7 +71,7 @@ def scale_by_adafactor(
         return jnp.where(eps1 > 0, eps1, 1e-30 if original else float(jnp.finfo(dtype).eps))
 
     def square(g: jax.Array) -> jax.Array:
-        return _wide(g) ** 2 + first_eps(g.dtype) if original else _wide(g) ** 2
+        return widened(g) ** 2 + first_eps(g.dtype) if original else widened(g) ** 2
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         counts = advanced(state.leaf_counts, updates)
@@ -80,7 +81,7 @@ def scale_by_adafactor(
 
         def average(old: Any, new: Any, s: jax.Array) -> Any:
             s = s.astype(new.dtype)  # as a sum of shares nothing cancels, however small the new is
-            return ((1.0 - s) * _wide(old) + s * new).astype(old.dtype)
+            return ((1.0 - s) * widened(old) + s * new).astype(old.dtype)
 
         nu = jax.tree.map(
             lambda v, q, s: v if split(q) else average(v, q, s), state.nu, squares, share
@@ -94,24 +95,20 @@ def scale_by_adafactor(
         )
 
         def direction(g: Any, p: Any, v: Any, r: Any, c: Any, s: jax.Array) -> Any:
-            first, wide = first_eps(g.dtype), _wide(g)
+            first, wide = first_eps(g.dtype), widened(g)
             # A square may vanish in this precision: what is zero must not be divided by zero.
             tiny = float(jnp.finfo(wide.dtype).tiny)
             least = (tiny, tiny) if original else (jnp.maximum(first, tiny), first * first)
             if split(g):
-                v = _wide(r) / jnp.maximum(_mean(_wide(r), -2), least[0]) * _wide(c)
-            u = wide * jax.lax.rsqrt(jnp.maximum(_wide(v), jnp.maximum(least[1], tiny)))
+                v = widened(r) / jnp.maximum(_mean(widened(r), -2), least[0]) * widened(c)
+            u = wide * jax.lax.rsqrt(jnp.maximum(widened(v), jnp.maximum(least[1], tiny)))
             u = u / jnp.maximum(1.0, _rms(u) / d)
-            return (s.astype(u.dtype) * jnp.maximum(_rms(_wide(p)), eps2) * u).astype(g.dtype)
+            return (s.astype(u.dtype) * jnp.maximum(_rms(widened(p)), eps2) * u).astype(g.dtype)
 
         updates = jax.tree.map(direction, updates, params, nu, row, col, size)
         return updates, ScaleByAdafactorState(counts, nu, row, col)
 
     return optax.GradientTransformation(init, update)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _mean(x: jax.Array, axis: int) -> jax.Array:

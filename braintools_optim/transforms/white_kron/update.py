@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..count import zero_counts
+from ..count import is_masked, zero_counts
 from ..moments import is_absent
 from ..refuse import refuse_complex
 from .layout import ONE_D_PATH, Layout, broadcast_flags, layout_of
@@ -159,7 +159,7 @@ def _scale_by_white_kron(style: str, options: Options) -> optax.GradientTransfor
 
     def init(params: optax.Params) -> ScaleByWhiteKronState:
         refuse_complex(params)
-        leaves, treedef = jax.tree.flatten(params, is_leaf=_is_masked)
+        leaves, treedef = jax.tree.flatten(params, is_leaf=is_masked)
         layouts = layouts_of(treedef, [None if is_absent(p) else p.shape for p in leaves])
         columns: dict[str, list] = {name: [] for name in ('mu', *FACTORS)}
         specs = place.leaf_specs(treedef)
@@ -186,7 +186,7 @@ def _scale_by_white_kron(style: str, options: Options) -> optax.GradientTransfor
 
         def compute(numbers: Any, updates: Any, state: Any) -> tuple[Any, Any]:
             with_paths, structure = jax.tree_util.tree_flatten_with_path(
-                state.Ql, is_leaf=_is_masked
+                state.Ql, is_leaf=is_masked
             )
             treedef: Any = structure
             paths = [jax.tree_util.keystr(path) for path, _ in with_paths]
@@ -216,10 +216,6 @@ def _scale_by_white_kron(style: str, options: Options) -> optax.GradientTransfor
         return in_auto_axes(compute, place, numbers, updates, state)
 
     return optax.GradientTransformation(init, update)
-
-
-def _is_masked(x: Any) -> bool:
-    return isinstance(x, optax.MaskedNode)
 
 
 # ---- state -------------------------------------------------------------------------------
