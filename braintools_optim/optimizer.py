@@ -136,6 +136,8 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
     """Whether the chain sees complex parameters as pairs of reals, as torch treats them."""
     gradient_layouts: frozenset[str] = frozenset({'dense'})
     """What gradients the chain takes: 'dense' arrays, 'sparse' `jax.experimental.sparse.BCOO`."""
+    more_gradients: tuple[str, ...] = ()
+    """The arguments of a step that are gradients, too."""
     first_moments: tuple[str, ...] = ('mu',)
     """The names of what the chain keeps in ``mu_dtype``, where that is given."""
 

@@ -20,7 +20,8 @@ def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
 
     A step donates its state, so no leaf may be somebody else's array, or stand there twice. What
     the chain itself has distributed over the mesh stays there. What has the shape of its parameter,
-    perhaps behind one more axis, is sharded like it; everything else is replicated over the mesh.
+    perhaps behind one more axis, or with axes of one in place of some, is sharded like it;
+    everything else is replicated over the mesh.
     """
     paths = list(params)
     mesh = next((s.mesh for s in map(_sharding, params.values()) if s is not None), None)
@@ -64,9 +65,16 @@ def _sharding_like(array: jax.Array, like: jax.Array | None) -> NamedSharding | 
         return None
     if array.shape == like.shape:
         return sharding
-    behind = array.ndim == like.ndim + 1 and array.shape[1:] == like.shape
-    spec = PartitionSpec(None, *sharding.spec)
-    return NamedSharding(sharding.mesh, spec) if behind else None
+    if array.ndim == like.ndim + 1 and array.shape[1:] == like.shape:
+        return NamedSharding(sharding.mesh, PartitionSpec(None, *sharding.spec))
+    if array.ndim != like.ndim:
+        return None
+    sizes = list(zip(array.shape, like.shape, strict=True))
+    if not all(mine in (1, its) for mine, its in sizes):
+        return None
+    axes = zip(sharding.spec, sizes, strict=False)  # a spec may be shorter
+    spec = PartitionSpec(*(axis if mine == its else None for axis, (mine, its) in axes))
+    return NamedSharding(sharding.mesh, spec)
 
 
 def _sharding(array: Any) -> NamedSharding | None:

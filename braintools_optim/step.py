@@ -265,13 +265,17 @@ class Stepper:
         for leaf, value in zip(self.leaves, old, strict=True):
             leaf.check_axes(value)
         found = match_gradients(grads, old, self.manager, self.leaves)
+        finite = None
+        if self.optimizer.skip_nonfinite:
+            besides = [extra.get(name) for name in self.optimizer.more_gradients]
+            finite = all_finite([*found, *jax.tree.leaves(besides)])
         foreign = [*old, *jax.tree.leaves((grads, extra))]
 
         def given(group: Any, plan: GroupPlan, numbers: list) -> dict:
             return self.optimizer._for_chain(extra, self, group, plan, values, numbers)
 
         chains = [one.tree for one in packed]
-        states, new = self.advance(old, found, chains, vector, foreign, given)
+        states, new = self.advance(old, found, chains, vector, foreign, given, finite)
         made = tuple(one.like(state) for one, state in zip(packed, states, strict=True))
         return made, regrouped(values, new, found)
 
@@ -283,15 +287,16 @@ class Stepper:
         vector: Any,
         foreign: list,
         given: Callable[[Any, GroupPlan, list], dict],
+        finite: Any = None,
     ) -> tuple[tuple, list]:
         """Return the new chain states, and the new value of each leaf.
 
         ``found`` are the leaves' gradients, ``given`` tells what a group's chain takes besides,
-        and ``foreign`` are the arrays that must not become part of a state.
+        and ``foreign`` are the arrays that must not become part of a state. All stays as it is
+        where ``finite`` is given and does not hold.
         """
         optimizer = self.optimizer
         numbers = optimizer._table.unpack(vector)
-        finite = all_finite(found) if optimizer.skip_nonfinite else None
         for group, plan in zip(self.groups, self.plans, strict=True):
             if group.flags['maximize']:
                 for i in plan.leaves:

@@ -392,3 +392,24 @@ def test_a_wrong_alpha_of_a_group_is_refused():
     with pytest.raises(ValueError, match='Lookahead needs an integer >= 1 for sync_period, got 0'):
         opt.add_param_group({'x': ParamState(jnp.ones(1))}, sync_period=0)
     assert opt.param_groups[1]['alpha'] == 0.5 and len(opt.param_groups) == 2
+
+
+@pytest.mark.parametrize(
+    ('make', 'gradient'),
+    [
+        (lambda: bo.Fromage(lr=0.01), 1e-5),
+        (lambda: bo.Lamb(lr=0.1, weight_decay=1e-5), 0.0),
+        (lambda: bo.Lars(lr=1.0, trust_coefficient=0.1), 1e-7),
+        (lambda: bo.Lars(lr=100.0, momentum=0.0), 3e4),
+    ],
+)
+def test_quotients_of_norms_that_float16_cannot_hold(make, gradient):
+    """The norms of parameters and gradients may be 1e5 apart; the update itself is ordinary."""
+    ends = []
+    for dtype in (jnp.float16, jnp.float32):
+        param = brainstate.ParamState(jnp.ones(100, dtype))
+        opt = make().register_trainable_weights({'w': param})
+        opt.step({'w': jnp.full(100, gradient, jnp.float16).astype(dtype)})
+        ends.append(np.float32(param.value))
+    np.testing.assert_allclose(*ends, rtol=2e-3)
+    assert (ends[1] < 0.995).all()

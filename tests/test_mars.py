@@ -444,3 +444,17 @@ def test_update_takes_what_step_takes():
         ends.append(w.value)
     np.testing.assert_array_equal(*ends)
     assert (ends[0] != 1.0).all()
+
+
+@pytest.mark.parametrize('exact', [True, False])
+@pytest.mark.parametrize('jit', [True, False])
+def test_other_gradients_that_are_not_finite_are_left_out(exact, jit):
+    w, good = ParamState(jnp.ones((3, 2))), {'w': jnp.full((3, 2), 0.5)}
+    opt = bo.Mars(0.1, exact=exact, skip_nonfinite=True).register_trainable_weights({'w': w})
+    step = brainstate.transform.jit(opt.step) if jit else opt.step
+    step(good, good)
+    before = copy.deepcopy(w.value), opt.state_dict()['opt_state']
+    step(good, {'w': good['w'].at[0, 0].set(jnp.nan)})
+    jax.tree.map(np.testing.assert_array_equal, (w.value, opt.state_dict()['opt_state']), before)
+    step(good, good)
+    assert (w.value != before[0]).all()

@@ -11,6 +11,7 @@ from on_mesh import complaints_of
 STEPS = 3
 OPTIMIZERS = ['SGD', 'Adam', 'AdamW', 'LBFGS', 'tx']
 ROADS = ['eager', 'jit', 'for_loop']
+EXPLICIT = ['Adam', 'Adafactor', 'LBFGS', 'Lamb', 'Mars', 'Muon', 'SM3']
 
 
 def test_on_a_mesh():
@@ -19,6 +20,7 @@ def test_on_a_mesh():
         *(f'{name} {road}' for name in OPTIMIZERS for road in ROADS),
         *('compilations eager', 'compilations jit', 'late group', 'partly sharded'),
         *('checkpoint', 'copy'),
+        *(f'explicit {name}' for name in EXPLICIT),
     }
     assert {what: found for what, found in complaints.items() if found} == {}
 
@@ -36,12 +38,12 @@ def main():
     import numpy as np
     import optax
     from brainstate import ParamState
-    from jax.sharding import NamedSharding, PartitionSpec
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
     import braintools_optim as bo
 
     assert len(jax.devices()) == 8
-    mesh = jax.make_mesh((4, 2), ('data', 'model'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    mesh = jax.make_mesh((4, 2), ('data', 'model'), axis_types=(AxisType.Auto,) * 2)
     compiled = Counter()
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, *_, **__: compiled.update([event.rsplit('/')[-1]])
@@ -212,6 +214,27 @@ def main():
     name = 'copy'
     early = dict(arrays(opt))
     report[name] = moved(early, copy.deepcopy(opt))
+
+    # On explicit axes JAX guesses nothing: what a chain reshapes, cuts or multiplies has to say so.
+    explicit = jax.make_mesh((4, 2), ('data', 'model'), axis_types=(AxisType.Explicit,) * 2)
+    specs = {'w': PartitionSpec('data', 'model'), 'v': PartitionSpec(None, ('data', 'model'))}
+    start = {'w': jnp.sin(jnp.arange(32.0)).reshape(8, 4), 'v': jnp.cos(jnp.ones((4, 8)))}
+    for name in EXPLICIT:
+        ends = []
+        for sharded in (False, True):
+            params = {
+                k: ParamState(jax.device_put(x, NamedSharding(explicit, specs[k])))
+                if sharded
+                else ParamState(jnp.copy(x))
+                for k, x in start.items()
+            }
+            options = {'variant': 'shampoo'} if name == 'Mars' else {}
+            opt = getattr(bo, name)(lr=0.1, **options).register_trainable_weights(params)
+            early = dict(arrays(opt))
+            for step in (opt.step, brainstate.transform.jit(opt.step)):
+                step({k: jnp.sin(3.0 * p.value) for k, p in params.items()})
+            ends.append(opt)
+        report[f'explicit {name}'] = moved(early, ends[1]) + unequal(ends[1], ends[0])
 
     print(json.dumps(report))
 

@@ -494,3 +494,33 @@ def test_the_default_class_saves_and_loads():
     opt.step(grads)
     for one, two in zip(*(jax.tree.leaves(o.opt_state.value) for o in (opt, again)), strict=True):
         np.testing.assert_allclose(np.float32(one), np.float32(two), rtol=1e-2)
+
+
+@pytest.mark.parametrize('every', [1, 3, 5, 8])
+def test_both_sides_are_made_even_however_seldom_they_are_updated(every):
+    params = random_tree({'w': (3, 12)})
+    options = {**F32, 'block_size': 16, 'b1': 0.0, 'norm_estimator': 'exact', 'noise_scale': 0.0}
+    tx = transforms.scale_by_quad(update_every=every, **options)
+    grads = stacked(params, 205)
+
+    def one(state, g):
+        _, state = tx.update(g, state, params)
+        return state, [jnp.abs(q['w']).max() for q in (state.Ql, state.Qr)]
+
+    _, (left, right) = jax.lax.scan(one, tx.init(params), grads)
+    even = np.flatnonzero(np.isclose(left, right, rtol=1e-5))
+    assert even[0] >= 98 + (every > 1)  # counted from 0
+    for last in (99, 199):
+        assert any(last <= t + 1 < last + max(every, 2) for t in even), even
+
+
+def test_options_that_were_made_arrays():
+    """As optax.inject_hyperparams makes of every number that is not declared static."""
+    static = ('dtype', 'block_size', 'max_size_dense', 'pipeline_axis_size')
+    params = random_tree({'w': (4, 3)})
+    injected = optax.inject_hyperparams(transforms.quad, static_args=static)(learning_rate=0.1)
+    tx, state = transforms.quad(0.1), injected.init(params)
+    got, want = injected.update(params, state, params), tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(got[0]['w'], want[0]['w'], rtol=1e-2)
+    with pytest.raises(ValueError, match='update_every to be an integer of at least 1'):
+        transforms.quad(0.1, update_every=1.5)

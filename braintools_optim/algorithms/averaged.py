@@ -150,6 +150,7 @@ class Mars(OptaxOptimizer):
 
     static: tuple[str, ...] = ()
     first_moments = ('mu', 'mog')
+    more_gradients = ('previous_point_grads',)
     complex_as_real = False
 
     def __init__(

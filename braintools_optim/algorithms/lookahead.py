@@ -98,7 +98,7 @@ class Lookahead(OptaxOptimizer):
         self._names = {k: f'base_{k}' if k in clash else k for k in ('lr', *inner)}
         heads = ((k, k.partition('[')[0]) for k in base.structural)
         self.structural = tuple(self._names[head] + k[len(head) :] for k, head in heads)
-        self.first_moments = base.first_moments
+        self.first_moments, self.more_gradients = base.first_moments, base.more_gradients
         self.static = (*Lookahead.static, *(self._names[k] for k in base._flags))
         self.complex_as_real = base.complex_as_real and base._tx is None
         options = {k: getattr(base, k) for k, v in base._options.items() if v is not None}

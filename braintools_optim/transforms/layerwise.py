@@ -1,7 +1,7 @@
 """Updates that are scaled by norms of whole parameters: Lamb, Lars, Novograd, Fromage.
 
 A layer is one array of the tree. Its norm is computed in at least float32: squares overflow
-float16, and sums of them blur in bfloat16.
+float16, and sums of them blur in bfloat16. So do quotients of norms.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+
+from .wide import widened
 
 __all__ = [
     'BoundNormState',
@@ -23,7 +25,7 @@ __all__ = [
 
 
 def _square_norm(x: jax.Array) -> jax.Array:
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = widened(x)
     return jnp.sum((wide * wide.conj()).real)
 
 
@@ -48,7 +50,7 @@ def scale_by_layer_ratio() -> optax.GradientTransformation:
 
     def scaled(g: Any, p: Any) -> Any:
         of_p, of_g = _norm(p), _norm(g)
-        return _unless_zero(of_p, of_g, of_p, of_g).astype(g.dtype) * g
+        return (_unless_zero(of_p, of_g, of_p, of_g) * widened(g)).astype(g.dtype)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         return jax.tree.map(scaled, updates, params), state
@@ -72,7 +74,7 @@ def scale_by_lars_ratio(
         of_p, of_g = _norm(p), _norm(g)
         under = of_g + weight_decay * of_p + eps
         ratio = _unless_zero(of_p, of_g, trust_coefficient * of_p, under)
-        return ratio.astype(g.dtype) * (g + weight_decay * p)
+        return (ratio * (widened(g) + weight_decay * widened(p))).astype(g.dtype)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         return jax.tree.map(scaled, updates, params), state

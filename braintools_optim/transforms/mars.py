@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import optax
 
 from . import moments
 from .count import one_minus_power
+from .mesh import in_auto_axes
 from .orthogonal import newton_schulz
 from .refuse import refuse_complex
 from .wide import widened
@@ -186,7 +188,8 @@ def scale_by_mars(
             elif variant == 'lion':
                 direction = jnp.sign(mu)
             else:
-                direction = _orthogonalized(mu / (1.0 - own_b1), ns_dtype)
+                matrix = mu / (1.0 - own_b1)
+                direction = in_auto_axes(partial(_orthogonalized, ns_dtype), matrix, matrix)
             leaves[i] = direction.astype(jnp.promote_types(g.dtype, mus[i].dtype))
             mus[i] = mu.astype(mus[i].dtype)
             if not exact and corrects(g):
@@ -256,7 +259,7 @@ def _bounded(gradients: list[Any], clip: str | None, bound: Any) -> list[Any]:
     ]
 
 
-def _orthogonalized(matrix: jax.Array, ns_dtype: Any) -> jax.Array:
+def _orthogonalized(ns_dtype: Any, matrix: jax.Array) -> jax.Array:
     """Return the matrix with singular values near one, longer if it has more rows than columns."""
     rows, cols = matrix.shape[0], math.prod(matrix.shape[1:])
     coefficients = (3.4445, -4.775, 2.0315)

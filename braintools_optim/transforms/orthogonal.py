@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from .mesh import in_auto_axes
 from .refuse import leaf_name, refuse_complex
 
 __all__ = ['Reshape', 'ScaleByMuonState', 'newton_schulz', 'scale_by_muon']
@@ -100,6 +101,9 @@ def scale_by_muon(
         return ScaleByMuonState(optax.tree.zeros_like(params))
 
     def direction(update: jax.Array) -> jax.Array:
+        return in_auto_axes(orthogonal, update, update, ns_coefficients, eps)
+
+    def orthogonal(update: jax.Array, ns_coefficients: Any, eps: Any) -> jax.Array:
         rows, cols = _matrix_shape(update.shape, reshape)
         matrix = update.reshape(rows, cols)
         ortho = newton_schulz(matrix, ns_coefficients, ns_steps, eps, ns_dtype)

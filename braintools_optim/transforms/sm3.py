@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .mesh import in_auto_axes
+
 __all__ = ['ScaleBySm3State', 'scale_by_sm3']
 
 
@@ -53,7 +55,11 @@ def scale_by_sm3(eps: Any = 1e-8) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
+        before = updates, state.accumulators
+        scaled, after = in_auto_axes(compute, before, *before, eps)
+        return scaled, ScaleBySm3State(after)
 
+    def compute(updates: Any, accumulators: Any, eps: Any) -> tuple[Any, Any]:
         def summed(g: Any, a: Any) -> Any:
             return functools.reduce(jnp.minimum, _split(a, g.shape)) + g.astype(a.dtype) ** 2
 
@@ -64,8 +70,7 @@ def scale_by_sm3(eps: Any = 1e-8) -> optax.GradientTransformation:
         def divided(g: Any, nu: Any) -> Any:
             return jnp.where(nu > 0, g * jax.lax.rsqrt(nu + eps), 0.0).astype(g.dtype)
 
-        nu = jax.tree.map(summed, updates, state.accumulators)
-        scaled = jax.tree.map(divided, updates, nu)
-        return scaled, ScaleBySm3State(jax.tree.map(accumulated, nu))
+        nu = jax.tree.map(summed, updates, accumulators)
+        return jax.tree.map(divided, updates, nu), jax.tree.map(accumulated, nu)
 
     return optax.GradientTransformation(init, update)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -51,9 +52,9 @@ class Options(NamedTuple):
         if self.norm_estimator not in ESTIMATORS:
             refuse('norm_estimator', f'one of {", ".join(map(repr, ESTIMATORS))}')
         least = {'max_size_dense': 0, 'block_size': 1, 'pipeline_axis_size': 1, 'update_every': 1}
+        counts = {name: _whole(getattr(self, name)) for name in least}
         for name, low in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+            if counts[name] is None or counts[name] < low:
                 refuse(name, f'an integer of at least {low}')
         if isinstance(self.seed, bool | str) or not jnp.issubdtype(
             getattr(self.seed, 'dtype', type(self.seed)), np.integer
@@ -71,7 +72,7 @@ class Options(NamedTuple):
             refuse('preconditioner_init_scale', 'positive and finite')
         if not _known_in(self.noise_scale, lambda x: 0.0 <= x < np.inf):
             refuse('noise_scale', 'in [0, inf)')
-        return self._replace(dtype=_storage(owner, self.dtype))
+        return self._replace(dtype=_storage(owner, self.dtype), **counts)
 
     def storage(self, like: Any) -> Any:
         """Return the dtype in which the factors of a leaf are kept."""
@@ -83,6 +84,14 @@ class Options(NamedTuple):
             return self.precision
         # Whoever keeps factors in more than bfloat16 does not want them multiplied in less.
         return 'default' if storage == jnp.bfloat16 else 'highest'
+
+
+def _whole(value: Any) -> Any:
+    """Return an integer, which optax may have made an array of, or None."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def _storage(owner: str, dtype: Any) -> Any:

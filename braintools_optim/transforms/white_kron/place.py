@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ..mesh import in_auto_axes, mesh_of, named_sharding
 from ..moments import is_absent
 
-__all__ = ['Placement', 'in_auto_axes', 'mesh_of']
+__all__ = ['Placement', 'on_mesh']
 
 
 class Placement(NamedTuple):
@@ -45,7 +46,14 @@ class Placement(NamedTuple):
         return x if self.axis is None else self._over_axis(x, mesh_of([x]))
 
     def _over_axis(self, x: jax.Array, mesh: Any) -> jax.Array:
-        return x if mesh is None else _put(x, mesh, PartitionSpec(self.axis))
+        if mesh is None:
+            return x
+        if x.shape[0] % (size := mesh.shape.get(self.axis, 1)):
+            raise ValueError(
+                f'pipeline_axis_size must be a multiple of {size}, the size of the mesh axis '
+                f'{self.axis!r}: {x.shape[0]} blocks cannot be divided over it.'
+            )
+        return _put(x, mesh, PartitionSpec(self.axis))
 
     def everywhere(self, state: Any, params: Any) -> Any:
         """Return a state whose leaves that are nowhere yet are replicated over the params' mesh."""
@@ -64,55 +72,23 @@ class Placement(NamedTuple):
         return x if spec is None or mesh is None else _put(x, mesh, spec)
 
 
-def in_auto_axes(
+def on_mesh(
     compute: Callable[..., Any], place: Placement, numbers: dict, updates: Any, state: Any
 ) -> tuple[Any, Any]:
-    """Return what ``compute`` does of numbers, updates and state, on a mesh of any kind of axes.
-
-    Cutting leaves into blocks moves data between shards as nobody wants to spell out: where axes of
-    the mesh are explicit, they are automatic inside.
-    """
-    arrays = jax.tree.leaves((updates, state))
-    mesh = mesh_of(arrays)
+    """Return what ``compute`` does of numbers, updates and state, on a mesh of any kind of axes."""
+    mesh = mesh_of(jax.tree.leaves((updates, state)))
     if place.axis is not None and (mesh is None or place.axis not in mesh.axis_names):
         found = 'they are on none' if mesh is None else f'the axes of theirs are {mesh.axis_names}'
         raise ValueError(
             f'pipeline_axis_name={place.axis!r} needs gradients or state on a mesh that has this '
             f'axis; {found}. Put them there with jax.device_put and a NamedSharding.'
         )
-    explicit = () if mesh is None else mesh.explicit_axes
-    if not explicit:
-        return compute(numbers, updates, state)
     traced = {k: v for k, v in numbers.items() if isinstance(v, jax.Array)}
 
-    def placed(x: Any) -> Any:
-        sharding = jax.typeof(x).sharding
-        return NamedSharding(mesh, sharding.spec)
+    def inside(given: dict, updates: Any, state: Any) -> tuple[Any, Any]:
+        return compute({**numbers, **given}, updates, state)
 
-    inside = jax.sharding.auto_axes(
-        lambda given, updates, state: compute({**numbers, **given}, updates, state),
-        axes=explicit,
-        out_sharding=jax.tree.map(placed, (updates, state)),
-    )
-    return inside(traced, updates, state)
-
-
-def mesh_of(arrays: Any) -> Any:
-    """Return the mesh that arrays are on, an abstract one in traces; None if there is none."""
-    for x in arrays:
-        sharding = named_sharding(x) if isinstance(x, jax.Array) else None
-        if sharding is not None:
-            return sharding.mesh
-    return None
-
-
-def named_sharding(x: Any) -> Any:
-    """Return the sharding of an array, or of what stands for one, on a mesh."""
-    if isinstance(x, jax.core.Tracer):
-        sharding = jax.typeof(x).sharding
-        return None if sharding.mesh.empty else sharding
-    sharding = getattr(x, 'sharding', None)
-    return sharding if isinstance(sharding, NamedSharding) else None
+    return in_auto_axes(inside, (updates, state), traced, updates, state)
 
 
 def _put(x: jax.Array, mesh: Any, spec: Any) -> jax.Array:

@@ -7,8 +7,9 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
+from ..mesh import named_sharding
 from .layout import ONE_D_PATH, broadcast_flags, layout_of
-from .place import Placement, named_sharding
+from .place import Placement
 from .update import FACTORS, ScaleByWhiteKronState, quad
 
 __all__ = ['get_opt_state_partition_specs']

@@ -284,13 +284,14 @@ class Step:
                 np.zeros((shards, 1), np.uint32),
                 *(options.seed, names[leaf[row]], count, np.concatenate(numbers, 1)),
             )
+        since = (count + 1) % _BALANCE_EVERY  # the first update that is due then has to wait for it
         blocks = Blocks(
             together([cut('grads', part) for part in parts]),
             together([cut('seen', part) for part in parts]),
             each(scales.astype(wide)),
             each(lr),
             each(finite & ((count - 1) % options.update_every == 0)),
-            each(finite & ((count + 1) % _BALANCE_EVERY == 0)),
+            each(finite & (count + 1 >= _BALANCE_EVERY) & (since < options.update_every)),
             None if is_zero(noise) else noise,
             seeds,
         )

@@ -14,7 +14,7 @@ from ..moments import is_absent
 from ..refuse import refuse_complex
 from .layout import ONE_D_PATH, Layout, broadcast_flags, layout_of
 from .options import Options, given_options, is_zero
-from .place import Placement, in_auto_axes
+from .place import Placement, on_mesh
 from .step import Step
 
 __all__ = ['ScaleByWhiteKronState', 'quad', 'scale_by_quad', 'scale_by_skew', 'skew']
@@ -213,7 +213,7 @@ def _scale_by_white_kron(style: str, options: Options) -> optax.GradientTransfor
             }
             return jax.tree.unflatten(treedef, made), state._replace(leaf_counts=counts, **new)
 
-        return in_auto_axes(compute, place, numbers, updates, state)
+        return on_mesh(compute, place, numbers, updates, state)
 
     return optax.GradientTransformation(init, update)
 
