@@ -29,7 +29,7 @@ __all__ = [
     'check_metric',
     'check_number',
     'check_range',
-    'entry_of',
+    'number_at',
     'is_live',
     'is_real',
     'is_traced',
@@ -287,7 +287,7 @@ class HyperTable:
         return tuple(entries[slot]) if isinstance(slot, slice) else entries[slot]
 
 
-def entry_of(numbers: Mapping[str, Any], name: str) -> Any:
+def number_at(numbers: Mapping[str, Any], name: str) -> Any:
     """Return a number by its name, or an entry of a tuple of them, as ``'betas[0]'``."""
     name, _, index = name.partition('[')
     return numbers[name][int(index[:-1])] if index else numbers[name]

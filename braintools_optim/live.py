@@ -23,10 +23,10 @@ from .hyper import (
     HyperTable,
     check_flag,
     check_number,
-    entry_of,
     is_live,
     is_traced,
     is_zero,
+    number_at,
 )
 from .observe import traced
 from .own_state import undone_on_error
@@ -277,7 +277,7 @@ class LiveNumbers:
         numbers = {n: changes.get((group.index, n), group.number(n)) for n in self._numbers}
         for name in group.unused - set(numbers):  # entries of tuples
             changed = (group.index, name.partition('[')[0]) in changes
-            if changed and not is_zero(entry_of(numbers, name)):
+            if changed and not is_zero(number_at(numbers, name)):
                 raise self._no_state(group, name)
         self.validate(group.hyper(numbers))
 

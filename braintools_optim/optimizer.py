@@ -18,7 +18,7 @@ from .decay import check_decay_mask
 from .fixed_chain import check_chain, refuse_decay, watched
 from .groups import Groups, ParamGroup
 from .habits import refuse_parameters, refuse_rate, refuse_torch_group
-from .hyper import Hyper, check_flag, check_number, entry_of, is_zero
+from .hyper import Hyper, check_flag, check_number, is_zero, number_at
 from .leaf import Leaf, flat_values, leaves_of
 from .live import LiveNumbers, fixed_option
 from .observe import traced
@@ -31,7 +31,7 @@ from .saving import Saved
 from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import beside, own_buffers
 from .signature import constructor_documentation, constructor_signature
-from .slot import belong, take_over, with_dtype
+from .slot import belong, with_dtype, with_known
 from .state import OptimState, RegisteredStates, UniqueStateManager, nest, with_copies
 from .step import GroupPlan, Stepper
 from .transforms import scale_by_adam
@@ -361,7 +361,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
 
     def _new_group(self, numbers: Mapping, flags: dict, options: Mapping) -> ParamGroup:
         group = ParamGroup(self, len(self._groups), flags)
-        group.unused = frozenset(k for k in self.structural if is_zero(entry_of(numbers, k)))
+        group.unused = frozenset(k for k in self.structural if is_zero(number_at(numbers, k)))
         h = group.hyper(numbers)
         self.validate(h)
         given = {k: v for k, v in options.items() if v is not None}
@@ -394,7 +394,7 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         if group.members:
             known = GroupPlan.of(self.param_states, self._leaves, group.members).leaves
             before = [self._leaves[i].path for i in known]
-            state = take_over(state, paths, packed[group.index].tree, before)
+            state = with_known(state, paths, packed[group.index].tree, before)
         own = Packed.of(state, belong(state, paths))
         packed = (*packed[: group.index], own, *packed[group.index + 1 :])
         if are_many(leaves):  # a step may take them in several calls, each with their own state

@@ -20,7 +20,7 @@ __all__ = [
     'is_masked',
     'rebuild',
     'slots_of',
-    'take_over',
+    'with_known',
     'with_common',
     'with_masked',
 ]
@@ -125,7 +125,7 @@ def with_common(state: Any, other: Any, parameters: Sequence[Keys]) -> Any:
     )
 
 
-def take_over(new: Any, parameters: Sequence[Keys], old: Any, known: Sequence[Keys]) -> Any:
+def with_known(new: Any, parameters: Sequence[Keys], old: Any, known: Sequence[Keys]) -> Any:
     """Return the state ``new`` of ``parameters`` with all that ``old`` has of those ``known``."""
     before = {(s.name, s.parameter): s.value for s in slots_of(old, known)}
     order = {path: i for i, path in enumerate(parameters)}
