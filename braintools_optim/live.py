@@ -29,7 +29,7 @@ from .hyper import (
     number_at,
 )
 from .observe import traced
-from .own_state import undone_on_error
+from .own_state import CoreState, undone_on_error
 from .signature import CommonOptions, argument_defaults, argument_names, suggestion
 
 __all__ = ['LiveNumbers', 'fixed_option']
@@ -73,6 +73,7 @@ class LiveNumbers:
     _options: dict[str, Any]  # numbers of the whole optimizer; None where switched off
     _table: HyperTable
     _groups: list[ParamGroup]
+    _core: CoreState
     # The values of the group whose chain is being built or run, those of all groups if they are
     # traced, and the trace in which that is.
     _running: tuple[Hyper, list[dict[str, Any]] | None, StateJaxTracer] | None
@@ -212,6 +213,8 @@ class LiveNumbers:
     def _run_as(self, h: Hyper | None, numbers: list[dict[str, Any]] | None = None) -> None:
         """Say whose chain is being built or run: None for nobody's."""
         self.__dict__['_running'] = None if h is None else (h, numbers, StateJaxTracer())
+        if numbers is not None:
+            self._core.busy_in(StateJaxTracer())
 
     def _read(self, group: int, name: str) -> Any:
         """Return a number of a group: while a chain is traced, the traced one."""

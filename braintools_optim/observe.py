@@ -7,20 +7,19 @@ third of a small step. Where no trace and no hook is active, values may be taken
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any
 
 import jax
 from brainstate import State
-from brainstate._state import TRACE_CONTEXT, StateTraceStack  # the only place that knows of them
+from brainstate._state import TRACE_CONTEXT  # the only place that knows of active State traces
 from brainstate._state_global_hooks import GlobalHookRegistry
 from jax._src.core import trace_state_clean  # brainstate's own comparison takes thrice as long
 
 __all__ = [
-    *('any_hooks', 'in_loop', 'is_plain', 'is_tracer', 'reading', 'recorded', 'traced'),
-    *('unobserved', 'x64_enabled'),
+    *('any_hooks', 'in_loop', 'is_plain', 'is_tracer', 'recorded', 'traced', 'unobserved'),
+    'x64_enabled',
 ]
 
 _has_hooks = attrgetter('_has_hooks')
@@ -37,11 +36,6 @@ def is_tracer(x: Any) -> bool:
 def recorded() -> bool:
     """Whether brainstate records which States are read and written at present."""
     return bool(TRACE_CONTEXT.state_stack)
-
-
-def reading(told: Callable[[State], None]) -> AbstractContextManager[Any]:
-    """Tell a function of each State that is read, unless brainstate records that anyway."""
-    return nullcontext() if recorded() else StateTraceStack(check_read=told)
 
 
 def in_loop() -> bool:

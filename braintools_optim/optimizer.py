@@ -476,9 +476,9 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         object.__setattr__(self, '_stepper', stepper)
         return stepper
 
-    def update(self, *args: Any, **kwargs: Any) -> Any:
+    def update(self, grads: Any = None, **extra: Any) -> None:
         """Do the same as :meth:`step`."""
-        return self.step(*args, **kwargs)
+        self.step(grads, **extra)
 
     # ---- copying, showing -----------------------------------------------------------------
 

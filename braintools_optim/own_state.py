@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from brainstate import State
+from brainstate.util import StateJaxTracer
 
 from .observe import is_tracer, recorded, traced, unobserved, x64_enabled
 from .packs import Packed
@@ -109,6 +110,21 @@ class CoreState(LateState):
         buffers, treedef, count = self.take()
         new.value = self.make(list(map(jnp.array, buffers)), treedef, jnp.array(count))
         return new
+
+    def busy_in(self, trace: StateJaxTracer) -> None:
+        """Note that a chain whose state is here is being traced."""
+        self.__dict__['_busy'] = trace
+
+    def check_readable(self, what: str) -> None:
+        """Raise where a chain reads what would stay in its program as it is now."""
+        busy = self.__dict__.get('_busy')
+        # An interrupt may leave it behind: it means nothing outside of its trace.
+        if busy is not None and busy.is_valid() and traced() and not recorded():
+            raise ValueError(
+                f'a chain reads the {what} of its optimizer, whose present value would stay in the '
+                f'compiled step: take the step in brainstate.transform.jit, which knows of States, '
+                f'or keep what changes in the state of the chain.'
+            )
 
     @property
     def shown(self) -> bool:
@@ -256,6 +272,7 @@ class CountState(PartState):
     @property
     def value(self) -> Any:
         """The number of steps taken."""
+        self._whole.check_readable('step_count')
         return self._whole.count
 
     @value.setter
@@ -277,6 +294,7 @@ class ChainState(PartState):
     @property
     def value(self) -> Any:
         """The chain's state, a tree."""
+        self._whole.check_readable('opt_state')
         return self._whole.value[0][self._group].tree
 
     @value.setter

@@ -27,11 +27,10 @@ from .finite import all_finite, held
 from .gradient import match_gradients, refuse_non_arrays
 from .hyper import Hyper
 from .leaf import Leaf, flat_values, over_entries
-from .observe import any_hooks, is_plain, reading, traced
-from .own_state import NumbersState
+from .observe import any_hooks, is_plain, traced
 from .packs import Packed
 from .slot import is_masked, with_common, with_masked
-from .state import OptimState, UniqueStateManager, nest
+from .state import UniqueStateManager, nest
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
@@ -374,29 +373,12 @@ class Stepper:
         seen = with_masked(state, paths, absent) if absent else state
         optimizer._run_as(h, numbers)
         try:
-            with reading(self._refuse_state):
-                made, new = run(optimizer._chain(group, h), grads, seen, params)
+            made, new = run(optimizer._chain(group, h), grads, seen, params)
         finally:
             optimizer._run_as(None)
         if absent:
             new = jax.tree.map(lambda n, o: o if is_masked(n) else n, new, state, is_leaf=is_masked)
         return plan.treedef.flatten_up_to(made), _alike(new, state, type(optimizer).__name__)
-
-    def _refuse_state(self, state: State) -> None:
-        """Raise for a State that a chain reads where its value would stay in the program."""
-        if isinstance(state, NumbersState):  # of its numbers a chain reads those of the trace
-            return
-        owner = type(self.optimizer).__name__
-        what = f'a {type(state).__name__}'
-        if state is self.core:
-            what = 'step_count or opt_state'
-        elif isinstance(state, OptimState):
-            what = 'the State of a scheduler (one that is given as lr= can be called there)'
-        raise ValueError(
-            f'the chain of {owner} reads {what}, whose present value would stay in the compiled '
-            f'step: take the step in brainstate.transform.jit, which knows of States, or keep what '
-            f'changes in the state of the chain.'
-        )
 
 
 def _update(

@@ -271,6 +271,10 @@ class Mars(OptaxOptimizer):
             extra['previous_point_grads'] = previous_point_grads
         super().step(grads, **extra)
 
+    def update(self, grads: Any = None, previous_point_grads: Any = ..., **extra: Any) -> None:
+        """Do the same as :meth:`step`."""
+        self.step(grads, previous_point_grads, **extra)
+
     def _for_chain(
         self, extra: dict, stepper: Any, group: Any, plan: Any, values: list, numbers: list
     ) -> dict:

@@ -166,6 +166,16 @@ class LBFGS(OptaxOptimizer):
             )
         return step_by_closure(self._stepper or self._new_stepper(), closure)
 
+    def update(
+        self,
+        grads: Any = None,
+        value: Any = None,
+        value_fn: Callable[[Any], Any] | None = None,
+        **extra: Any,
+    ) -> Any:
+        """Do the same as :meth:`step`."""
+        return self.step(grads, value, value_fn, **extra)
+
     def _for_search(self, value: Any, value_fn: Any) -> dict[str, Any]:
         """Return what the line search takes; raise if it is missing."""
         needed = {'value': value, 'value_fn': value_fn}
