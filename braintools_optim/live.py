@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import attrgetter
-from typing import Any, NoReturn
+from typing import Any
 
 from brainstate import State
 from brainstate.util import StateJaxTracer
@@ -32,26 +31,11 @@ from .observe import traced
 from .own_state import CoreState, undone_on_error
 from .signature import CommonOptions, argument_defaults, argument_names, suggestion
 
-__all__ = ['LiveNumbers', 'fixed_option']
+__all__ = ['LiveNumbers']
 
 
 # What is set or read as an attribute of every optimizer, where a number would stand in its way.
 _TAKEN = frozenset(['param_states', 'step_count', 'tx', 'opt_state', 'param_groups', 'step'])
-
-
-def fixed_option(place: str, doc: str) -> Any:
-    """Return an attribute for what was given at construction for the whole optimizer.
-
-    ``place`` is the attribute that holds it, such as ``'_decay_mask'``.
-    """
-    name = place.rpartition('.')[2].removeprefix('_')
-
-    def refuse(self: Any, value: Any) -> NoReturn:
-        raise AttributeError(
-            f'{name} of {type(self).__name__} is fixed at construction; build a new optimizer.'
-        )
-
-    return property(attrgetter(place), refuse, doc=doc)
 
 
 class LiveNumbers:

@@ -16,11 +16,12 @@ from .chunks import are_many, leafwise
 from .closure import step_with_functions
 from .decay import check_decay_mask
 from .fixed_chain import check_chain, refuse_decay, watched
+from .fixed_options import FixedOptions
 from .groups import Groups, ParamGroup
 from .habits import refuse_parameters, refuse_rate, refuse_torch_group
 from .hyper import Hyper, check_flag, check_number, is_zero, number_at
 from .leaf import Leaf, flat_values, leaves_of
-from .live import LiveNumbers, fixed_option
+from .live import LiveNumbers
 from .observe import traced
 from .own_state import ChainState, CoreState, CountState, undone_on_error
 from .packs import Packed
@@ -65,7 +66,7 @@ class Optimizer(Node):
         raise NotImplementedError(f'{type(self).__name__} must define update.')
 
 
-class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
+class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Saved, Optimizer):
     """An optimizer whose algorithm is an optax chain.
 
     Every number given at construction (learning rate, decays, ...) is live: assign it on the
@@ -404,25 +405,6 @@ class OptaxOptimizer(LiveNumbers, DrivenRates, Saved, Optimizer):
         self.param_states.adopt(manager)
         self._leaves = leaves
         self._stepper = None
-
-    state_dtype = fixed_option(
-        '_precision.state_dtype',
-        'What the chain computes in, None for the dtype of each parameter.',
-    )
-    master_dtype = fixed_option(
-        '_precision.master_dtype',
-        'What narrower parameters are updated in, None for their own dtype.',
-    )
-    mu_dtype = fixed_option(
-        '_precision.mu_dtype',
-        'What first moments are kept in, None for what the chain computes in.',
-    )
-    skip_nonfinite = fixed_option(
-        '_skip_nonfinite', 'Whether a step with a gradient that is not finite is left out.'
-    )
-    decay_mask = fixed_option(
-        '_decay_mask', 'Which parameters the weight decay is for, None for all.'
-    )
 
     @property
     def opt_state(self) -> OptimState | None:
