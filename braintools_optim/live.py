@@ -184,7 +184,7 @@ class LiveNumbers:
 
     def _running_hyper(self) -> Hyper | None:
         """Return the values of the group whose chain is being built or run, if one is."""
-        if (running := self._running_now()) is None:
+        if self.__dict__['_running'] is None or (running := self._running_now()) is None:
             return None
         self.__dict__['_rate_is_read'] = True  # as far as is known
         return running[0]
@@ -219,7 +219,9 @@ class LiveNumbers:
 
     def _checked(self, name: str, value: Any, like: Any) -> Any:
         """Return a number of a group as it is kept, or raise where it is not allowed."""
-        if name == 'lr' and type(value) is not float:
+        if type(value) is float:  # by far the most frequent
+            return check_number(type(self).__name__, name, value, like)
+        if name == 'lr':
             refuse_scheduler(type(self).__name__, value)
         absent = self.none_is_zero
         if name in absent and value is None:
