@@ -196,9 +196,10 @@ class LiveNumbers:
 
     def _run_as(self, h: Hyper | None, numbers: list[dict[str, Any]] | None = None) -> None:
         """Say whose chain is being built or run: None for nobody's."""
-        self.__dict__['_running'] = None if h is None else (h, numbers, StateJaxTracer())
+        trace = StateJaxTracer()
+        self.__dict__['_running'] = None if h is None else (h, numbers, trace)
         if numbers is not None:
-            self._core.busy_in(StateJaxTracer())
+            self._core.busy_in(trace)
 
     def _read(self, group: int, name: str) -> Any:
         """Return a number of a group: while a chain is traced, the traced one."""

@@ -262,7 +262,7 @@ def test_the_slow_average_is_precise(b3):
     assert float(state.m2) == pytest.approx(1.0 - 0.999999**10, rel=1e-5)  # else 1.3 % off
 
 
-@pytest.mark.parametrize('b3', [0.0, 1e-9])
+@pytest.mark.parametrize('b3', [0.0, 1e-14])
 def test_the_slow_average_forgets_what_was_larger(b3):
     def update(b3, g, state):
         return scale_by_ademamix(0.9, 0.999, b3, 5.0).update(g, state)[1]
@@ -270,7 +270,7 @@ def test_the_slow_average_forgets_what_was_larger(b3):
     state = scale_by_ademamix(0.9, 0.999, 0.5, 5.0).init(jnp.ones(()))
     for g in (1e6, 1e-1):
         state = jax.jit(update)(b3, jnp.asarray(g), state)
-    assert float(state.m2) == pytest.approx(1e-1, rel=1e-2)  # else 0.0625 or 0.125
+    assert float(state.m2) == pytest.approx(1e-1, rel=1e-6)  # else 0.0625 or 0.125
 
 
 def test_float64(x64):

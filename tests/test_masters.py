@@ -224,6 +224,15 @@ def test_what_is_refused(options, words):
         bo.Adam(**options)
 
 
+def test_extra_arguments_are_taken_by_chains_that_take_them():
+    w = ParamState(jnp.ones(2, BF16))
+    opt = bo.OptaxOptimizer(tx=optax.scale(-1.0), master_dtype=jnp.float32)
+    opt.register_trainable_weights({'w': w})
+    with pytest.raises(TypeError, match='takes no extra arguments'):
+        opt.step({'w': jnp.ones(2)}, value=1.0)
+    np.testing.assert_array_equal(w.value, np.ones(2, BF16))
+
+
 def test_it_is_fixed():
     opt = sgd(ParamState(jnp.ones(2, BF16)))
     assert opt.master_dtype == jnp.float32

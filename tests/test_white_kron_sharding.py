@@ -10,6 +10,7 @@ from on_mesh import complaints_of
 
 KINDS = ['Auto', 'Explicit']
 CASES = ['init', 'jitted init', 'step', 'with specs of parameters', 'class', 'checkpoint']
+CASES += ['a size that does not fit']
 
 
 def test_on_a_mesh():
@@ -85,6 +86,13 @@ def main():
         tx = transforms.quad(0.1, **options, **pipeline)
         wanted = transforms.get_opt_state_partition_specs(params, **options, **pipeline)
         assert wanted[0].Ql['w'] == PartitionSpec('pp')
+        complaint = 'nothing was refused'
+        try:
+            transforms.quad(0.1, **options, pipeline_axis_name='pp').init(params)
+        except ValueError as error:
+            said = "pipeline_axis_size must be a multiple of 4, the size of the mesh axis 'pp'"
+            complaint = '' if said in str(error) else str(error)
+        report[f'a size that does not fit {kind}'] = complaint
         state = tx.init(params)
         report[f'init {kind}'] = elsewhere(state, wanted, mesh)
         named = jax.tree.map(lambda s, m=mesh: NamedSharding(m, s), wanted, is_leaf=is_spec)

@@ -27,7 +27,7 @@ def wider(dtype: Any, master: Any) -> Any:
 
 def with_masters(
     inner: optax.GradientTransformation, dtype: Any = jnp.float32
-) -> optax.GradientTransformationExtraArgs:
+) -> optax.GradientTransformation:
     """Let a transformation update wide copies of narrow parameters, which are then rounded.
 
     In bfloat16 an update below a 256th of a parameter vanishes; here they add up. ``inner`` sees
@@ -36,7 +36,7 @@ def with_masters(
     The state is that of ``inner`` and a `MasterState`. A parameter that was assigned since, so
     that it is not what its copy rounds to, is where its copy goes on from, entry by entry.
     """
-    inner = optax.with_extra_args_support(inner)
+    chain = optax.with_extra_args_support(inner)
 
     def is_narrow(p: jax.Array) -> bool:
         return wider(p.dtype, dtype) != p.dtype
@@ -48,7 +48,7 @@ def with_masters(
         return p.astype(dtype) if is_narrow(p) else jnp.zeros(0, dtype)
 
     def init(params: optax.Params) -> tuple[Any, MasterState]:
-        return inner.init(jax.tree.map(widened, params)), MasterState(jax.tree.map(copy, params))
+        return chain.init(jax.tree.map(widened, params)), MasterState(jax.tree.map(copy, params))
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         if params is None:
@@ -56,7 +56,7 @@ def with_masters(
         inner_state, (masters,) = state
         narrow, treedef = moments.flat(params)
         wide = list(map(present, narrow, treedef.flatten_up_to(masters)))
-        updates, inner_state = inner.update(
+        updates, inner_state = chain.update(
             jax.tree.map(widened, updates), inner_state, treedef.unflatten(wide), **extra
         )
         moved, kept = [], []
@@ -74,6 +74,12 @@ def with_masters(
     def present(p: Any, master: Any) -> Any:
         if moments.is_absent(p) or not is_narrow(p):
             return p
-        return jnp.where(master.astype(p.dtype) == p, master, p.astype(dtype))
+        return jnp.where(bits(master.astype(p.dtype)) == bits(p), master, p.astype(dtype))
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    def bits(p: jax.Array) -> jax.Array:
+        # XLA may compare numbers in more than their precision: a master would equal nothing.
+        return jax.lax.bitcast_convert_type(p, f'uint{8 * p.dtype.itemsize}')
+
+    if isinstance(inner, optax.GradientTransformationExtraArgs):
+        return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformation(init, update)
