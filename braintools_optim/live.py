@@ -184,7 +184,7 @@ class LiveNumbers:
 
     def _running_hyper(self) -> Hyper | None:
         """Return the values of the group whose chain is being built or run, if one is."""
-        if self.__dict__['_running'] is None or (running := self._running_now()) is None:
+        if (running := self._running_now()) is None:
             return None
         self.__dict__['_rate_is_read'] = True  # as far as is known
         return running[0]

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-__all__ = ['as_dict', 'is_count', 'is_finite', 'plainly', 'shaped_like']
+__all__ = ['is_count', 'is_finite', 'plainly', 'shaped_like']
 
 
 def plainly(value: Any) -> Any:
@@ -41,14 +41,6 @@ def shaped_like(value: Any, template: Any) -> Any:
                 for i, v in enumerate(value)
             ]
     return value
-
-
-def as_dict(value: Any, what: str, wrong: list[str]) -> Mapping[str, Any]:
-    """Return a dict, an empty one with a complaint if it is none."""
-    if isinstance(value, Mapping):
-        return value
-    wrong.append(f'{what} must be a dict, got {type(value).__name__}')
-    return {}
 
 
 def is_count(value: Any) -> bool:
