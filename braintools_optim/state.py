@@ -296,6 +296,16 @@ class UniqueStateManager:
         """How many distinct States there are."""
         return len(self._states)
 
+    @property
+    def seen_ids(self) -> set[int]:
+        """The ids of the distinct States."""
+        return set(self._index)
+
+    @property
+    def pytree_structure(self) -> Any:
+        """The structure of :meth:`to_pytree`, None without States."""
+        return jax.tree.structure(self.to_pytree(), is_leaf=is_state) if self._states else None
+
     def aliases(self) -> dict[Keys, list[int]]:
         """Return every registered path with the positions of the States found there."""
         return self._reached

@@ -752,6 +752,8 @@ def test_manager_of_a_tree_with_a_tie():
     named = manager.to_dict()
     assert list(named) == ['dec.b', 'dec.w', 'enc.layers[1].w']
     assert [*named.values()] == [bias, tied, deep]
+    assert manager.seen_ids == {id(bias), id(tied), id(deep)}
+    assert manager.pytree_structure.num_leaves == 3
     values = manager.to_dict_value()
     assert list(values) == list(named)
     assert all(values[name] is state.value for name, state in named.items())
@@ -835,6 +837,7 @@ def test_manager_clear():
     manager = bo.UniqueStateManager({'x': x})
     manager.clear()
     assert len(manager) == manager.num_unique_states == 0
+    assert manager.seen_ids == set() and manager.pytree_structure is None
     assert manager.get_flattened() == [] and manager.to_dict_value() == {}
     assert manager.merge_with({'again': x}).to_dict() == {'again': x}
 

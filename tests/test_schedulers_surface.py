@@ -36,6 +36,9 @@ def test_where_a_warm_restart_is(mult):
         restarts.T_cur = 0
     with pytest.raises(AttributeError, match=r'step\(epoch\) goes there'):
         restarts.T_i.value = 5
+    restarts.T_i.value = int(restarts.T_i)  # as programs for braintools restore it
+    saved = restarts.state_dict()
+    assert (saved['T_cur'], saved['T_i']) == (restarts.T_cur, restarts.T_i)
     restarts.step(4)
     traced = brainstate.transform.jit(lambda: (restarts.T_cur.value, restarts.T_i.value))()
     assert traced == (1, {1: 3, 2: 6, 3: 9}[mult])
@@ -48,6 +51,7 @@ def test_which_of_a_sequence_runs():
     found = []
     for _ in range(6):
         found.append(opt.lr.current_scheduler_idx)
+        assert opt.lr.state_dict()['current_scheduler_idx'] == found[-1]
         assert brainstate.transform.jit(lambda: opt.lr.current_scheduler_idx)() == found[-1]
         opt.lr.step()
     assert found == [0, 0, 1, 1, 2, 2]

@@ -200,6 +200,11 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         begin, length = evaluate(last_restart, epoch, self.T_0, self.T_mult)
         return epoch - begin, length if is_tracer(length) else int(length)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return a snapshot as plain data; ``T_cur`` and ``T_i`` in it follow from the epoch."""
+        current, length = self._cycle()
+        return super().state_dict() | {'T_cur': current, 'T_i': length}
+
 
 class WarmupCosineSchedule(LRScheduler):
     r"""Rise on a straight line, then anneal along a cosine to a minimum.

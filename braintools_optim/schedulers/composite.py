@@ -477,8 +477,9 @@ class SequentialLR(Composite):
         return self._where_it_runs(progress, first, progress.epoch, written)[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a snapshot as plain data."""
-        return super().state_dict() | {'milestones': list(self.milestones)}
+        """Return a snapshot as plain data; which scheduler runs follows from the epoch."""
+        running = {'current_scheduler_idx': self.current_scheduler_idx}
+        return super().state_dict() | {'milestones': list(self.milestones)} | running
 
     def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
         """Return what keeps a snapshot from being loaded."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ..fixed_list import FixedList
 from ..number import live_number
+from ..observe import is_tracer
 
 if TYPE_CHECKING:
     from .rate import LRScheduler
@@ -36,12 +37,20 @@ class Entries(FixedList):
 
 
 def live_count(read: Callable[[], Any], write: Callable[[Any], None] | None = None) -> Any:
-    """Return what a scheduler counts, or has seen, as a number with ``.value``."""
+    """Return what a scheduler counts, or has seen, as a number with ``.value``.
 
-    def refuse(value: Any) -> NoReturn:
-        raise AttributeError('this follows from the epoch: step(epoch) goes there.')
+    Without ``write`` it follows from the epoch, and takes no other number than it has.
+    """
 
-    return live_number(read, write or refuse)
+    def refuse_another(value: Any) -> None:
+        present = read()
+        if is_tracer(value) or is_tracer(present) or value != present:
+            raise AttributeError(
+                f'this follows from the epoch and is {present}, got {value!r}: step(epoch) goes '
+                f'there.'
+            )
+
+    return live_number(read, write or refuse_another)
 
 
 class CurrentRates:
