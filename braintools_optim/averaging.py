@@ -17,14 +17,14 @@ from brainstate.random import RandomState
 from saiunit import Quantity
 
 from .hyper import UNIT, check_flag, check_number
-from .leaf import Leaf, flat_values, is_unit_leaf
+from .leaf import Leaf, flat_values, is_unit_leaf, regrouped
 from .observe import traced
 from .optimizer import Optimizer
-from .own_state import NumbersState, weak_scalars
+from .own_state import NumbersState, next_count, weak_scalars
 from .precision import checked_dtype
 from .signature import constructor_signature
 from .state import OptimState, path_name
-from .step import next_count, regrouped, write_all
+from .writing import write_all
 
 __all__ = ['AveragedModel']
 

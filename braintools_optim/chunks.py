@@ -21,13 +21,14 @@ from .buffers import is_deleted
 from .compiled import entry_of
 from .gradient import assigned, refuse_non_arrays
 from .leaf import flat_values
+from .leafwise import is_leafwise
 from .part import Kept, Part, joined
 from .state import Keys
 
 if TYPE_CHECKING:
-    from .step import Stepper
+    from .computation import Computation
 
-__all__ = ['Chunks', 'are_many', 'leafwise']
+__all__ = ['Chunks', 'are_many']
 
 _MANY = 1000  # leaves from which on a step is cut
 _MOST_CALLS = 64
@@ -40,16 +41,6 @@ _aval, _committed, _sharding = map(attrgetter, ('aval', 'committed', 'sharding')
 def are_many(leaves: Sequence[Any]) -> bool:
     """Whether a step over so many leaves is cut, where that can be done."""
     return len(leaves) >= _MANY
-
-
-def leafwise(transform: Callable) -> Callable:
-    """Mark a ``transform`` whose chain updates each leaf by its own numbers, state and shape alone.
-
-    Its steps may be cut. What the chain keeps for all leaves together must not depend on them. A
-    method that overrides a marked one is not marked.
-    """
-    transform.leafwise = True  # type: ignore[attr-defined]
-    return transform
 
 
 class Call(NamedTuple):
@@ -68,15 +59,15 @@ class Chunks:
     """A step in several calls, for arguments of one signature."""
 
     @classmethod
-    def of(cls, stepper: Stepper, treedef: Any, args: tuple) -> Chunks | None:
+    def of(cls, computation: Computation, treedef: Any, args: tuple) -> Chunks | None:
         """Compile the calls for these arguments; None where the step cannot be cut, or need not.
 
         Arrays on several devices are left to XLA in one program.
         """
-        optimizer = stepper.optimizer
+        optimizer = computation.optimizer
         if (
-            not getattr(optimizer.transform, 'leafwise', False)
-            or any(group.chain is not None for group in stepper.groups)
+            not is_leafwise(optimizer.transform)
+            or any(group.chain is not None for group in computation.groups)
             or optimizer._options['grad_clip_norm'] is not None
             or optimizer.skip_nonfinite
         ):
@@ -90,18 +81,18 @@ class Chunks:
             return None
         if len(jax.tree.leaves(values)) != len(old):  # values of several arrays
             return None
-        new = cls(stepper, treedef, args)
+        new = cls(computation, treedef, args)
         return new if new._cut(old, grads, flat, state) else None
 
-    def __init__(self, stepper: Stepper, treedef: Any, args: tuple):
+    def __init__(self, computation: Computation, treedef: Any, args: tuple):
         values, leaves, numbers, grads, _ = args
         flat, self.treedef = _arrays((values, grads, numbers))
         state, _ = _arrays(leaves)
-        self.stepper = stepper
+        self.computation = computation
         self.values = jax.tree.structure(values)
         self.look, self.state_look = _look(flat), _look(state)
         chains = jax.tree.unflatten(treedef, range(len(leaves)))
-        self.kept = [Kept.of(stepper, i, packed.tree) for i, packed in enumerate(chains)]
+        self.kept = [Kept.of(computation, i, packed.tree) for i, packed in enumerate(chains)]
         self.entries: list[Any] = []  # of the programs
         self.calls: list[Call] = []
 
@@ -109,16 +100,16 @@ class Chunks:
 
     def _cut(self, old: list, grads: Any, flat: list, state: list) -> bool:
         """Compile the programs, where it pays; return whether it does."""
-        given, owned = assigned(grads, self.stepper.manager, self.stepper.leaves)
+        given, owned = assigned(grads, self.computation.manager, self.computation.leaves)
         kinds: list[Any] = list(map(jax.tree.structure, given))
         starts = np.cumsum([len(old), *(kind.num_leaves for kind in kinds)]).tolist()
         shares = [[kinds[i] for i in own] for own in owned]
         pieces = [[p for i in own for p in range(starts[i], starts[i + 1])] for own in owned]
 
         alike: dict[Any, list[int]] = {}
-        for index, (plan, kept) in enumerate(zip(self.stepper.plans, self.kept, strict=True)):
+        for index, (plan, kept) in enumerate(zip(self.computation.plans, self.kept, strict=True)):
             for i in plan.leaves:
-                leaf = self.stepper.leaves[i]
+                leaf = self.computation.leaves[i]
                 slots = sorted(kept.own.get(leaf.path, {}).items())
                 arrays = [flat[i], *(flat[p] for p in pieces[i]), *(state[p] for _, p in slots)]
                 names = tuple(name for name, _ in slots)
@@ -140,7 +131,7 @@ class Chunks:
         if len(bundles[0]) + len(rest) > _MOST_COMPILED * sum(map(len, classes)):
             return False
         for number, members in enumerate([bundles, [rest]] if rest else [bundles]):
-            part = Part(self.stepper, members[0], old, shares)
+            part = Part(self.computation, members[0], old, shares)
             if not part.fits(self.kept, self._paths(members[0])):
                 return False
             for chosen in members:
@@ -152,7 +143,7 @@ class Chunks:
         return True
 
     def _paths(self, members: list[int]) -> list[Keys]:
-        return [self.stepper.leaves[i].path for i in members]
+        return [self.computation.leaves[i].path for i in members]
 
     def _call(self, number: int, part: Part, members: list[int], pieces: list) -> Call:
         state = part.positions(self.kept, self._paths(members))
@@ -209,8 +200,8 @@ class Chunks:
         self.vectors = vectors
         self.order = [self._order(position) for position in vectors]
         self.join = jax.jit(joined)
-        moved = {self.stepper.leaves[i].state for call in self.calls for i in call.members}
-        self.resting = [i for i in range(len(self.stepper.params)) if i not in moved]
+        moved = {self.computation.leaves[i].state for call in self.calls for i in call.members}
+        self.resting = [i for i in range(len(self.computation.manager)) if i not in moved]
 
     def _order(self, position: int) -> jax.Array:
         """Return where each entry of a vector is among those of all calls and the old ones."""

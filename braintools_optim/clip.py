@@ -1,7 +1,9 @@
-"""Bounding gradients, before any chain sees them."""
+"""What a step does to gradients before any chain sees them: their sign, and bounds."""
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Container
 from typing import Any
 
 import jax
@@ -10,7 +12,13 @@ import optax
 
 from .leaf import entries_of, over_entries
 
-__all__ = ['clipped']
+__all__ = ['clipped', 'downhill']
+
+
+def downhill(found: list, climbing: Container[int], options: dict[str, Any]) -> list:
+    """Return gradients with the sign turned where that is to climb, and bounded."""
+    signed = (over_entries(operator.neg, g) if i in climbing else g for i, g in enumerate(found))
+    return clipped(list(signed), options)
 
 
 def clipped(found: list, options: dict[str, Any]) -> list:

@@ -16,12 +16,17 @@ from brainstate.transform import StatefulFunction
 
 from .clip import clipped
 from .compiled import matmul_precision
-from .finite import all_finite, held
+from .computation import own_copies
+from .finite import all_finite, where_finite
 from .gradient import refuse_non_arrays
+from .leaf import regrouped
 from .meaning import Meaning
-from .objective import ClosureObjective, GroupView, number_of
+from .objective import ClosureObjective
 from .observe import traced
-from .step import next_count, own_copies, regrouped, split_extra, write_all
+from .own_state import next_count
+from .step import split_extra
+from .view import GroupView, number_of
+from .writing import write_all
 
 if TYPE_CHECKING:
     from .step import Stepper
@@ -83,8 +88,7 @@ class CompiledStep:
 
     def __call__(self, *args: Any) -> Any:
         values = [param.value for param in self.stepper.params]
-        for leaf, value in zip(self.stepper.leaves, self.stepper.leaf_values(values), strict=True):
-            leaf.check_shape(value)
+        self.stepper.computation.check_shapes(values)
         function = self.function.make_jaxpr(*args)
         jaxpr = function.get_jaxpr(*args)
         if jaxpr is not self.jaxpr:
@@ -124,11 +128,11 @@ def _compute(
     All later evaluations see the States as the first one found them: random numbers are the same
     in all, so that the step minimizes one function, and running means count the step once.
     """
-    optimizer, leaves = stepper.optimizer, stepper.leaves
-    ((group,), (plan,)) = stepper.groups, stepper.plans
+    optimizer, computation = stepper.optimizer, stepper.computation
+    leaves, (group,), (plan,) = computation.leaves, computation.groups, computation.plans
     numbers = optimizer._table.unpack(stepper.numbers.value)
-    view = GroupView(stepper, group, plan, values, numbers)
-    old = stepper.leaf_values(values)
+    view = GroupView(computation, group, plan, values, numbers)
+    old = computation.leaf_values(values)
     read = [objective.reads(stepper.params[leaf.state]) for leaf in leaves]
 
     def evaluate(arrays: list) -> tuple[Any, Any]:
@@ -151,12 +155,12 @@ def _compute(
     def run(chain: Any, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         return optimizer._descend(h, chain, value_fn, params, state, value, grads)
 
-    after, next_state = stepper.run_chain(group, plan, h, state, found, old, run, numbers)
+    after, next_state = computation.run_chain(group, plan, h, state, found, old, run, numbers)
     state = own_copies(
-        held(finite, next_state, state), [*old, *jax.tree.leaves((others, loss, written))]
+        where_finite(finite, next_state, state), [*old, *jax.tree.leaves((others, loss, written))]
     )
     new = list(old)
     for i, x in zip(plan.leaves, after, strict=True):
         if found[i] is not None:
             new[i] = leaves[i].decode(x, old[i])
-    return loss, written, state, regrouped(values, held(finite, new, old), found)
+    return loss, written, state, regrouped(values, where_finite(finite, new, old), found)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from .leaf import entries_of
 
-__all__ = ['all_finite', 'held']
+__all__ = ['all_finite', 'where_finite']
 
 
 def all_finite(gradients: list) -> Any:
@@ -18,8 +18,8 @@ def all_finite(gradients: list) -> Any:
     return jnp.stack(given).all() if given else None
 
 
-def held(go_on: Any, new: Any, old: Any) -> Any:
-    """Return the new values if the condition holds, else the old ones; without it the new."""
-    if go_on is None:
+def where_finite(finite: Any, new: Any, old: Any) -> Any:
+    """Return the new values where that holds, else the old ones; the new if it is None."""
+    if finite is None:
         return new
-    return jax.tree.map(lambda n, o: n if n is o else jax.lax.select(go_on, n, o), new, old)
+    return jax.tree.map(lambda n, o: n if n is o else jax.lax.select(finite, n, o), new, old)

@@ -23,7 +23,7 @@ from .state import Keys, UniqueStateManager, path_name, plain_keys
 from .transforms.masters import wider
 from .transforms.sparse import coalesced
 
-__all__ = ['Leaf', 'entries_of', 'flat_values', 'leaves_of', 'over_entries']
+__all__ = ['Leaf', 'entries_of', 'flat_values', 'leaves_of', 'over_entries', 'regrouped']
 
 
 def is_unit_leaf(x: Any) -> bool:
@@ -194,6 +194,21 @@ class Leaf:
 def flat_values(value: Any) -> tuple[list[Any], Any]:
     """Return the leaves of a State's value, each with its unit, and the tree they form."""
     return jax.tree.flatten(value, is_leaf=is_unit_leaf)
+
+
+def regrouped(values: list, new: list, found: list | None = None) -> list:
+    """Return leaves in the place of those of State values.
+
+    Given the gradients, None stands for a State none of whose leaves has one.
+    """
+    made, start = [], 0
+    for value in values:
+        leaves, treedef = flat_values(value)
+        stop = start + len(leaves)
+        moved = found is None or any(g is not None for g in found[start:stop])
+        made.append(treedef.unflatten(new[start:stop]) if moved else None)
+        start = stop
+    return made
 
 
 def entries_of(g: Any) -> Any:

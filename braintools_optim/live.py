@@ -28,8 +28,9 @@ from .hyper import (
     number_at,
 )
 from .observe import traced
-from .own_state import CoreState, undone_on_error
+from .own_state import CoreState
 from .signature import CommonOptions, argument_defaults, argument_names, suggestion
+from .writing import undone_on_error
 
 __all__ = ['LiveNumbers']
 

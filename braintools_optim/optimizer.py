@@ -12,7 +12,7 @@ import optax
 from brainstate import State
 from brainstate.graph import Node
 
-from .chunks import are_many, leafwise
+from .chunks import are_many
 from .closure import step_with_functions
 from .decay import check_decay_mask
 from .fixed_chain import check_chain, refuse_decay, watched
@@ -21,10 +21,12 @@ from .groups import Groups, ParamGroup
 from .habits import refuse_parameters, refuse_rate, refuse_torch_group
 from .hyper import Hyper, check_flag, check_number, is_zero, number_at
 from .leaf import Leaf, flat_values, leaves_of
+from .leafwise import leafwise
 from .live import LiveNumbers
 from .observe import traced
-from .own_state import ChainState, CoreState, CountState, undone_on_error
+from .own_state import ChainState, CoreState, CountState
 from .packs import Packed
+from .plan import GroupPlan
 from .precision import Precision
 from .rates import DrivenRates
 from .report import describe
@@ -34,9 +36,11 @@ from .sharding import beside, own_buffers
 from .signature import constructor_documentation, constructor_signature
 from .slot import belong, with_dtype, with_known
 from .state import OptimState, RegisteredStates, UniqueStateManager, nest, with_copies
-from .step import GroupPlan, Stepper
+from .step import Stepper
 from .transforms import scale_by_adam
+from .view import GroupView
 from .whole_chain import whole_chain
+from .writing import undone_on_error
 
 __all__ = ['OptaxOptimizer', 'Optimizer']
 
@@ -259,15 +263,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Saved, Optimizer):
             )
             raise
 
-    def _for_chain(
-        self,
-        extra: dict,
-        stepper: Stepper,
-        group: ParamGroup,
-        plan: Any,
-        values: list,
-        numbers: list,
-    ) -> dict:
+    def _for_chain(self, extra: dict, view: GroupView) -> dict:
         """Return what the chain of a group takes besides gradients, given what step was given."""
         return extra
 

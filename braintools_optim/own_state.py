@@ -1,4 +1,4 @@
-"""The States of optimizers and schedulers: written as cheaply as can be, or not at all.
+"""The States of optimizers and schedulers, written as cheaply as can be.
 
 Where nobody observes them, they are written past their public property, and in parts from which
 the value is made only when somebody looks.
@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from brainstate import State
 from brainstate.util import StateJaxTracer
 
@@ -20,10 +21,11 @@ from .state import OptimState
 
 __all__ = [
     *('ChainState', 'CoreState', 'CountState', 'LateState', 'NumbersState'),
-    *('put_value', 'undone_on_error', 'weak_scalars'),
+    *('next_count', 'weak_scalars'),
 ]
 
 _FLOAT = frozenset([float])
+_MAX_COUNT = int(np.iinfo(np.int32).max)
 
 
 def weak_scalars(vector: Any) -> list:
@@ -32,12 +34,12 @@ def weak_scalars(vector: Any) -> list:
     return [weak[i] for i in range(weak.shape[0])]
 
 
-def put_value(state: State, value: Any) -> None:
-    """Write a State, past its public property where nobody observes it."""
-    if not is_tracer(value) and unobserved(state):  # a tenth of the cost
-        state.__dict__.update(_value=value, _been_writen=True)
-    else:
-        state.value = value
+def next_count(count: Any) -> Any:
+    """Return the count of one more step, which stops at the largest integer."""
+    if isinstance(count, jax.core.Tracer):
+        return optax.safe_increment(count)
+    count = int(count)
+    return np.int32(count if count == _MAX_COUNT else count + 1)
 
 
 class LateState(OptimState):
@@ -310,21 +312,3 @@ class ChainState(PartState):
             (*packed[: self._group], own, *packed[self._group + 1 :]),
             count,
         )
-
-
-class undone_on_error:  # noqa: N801  (a context manager; as a generator it would cost thrice)
-    """Give objects (States, too) their attributes back if anything goes wrong in between."""
-
-    __slots__ = ('_before',)
-
-    def __init__(self, *objects: Any):
-        self._before = [(x.__dict__, dict(x.__dict__)) for x in objects]
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
-        if error is not None:
-            for present, before in self._before:
-                present.clear()
-                present.update(before)

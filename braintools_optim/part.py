@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from .gradient import gradient_of
+from .plan import GroupPlan
 from .slot import Slot, is_masked, rebuild, slots_of
 from .state import Keys
 
 if TYPE_CHECKING:
-    from .step import Stepper
+    from .computation import Computation
 
 __all__ = ['Kept', 'Part', 'joined']
 
@@ -32,11 +33,11 @@ class Kept(NamedTuple):
     places: dict[int, int]  # of the leaves in the vectors
 
     @classmethod
-    def of(cls, stepper: Stepper, index: int, state: Any) -> Kept:
+    def of(cls, computation: Computation, index: int, state: Any) -> Kept:
         """Sort a group's state, whose leaves are their positions."""
-        leaves = stepper.plans[index].leaves
+        leaves = computation.plans[index].leaves
         kept = cls({}, {}, {}, {leaf: i for i, leaf in enumerate(leaves)})
-        for slot in slots_of(state, [stepper.leaves[i].path for i in leaves]):
+        for slot in slots_of(state, [computation.leaves[i].path for i in leaves]):
             if slot.parameter is not None:
                 kept.own.setdefault(slot.parameter, {})[slot.name] = slot.value
             else:
@@ -51,7 +52,7 @@ class Kept(NamedTuple):
 class Part:
     """The computation of a step for some leaves."""
 
-    def __init__(self, stepper: Stepper, members: list[int], old: list, shares: list[list]):
+    def __init__(self, computation: Computation, members: list[int], old: list, shares: list[list]):
         """Prepare it for leaves like ``members``, which are in the order of their groups.
 
         ``old`` are the values of all leaves, ``shares`` the structures of all shares of their
@@ -62,19 +63,20 @@ class Part:
         ]
         self.indices = [
             index
-            for index, plan in enumerate(stepper.plans)
+            for index, plan in enumerate(computation.plans)
             if not set(members).isdisjoint(plan.leaves)
         ]
         leaves = [
-            replace(stepper.leaves[m], path=(f'{i:06d}',), depth=1) for i, m in enumerate(members)
+            replace(computation.leaves[m], path=(f'{i:06d}',), depth=1)
+            for i, m in enumerate(members)
         ]
-        plan_type, plans = type(stepper.plans[0]), []
+        plans = []
         for index in self.indices:
-            in_group = set(stepper.plans[index].leaves)
+            in_group = set(computation.plans[index].leaves)
             numbered = {leaves[i].path[0]: i for i, m in enumerate(members) if m in in_group}
-            plans.append(plan_type(*jax.tree.flatten(numbered)))
-        groups = [stepper.groups[index] for index in self.indices]
-        self.stepper = stepper.part(leaves, groups, plans)
+            plans.append(GroupPlan(*jax.tree.flatten(numbered)))
+        groups = [computation.groups[index] for index in self.indices]
+        self.computation = computation.part(leaves, groups, plans)
         self.skeletons = self._skeletons([old[i] for i in members])
         self.slots: list[list[Slot]] = [
             slots_of(skeleton, [leaves[i].path for i in plan.leaves])
@@ -83,13 +85,13 @@ class Part:
 
     def _skeletons(self, values: list) -> list[Any]:
         """Return the states of the chains as they are built for leaves of these values."""
-        optimizer = self.stepper.optimizer
+        optimizer = self.computation.optimizer
 
         def init(values: list) -> list[Any]:
-            arrays = [x.encode(v) for x, v in zip(self.stepper.leaves, values, strict=True)]
+            arrays = [x.encode(v) for x, v in zip(self.computation.leaves, values, strict=True)]
             return [
                 optimizer._chain(group, optimizer._hyper(group)).init(plan.tree(arrays))
-                for group, plan in zip(self.stepper.groups, self.stepper.plans, strict=True)
+                for group, plan in zip(self.computation.groups, self.computation.plans, strict=True)
             ]
 
         return jax.eval_shape(init, values)
@@ -137,7 +139,7 @@ class Part:
         old: list[Any] = []
         found: list[Any] = []
         for leaf, array, (kind, shares) in zip(
-            self.stepper.leaves, arrays, self.kinds, strict=True
+            self.computation.leaves, arrays, self.kinds, strict=True
         ):
             old.append(kind.unflatten([array]))
             leaf.check_shape(old[-1])
@@ -149,7 +151,7 @@ class Part:
             taken = [(next(sources[_sort(slot)]), slot) for slot in slots]
             chains.append(rebuild(skeleton, [x[place] if _sort(s) == 1 else x for x, s in taken]))
         foreign = [*arrays, *grads, *common]
-        states, new = self.stepper.advance(old, found, chains, numbers, foreign, lambda *_: {})
+        states, new = self.computation.advance(old, found, chains, numbers, foreign, lambda *_: {})
         made: tuple[list, list, list] = ([], [], [])
         for slots, state in zip(self.slots, states, strict=True):
             for slot, x in zip(slots, jax.tree.leaves(state, is_leaf=is_masked), strict=True):

@@ -20,10 +20,10 @@ from brainstate.transform import StatefulFunction
 from .buffers import apart, is_deleted, refuse_deleted
 from .compiled import entry_of, matmul_precision, signature_of
 from .observe import any_hooks, is_plain
-from .own_state import CoreState, LateState, NumbersState, undone_on_error
+from .own_state import CoreState, LateState, NumbersState
 from .shield import ShieldedCall
 from .state import path_name
-from .step import write_all
+from .writing import undone_on_error, write_all
 
 __all__ = ['StatefulProgram']
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,9 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax.experimental.sparse import BCOO
 
-from .clip import clipped
-from .finite import all_finite, held
-from .leaf import over_entries
+from .clip import downhill
+from .finite import all_finite, where_finite
 from .transforms.moments import is_absent
 
 if TYPE_CHECKING:
@@ -42,11 +40,10 @@ def whole_chain(
         )
         found = [None if is_absent(g) else g for g in given]
         finite = all_finite(found) if optimizer.skip_nonfinite else None
-        if group.flags['maximize']:
-            found = [over_entries(operator.neg, g) for g in found]
-        found = clipped(found, {k: optimizer._read(0, k) for k in bounds})
+        climbing = range(len(found)) if group.flags['maximize'] else ()
+        found = downhill(found, climbing, {k: optimizer._read(0, k) for k in bounds})
         found = [old if g is None else g for g, old in zip(found, given, strict=True)]
         new = inner.update(jax.tree.unflatten(treedef, found), state, params, **extra)
-        return held(finite, new, (jax.tree.map(jnp.zeros_like, new[0]), state))
+        return where_finite(finite, new, (jax.tree.map(jnp.zeros_like, new[0]), state))
 
     return optax.GradientTransformationExtraArgs(chain.init, update)

@@ -17,7 +17,7 @@ from cases import CASES, Case, compilations
 from jax.experimental.sparse import BCOO
 
 import braintools_optim as bo
-from braintools_optim.step import Stepper
+from braintools_optim.computation import Computation
 
 RECORD = Path(__file__).parent / 'golden' / 'guard.json'
 FIRST: dict[str, Case] = {case.cls.__name__: case for case in reversed(CASES)}
@@ -55,7 +55,7 @@ def step_equations(name, leaves):
     packed, _ = opt._core.value
     values = [p.value for p in params.values()]
     args = values, packed, opt._table.state.value, grads, {}
-    return equations(jax.make_jaxpr(Stepper(opt).compute)(*args).jaxpr)
+    return equations(jax.make_jaxpr(Computation.of(opt).compute)(*args).jaxpr)
 
 
 def equations_per_leaf(name):
@@ -156,8 +156,8 @@ def test_one_program_that_takes_over_the_state(name, monkeypatch):
     opt, _, grads = build(name, 2)
     live = [k for k in case.live if f'live:{k}' not in case.skip]
     traces, vectors = [], set()
-    compute = Stepper.compute
-    monkeypatch.setattr(Stepper, 'compute', lambda *a: traces.append(a) or compute(*a))
+    compute = Computation.compute
+    monkeypatch.setattr(Computation, 'compute', lambda *a: traces.append(a) or compute(*a))
     with compilations() as compiled:
         for t in range(5):
             for k in live:

@@ -9,14 +9,13 @@ from typing import Any, Unpack
 import jax
 import optax
 
-from ..clip import clipped
-from ..gradient import match_gradients
 from ..hyper import UNIT, Hyper, check_count, check_mask, check_number, check_range, is_zero
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import alpha_scheduler, beta3_scheduler, scale_by_ademamix, scale_by_mars
 from ..transforms.mars import CLIPS, VARIANTS, is_matrix
+from ..view import GroupView
 from .arguments import not_allowed
 from .chain import descent, users_mask
 
@@ -275,20 +274,10 @@ class Mars(OptaxOptimizer):
         """Do the same as :meth:`step`."""
         self.step(grads, previous_point_grads, **extra)
 
-    def _for_chain(
-        self, extra: dict, stepper: Any, group: Any, plan: Any, values: list, numbers: list
-    ) -> dict:
+    def _for_chain(self, extra: dict, view: GroupView) -> dict:
         """Take the other gradients the way of the gradients, to the tree that the chain sees."""
-        if 'previous_point_grads' not in extra:
-            return extra
-        given, old = extra['previous_point_grads'], stepper.leaf_values(values)
-        found = match_gradients(given, old, stepper.manager, stepper.leaves)
-        found = clipped(found, numbers[0])
-        if group.flags['maximize']:
-            found = [None if g is None else -g for g in found]
-        gone = optax.MaskedNode()
-        tree = plan.tree([gone if g is None else g for g in found])
-        return {**extra, 'previous_point_grads': tree}
+        given = extra.get('previous_point_grads')
+        return extra if given is None else extra | {'previous_point_grads': view.gradients(given)}
 
 
 def _functions(**given: Any) -> list[str]:

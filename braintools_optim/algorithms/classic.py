@@ -7,8 +7,8 @@ from typing import Unpack
 
 import optax
 
-from ..chunks import leafwise
 from ..hyper import Hyper, Range, check_range, is_traced
+from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions

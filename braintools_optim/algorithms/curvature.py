@@ -9,12 +9,12 @@ import optax
 
 from ..closure import step_by_closure
 from ..hyper import Hyper, check_count
-from ..objective import GroupView, number_of
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..state import nest
 from ..transforms import descend, scale_by_strong_wolfe, step_by_lbfgs
+from ..view import GroupView, number_of
 from .arguments import one_of_two
 
 __all__ = ['LBFGS']
@@ -194,12 +194,11 @@ class LBFGS(OptaxOptimizer):
             )
         return needed if takes else {}
 
-    def _for_chain(
-        self, extra: dict, stepper: Any, group: Any, plan: Any, values: list, numbers: list
-    ) -> dict:
+    def _for_chain(self, extra: dict, view: GroupView) -> dict:
+        """Take the loss and its function to the tree that the chain sees."""
         if 'value_fn' not in extra:
             return extra
-        view, value_fn = GroupView(stepper, group, plan, values, numbers), extra['value_fn']
+        value_fn = extra['value_fn']
         paths = self.param_states.unique_paths
         objective = view.objective(lambda held: value_fn(nest(paths, held)))
         return {**extra, 'value': view.sign * number_of(extra['value']), 'value_fn': objective}

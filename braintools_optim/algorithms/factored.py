@@ -6,8 +6,8 @@ from typing import Any, Unpack
 
 import optax
 
-from ..chunks import leafwise
 from ..hyper import Hyper, check_number
+from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions

@@ -13,9 +13,9 @@ from saiunit import Quantity
 from ..hyper import check_number
 from ..leaf import flat_values
 from ..observe import is_tracer
+from ..plan import GroupPlan
 from ..slot import Slot, is_masked, slots_of
 from ..state import Keys
-from ..step import GroupPlan
 from .plain import plainly
 
 if TYPE_CHECKING:

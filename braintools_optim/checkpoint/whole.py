@@ -13,8 +13,8 @@ from brainstate import State
 
 from ..observe import is_tracer
 from ..optimizer import OptaxOptimizer
-from ..own_state import undone_on_error
 from ..schedulers import Scheduler
+from ..writing import undone_on_error
 from . import background, file
 from .errors import CheckpointError, IncompatibleCheckpoint
 from .export import export, refuse_unloadable

@@ -16,9 +16,9 @@ from ..checkpoint.errors import IncompatibleCheckpoint
 from ..habits import is_ours, refuse_stray
 from ..hyper import Range, check_count, check_number, is_real
 from ..observe import in_loop, is_tracer, recorded
-from ..own_state import put_value, undone_on_error
 from ..signature import suggestion
 from ..state import OptimState
+from ..writing import put_value, undone_on_error
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup

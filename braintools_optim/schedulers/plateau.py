@@ -11,8 +11,9 @@ import numpy as np
 
 from ..hyper import Range, check_count, check_metric, check_number
 from ..observe import is_tracer
-from ..own_state import NumbersState, put_value
+from ..own_state import NumbersState
 from ..state import OptimState
+from ..writing import put_value
 from .base import Progress
 from .present import PresentRate
 from .rate import OPTIMIZER_RATE, BaseRate

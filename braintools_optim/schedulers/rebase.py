@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..hyper import check_number
-from ..own_state import undone_on_error
+from ..writing import undone_on_error
 
 if TYPE_CHECKING:
     from .rate import LRScheduler

@@ -1,0 +1,232 @@
+"""What one optimization step computes over all groups: a pure function of values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .clip import downhill
+from .finite import all_finite, where_finite
+from .gradient import match_gradients
+from .groups import ParamGroup
+from .hyper import Hyper
+from .leaf import Leaf, flat_values, regrouped
+from .packs import Packed
+from .plan import GroupPlan
+from .slot import is_masked, with_common, with_masked
+from .state import UniqueStateManager
+from .view import GroupView
+
+if TYPE_CHECKING:
+    from .optimizer import OptaxOptimizer
+
+__all__ = ['Computation', 'own_copies']
+
+Run = Callable[[optax.GradientTransformation, Any, Any, Any], tuple[Any, Any]]
+"""What is done with a chain, gradients, its state and parameters: it returns two new trees."""
+
+
+@dataclass(frozen=True)
+class Computation:
+    """The step of one optimizer, for its present parameters and groups, or for some of them."""
+
+    optimizer: OptaxOptimizer
+    manager: UniqueStateManager
+    leaves: list[Leaf]
+    groups: list[ParamGroup]
+    plans: list[GroupPlan]  # of each group
+
+    @classmethod
+    def of(cls, optimizer: OptaxOptimizer) -> Self:
+        """Return the step of an optimizer."""
+        manager, leaves = optimizer.param_states, optimizer._leaves
+        groups = list(optimizer._groups)
+        plans = [GroupPlan.of(manager, leaves, group.members) for group in groups]
+        return cls(optimizer, manager, leaves, groups, plans)
+
+    def part(self, leaves: list[Leaf], groups: list[ParamGroup], plans: list[GroupPlan]) -> Self:
+        """Return what advances some of the leaves alone."""
+        return replace(self, leaves=leaves, groups=groups, plans=plans)
+
+    def compute(
+        self, values: list, packed: tuple[Packed, ...], vector: Any, grads: Any, extra: dict
+    ) -> tuple[tuple[Packed, ...], list]:
+        """Return the new chain states, and the new parameters or None where they stay.
+
+        The states come first because JAX hands donated buffers to outputs in order.
+        """
+        old = self.leaf_values(values)
+        for leaf, value in zip(self.leaves, old, strict=True):
+            leaf.check_axes(value)
+        found = match_gradients(grads, old, self.manager, self.leaves)
+        finite = None
+        if self.optimizer.skip_nonfinite:
+            besides = [extra.get(name) for name in self.optimizer.more_gradients]
+            finite = all_finite([*found, *jax.tree.leaves(besides)])
+        foreign = [*old, *jax.tree.leaves((grads, extra))]
+
+        def given(group: ParamGroup, plan: GroupPlan, numbers: list) -> dict:
+            view = GroupView(self, group, plan, values, numbers)
+            return self.optimizer._for_chain(extra, view)
+
+        chains = [one.tree for one in packed]
+        states, new = self.advance(old, found, chains, vector, foreign, given, finite)
+        made = tuple(one.like(state) for one, state in zip(packed, states, strict=True))
+        return made, regrouped(values, new, found)
+
+    def advance(
+        self,
+        old: list,
+        found: list,
+        chains: Sequence[Any],
+        vector: Any,
+        foreign: list,
+        given: Callable[[ParamGroup, GroupPlan, list], dict],
+        finite: Any = None,
+    ) -> tuple[tuple, list]:
+        """Return the new chain states, and the new value of each leaf.
+
+        ``found`` are the leaves' gradients, ``given`` tells what a group's chain takes besides,
+        and ``foreign`` are the arrays that must not become part of a state. All stays as it is
+        where ``finite`` is given and does not hold.
+        """
+        optimizer = self.optimizer
+        numbers = optimizer._table.unpack(vector)
+        found = downhill(found, self.climbing(), numbers[0])
+
+        new = list(old)
+        new_states: list[Any] = []
+        for group, plan, state in zip(self.groups, self.plans, chains, strict=True):
+            if all(found[i] is None for i in plan.leaves):
+                new_states.append(state)  # a group without gradients rests
+                continue
+            h = group.hyper(numbers[group.index])
+            run = partial(_update, given(group, plan, numbers), type(optimizer).__name__)
+            before = state
+            for values, share in self._by_decay(h, plan, found):
+                state = with_common(state, before, [self.leaves[i].path for i in plan.leaves])
+                updates, state = self.run_chain(
+                    group, plan, values, state, share, old, run, numbers
+                )
+                for i, update in zip(plan.leaves, updates, strict=True):
+                    if share[i] is not None:
+                        p = self.leaves[i].encode(old[i])
+                        if jnp.shape(update) != p.shape:
+                            raise self.leaves[i].misfit(old[i])
+                        new[i] = self.leaves[i].decode((p + update).astype(p.dtype), old[i])
+            new_states.append(own_copies(state, foreign))
+        states = where_finite(finite, tuple(new_states), tuple(chains))
+        return states, where_finite(finite, new, old)
+
+    def run_chain(
+        self,
+        group: ParamGroup,
+        plan: GroupPlan,
+        h: Hyper,
+        state: Any,
+        found: list,
+        old: list,
+        run: Run,
+        numbers: list[dict[str, Any]],
+    ) -> tuple[list, Any]:
+        """Run the group's chain on gradients, its state and parameters, without absent ones.
+
+        ``numbers`` are those of all groups. Return what ``run`` makes of each of the plan's
+        leaves, and the chain's new state.
+        """
+        optimizer = self.optimizer
+        shown = [
+            None if g is None else leaf.encode(value)
+            for leaf, g, value in zip(self.leaves, found, old, strict=True)
+        ]
+        paths = [self.leaves[i].path for i in plan.leaves]
+        absent = {self.leaves[i].path for i in plan.leaves if found[i] is None}
+        seen = with_masked(state, paths, absent) if absent else state
+        optimizer._run_as(h, numbers)
+        try:
+            made, new = run(optimizer._chain(group, h), plan.tree(found), seen, plan.tree(shown))
+        finally:
+            optimizer._run_as(None)
+        if absent:
+            new = jax.tree.map(lambda n, o: o if is_masked(n) else n, new, state, is_leaf=is_masked)
+        return plan.flat(made), _alike(new, state, type(optimizer).__name__)
+
+    def climbing(self) -> set[int]:
+        """Return the leaves of the groups that maximize."""
+        pairs = zip(self.groups, self.plans, strict=True)
+        return {i for group, plan in pairs if group.flags['maximize'] for i in plan.leaves}
+
+    def _by_decay(self, h: Hyper, plan: GroupPlan, found: list) -> list[tuple[Hyper, list]]:
+        """Return the values and gradients of each run of a chain: without decay it is another."""
+        bare = {i for i in plan.leaves if not self.leaves[i].decays}
+        if not bare:
+            return [(h, found)]
+        shares = [
+            (h, [None if i in bare else g for i, g in enumerate(found)]),
+            (h.replaced(weight_decay=0.0), [g if i in bare else None for i, g in enumerate(found)]),
+        ]
+        return [(h, share) for h, share in shares if any(share[i] is not None for i in plan.leaves)]
+
+    # ---- the parameters' values ----------------------------------------------------------
+
+    def leaf_values(self, values: list) -> list:
+        """Return the leaves of the parameters' values, which form the trees that they formed."""
+        found: list = []
+        for name, value in zip(self.manager.names, values, strict=True):
+            leaves, tree = flat_values(value)
+            was = self.leaves[len(found)].tree if len(found) < len(self.leaves) else None
+            if tree != was:
+                raise TypeError(
+                    f'parameter {name!r} was registered as the tree {was} and is {tree} now; its '
+                    f'moments no longer fit.'
+                )
+            found += leaves
+        return found
+
+    def check_shapes(self, values: list) -> None:
+        """Raise if they have other shapes than they came with, where nothing maps over them."""
+        for leaf, value in zip(self.leaves, self.leaf_values(values), strict=True):
+            leaf.check_shape(value)
+
+
+def own_copies(state: Any, foreign: list) -> Any:
+    """Return a chain's state without the very arrays that are somebody else's."""
+    known = set(map(id, foreign))
+    return jax.tree.map(lambda x: jnp.copy(x) if id(x) in known else x, state)
+
+
+def _update(
+    extra: dict[str, Any], owner: str, chain: Any, grads: Any, state: Any, params: Any
+) -> tuple[Any, Any]:
+    """Return what a chain returns; of extra arguments it ignores what it has no use for."""
+    if extra and not isinstance(chain, optax.GradientTransformationExtraArgs):
+        raise TypeError(
+            f'{owner}.step got {", ".join(extra)}, but its chain takes no extra arguments.'
+        )
+    return chain.update(grads, state, params, **extra)
+
+
+def _alike(new: Any, old: Any, owner: str) -> Any:
+    """Return a chain's new state with the dtypes of the old one; raise if its shape changed."""
+    leaves, treedef = jax.tree.flatten(new)
+    old_leaves = jax.tree.leaves(old)
+    old_treedef: Any = jax.tree.structure(old)
+    shapes, old_shapes = [jnp.shape(x) for x in leaves], [jnp.shape(x) for x in old_leaves]
+    if old_treedef != treedef or shapes != old_shapes:
+        raise TypeError(
+            f'the chain of {owner} returned a state of another structure than it was given: '
+            f'{old_treedef} with shapes {old_shapes} became {treedef} with shapes {shapes}.'
+        )
+    return jax.tree.unflatten(
+        treedef,
+        [
+            n if n is o else jax.lax.convert_element_type(n, jnp.result_type(o))
+            for n, o in zip(leaves, old_leaves, strict=True)
+        ],
+    )

@@ -1,0 +1,22 @@
+"""Algorithms that update each leaf by itself, and so may take them in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ['is_leafwise', 'leafwise']
+
+
+def leafwise(transform: Callable) -> Callable:
+    """Mark a ``transform`` whose chain updates each leaf by its own numbers, state and shape alone.
+
+    Its steps may be cut. What the chain keeps for all leaves together must not depend on them. A
+    method that overrides a marked one is not marked.
+    """
+    transform.leafwise = True  # type: ignore[attr-defined]
+    return transform
+
+
+def is_leafwise(transform: Callable) -> bool:
+    """Whether a ``transform`` is marked so."""
+    return getattr(transform, 'leafwise', False)

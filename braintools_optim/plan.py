@@ -1,0 +1,45 @@
+"""How the leaves of a group's parameters form the tree that its chain sees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from .leaf import Leaf
+from .state import UniqueStateManager, nest
+
+__all__ = ['GroupPlan']
+
+
+class GroupPlan(NamedTuple):
+    """The leaves of a group, and the tree that they form."""
+
+    leaves: list[int]  # positions in the optimizer's list of leaves, in the tree's order
+    treedef: Any
+
+    @classmethod
+    def of(cls, manager: UniqueStateManager, leaves: Sequence[Leaf], members: list[int]) -> Any:
+        """Plan for the States at positions ``members``."""
+        numbered: dict[int, list[int]] = {}
+        for i, leaf in enumerate(leaves):
+            numbered.setdefault(leaf.state, []).append(i)
+        pairs = manager.get_flattened()
+        trees = [jax.tree.unflatten(leaves[numbered[m][0]].tree, numbered[m]) for m in members]
+        order, treedef = jax.tree.flatten(nest([pairs[m][0] for m in members], trees))
+        return cls(order, treedef)
+
+    def tree(self, per_leaf: Sequence[Any]) -> Any:
+        """Return the group's tree, given something for each of the optimizer's leaves.
+
+        Where that is None the tree is masked.
+        """
+        chosen = [per_leaf[i] for i in self.leaves]
+        gone = optax.MaskedNode()
+        return jax.tree.unflatten(self.treedef, [gone if x is None else x for x in chosen])
+
+    def flat(self, tree: Any) -> list[Any]:
+        """Return what stands in a tree of the group for each of its leaves."""
+        return self.treedef.flatten_up_to(tree)

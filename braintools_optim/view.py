@@ -1,0 +1,87 @@
+"""What the chain of one group sees in one step, in place of what users hold.
+
+Users write functions of the parameters' values, and give gradients under the parameters' keys. A
+chain sees real arrays in the tree of its group, and minimizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+from saiunit import Quantity
+
+from .clip import clipped, downhill
+from .gradient import match_gradients
+from .leaf import flat_values, regrouped
+from .slot import is_masked
+
+if TYPE_CHECKING:
+    from .computation import Computation
+    from .groups import ParamGroup
+    from .plan import GroupPlan
+
+__all__ = ['GroupView', 'number_of']
+
+
+@dataclass(frozen=True)
+class GroupView:
+    """What the chain of one group sees in one step."""
+
+    computation: Computation
+    group: ParamGroup
+    plan: GroupPlan
+    values: list[Any]  # of the States, as users hold them
+    numbers: list[dict[str, Any]]  # of every group
+
+    @property
+    def sign(self) -> float:
+        """One, or minus one where the group climbs."""
+        return -1.0 if self.group.flags['maximize'] else 1.0
+
+    def gradients(self, grads: Any) -> Any:
+        """Return gradients that users give as the chain sees those that it is run on."""
+        of = self.computation
+        found = match_gradients(grads, of.leaf_values(self.values), of.manager, of.leaves)
+        return self.plan.tree(downhill(found, of.climbing(), self.numbers[0]))
+
+    def objective(self, f: Callable[[list[Any]], Any]) -> Callable[[Any], Any]:
+        """Return a function of the States' values as one to minimize of the chain's tree.
+
+        Its gradients are clipped as those are that users give.
+        """
+
+        def value_fn(tree: Any) -> Any:
+            return self.sign * number_of(f(self._values_with(tree)))
+
+        if not {'grad_clip_norm', 'grad_clip_value'} & set(self.numbers[0]):
+            return value_fn
+        bounded = jax.custom_vjp(value_fn)
+
+        def forward(tree: Any) -> tuple[Any, Any]:
+            value, grads = jax.value_and_grad(value_fn)(tree)
+            found: list[Any] = [None] * len(self.computation.leaves)
+            for i, g in zip(self.plan.leaves, self.plan.flat(grads), strict=True):
+                found[i] = None if is_masked(g) else g
+            return value, self.plan.tree(clipped(found, self.numbers[0]))
+
+        def backward(grads: Any, factor: Any) -> tuple[Any]:
+            return (jax.tree.map(lambda g: (factor * g).astype(g.dtype), grads),)
+
+        bounded.defvjp(forward, backward)
+        return bounded
+
+    def _values_with(self, tree: Any) -> list[Any]:
+        """Return the values of the States with the arrays of a chain's tree in their places."""
+        new = [x for value in self.values for x in flat_values(value)[0]]
+        for i, array in zip(self.plan.leaves, self.plan.flat(tree), strict=True):
+            if not is_masked(array):
+                new[i] = self.computation.leaves[i].decode(array, new[i])
+        return regrouped(self.values, new)
+
+
+def number_of(loss: Any) -> Any:
+    """Return a loss without its unit."""
+    return loss.mantissa if isinstance(loss, Quantity) else loss
