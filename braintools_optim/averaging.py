@@ -16,12 +16,13 @@ from brainstate.graph import Node
 from brainstate.random import RandomState
 from saiunit import Quantity
 
-from .hyper import UNIT, check_flag, check_number
+from .check import check_flag, check_number
 from .leaf import Leaf, flat_values, is_unit_leaf, regrouped
 from .observe import traced
 from .optimizer import Optimizer
 from .own_state import NumbersState, next_count, weak_scalars
 from .precision import checked_dtype
+from .ranges import UNIT
 from .signature import constructor_signature
 from .state import OptimState, path_name
 from .writing import write_all

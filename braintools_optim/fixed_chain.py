@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import optax
 
-from .hyper import Hyper, is_traced
+from .check import is_traced
+from .hyper import Hyper
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer

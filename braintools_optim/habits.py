@@ -10,7 +10,7 @@ from typing import Any
 from brainstate import State
 from brainstate.graph import Node
 
-from .hyper import RANGES
+from .ranges import RANGES
 
 __all__ = [
     'argument_here',

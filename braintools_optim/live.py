@@ -8,6 +8,7 @@ from typing import Any
 from brainstate import State
 from brainstate.util import StateJaxTracer
 
+from .check import check_flag, check_number, is_live, is_traced, is_zero
 from .groups import ParamGroup
 from .habits import (
     argument_here,
@@ -16,19 +17,10 @@ from .habits import (
     refuse_scheduler,
     way_here,
 )
-from .hyper import (
-    RANGES,
-    Hyper,
-    HyperTable,
-    check_flag,
-    check_number,
-    is_live,
-    is_traced,
-    is_zero,
-    number_at,
-)
+from .hyper import Hyper, HyperTable, number_at
 from .observe import traced
 from .own_state import CoreState
+from .ranges import RANGES
 from .signature import CommonOptions, argument_defaults, argument_names, suggestion
 from .writing import undone_on_error
 

@@ -12,6 +12,7 @@ import optax
 from brainstate import State
 from brainstate.graph import Node
 
+from .check import check_flag, check_number, is_zero
 from .chunks import are_many
 from .closure import step_with_functions
 from .decay import check_decay_mask
@@ -19,7 +20,7 @@ from .fixed_chain import check_chain, refuse_decay, watched
 from .fixed_options import FixedOptions
 from .groups import Groups, ParamGroup
 from .habits import refuse_parameters, refuse_rate, refuse_torch_group
-from .hyper import Hyper, check_flag, check_number, is_zero, number_at
+from .hyper import Hyper, number_at
 from .leaf import Leaf, flat_values, leaves_of
 from .leafwise import leafwise
 from .live import LiveNumbers

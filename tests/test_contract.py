@@ -41,8 +41,10 @@ from cases import (
 )
 
 import braintools_optim as bo
-import braintools_optim.step as step_module
 from braintools_optim import chunks
+from braintools_optim import computation as computation_module
+from braintools_optim import step as step_module
+from braintools_optim import writing as writing_module
 
 CASE = {case.id: case for case in CASES}
 PACKAGE = str(Path(bo.__file__).parent)
@@ -583,6 +585,9 @@ def interrupted(action, n, under):
     return line
 
 
+STEP_FILES = tuple(m.__file__ for m in (step_module, computation_module, writing_module))
+
+
 def interrupt_everywhere(case, steps, under, watch=lambda opt: None):
     """Interrupt a step, after some others, at every line; return how many there were.
 
@@ -631,14 +636,14 @@ def test_an_interrupt_at_any_line_of_a_warm_step(case):
 
 def test_an_interrupt_at_any_line_of_a_first_step():
     # The step is traced anew each time, by the same lines for every row: one stands for all.
-    assert interrupt_everywhere(CASE['sgd-momentum'], 0, step_module.__file__) > 200
+    assert interrupt_everywhere(CASE['sgd-momentum'], 0, STEP_FILES) > 200
 
 
 def test_an_interrupt_at_any_line_of_a_watched_step():
     def watch(opt):
         opt._core.register_hook('write_after', lambda context: None)
 
-    assert interrupt_everywhere(CASE['sgd'], 3, step_module.__file__, watch) > 10
+    assert interrupt_everywhere(CASE['sgd'], 3, STEP_FILES, watch) > 10
 
 
 def test_an_interrupt_right_after_the_state_was_donated():

@@ -6,9 +6,11 @@ from typing import Unpack
 
 import optax
 
-from ..hyper import DECAY, Hyper, check_range
+from ..check import check_range
+from ..hyper import Hyper
 from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
+from ..ranges import DECAY
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_adagrad, scale_by_centered_rms

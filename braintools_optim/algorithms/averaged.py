@@ -9,8 +9,10 @@ from typing import Any, Unpack
 import jax
 import optax
 
-from ..hyper import UNIT, Hyper, check_count, check_mask, check_number, check_range, is_zero
+from ..check import check_count, check_mask, check_number, check_range, is_zero
+from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
+from ..ranges import UNIT
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import alpha_scheduler, beta3_scheduler, scale_by_ademamix, scale_by_mars

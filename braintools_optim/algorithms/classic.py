@@ -7,9 +7,11 @@ from typing import Unpack
 
 import optax
 
-from ..hyper import Hyper, Range, check_range, is_traced
+from ..check import check_range, is_traced
+from ..hyper import Hyper
 from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
+from ..ranges import Range
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import step_by_asgd, step_by_rprop

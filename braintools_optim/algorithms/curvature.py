@@ -7,8 +7,9 @@ from typing import Any, Unpack
 
 import optax
 
+from ..check import check_count
 from ..closure import step_by_closure
-from ..hyper import Hyper, check_count
+from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions

@@ -6,7 +6,8 @@ from typing import Any, Unpack
 
 import optax
 
-from ..hyper import Hyper, check_number
+from ..check import check_number
+from ..hyper import Hyper
 from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler

@@ -7,9 +7,11 @@ from typing import Any, Unpack
 
 import optax
 
+from ..check import check_count, check_range
 from ..fixed_chain import check_chain
-from ..hyper import UNIT, Hyper, check_count, check_range
+from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
+from ..ranges import UNIT
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import lookahead

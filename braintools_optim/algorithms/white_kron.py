@@ -7,7 +7,8 @@ from typing import Any, Unpack
 import jax.numpy as jnp
 import optax
 
-from ..hyper import Hyper, check_mask
+from ..check import check_mask
+from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from saiunit import Quantity
 
-from ..hyper import check_number
+from ..check import check_number
 from ..leaf import flat_values
 from ..observe import is_tracer
 from ..plan import GroupPlan

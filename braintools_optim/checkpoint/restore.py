@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..hyper import check_number
+from ..check import check_number
 from ..leaf import flat_values
 from ..schedulers.snapshot import resized
 from ..slot import is_masked, rebuild

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..hyper import check_count, check_metric
+from ..check import check_count, check_metric
 from .atomic import sweep
 from .background import Saving
 from .errors import CheckpointError, CorruptCheckpoint

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from brainstate import State
 
+from ..check import check_count, check_number, is_real
 from ..checkpoint.errors import IncompatibleCheckpoint
 from ..habits import is_ours, refuse_stray
-from ..hyper import Range, check_count, check_number, is_real
 from ..observe import in_loop, is_tracer, recorded
+from ..ranges import Range
 from ..signature import suggestion
 from ..state import OptimState
 from ..writing import put_value, undone_on_error

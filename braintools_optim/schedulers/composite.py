@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..hyper import check_number
+from ..check import check_number
 from ..observe import is_tracer
 from ..state import OptimState
 from .base import Progress, Scheduler

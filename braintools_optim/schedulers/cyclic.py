@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from .. import schedules
-from ..hyper import Range, check_count, check_number
+from ..check import check_count, check_number
 from ..observe import is_tracer
+from ..ranges import Range
 from .base import Progress
 from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler
 

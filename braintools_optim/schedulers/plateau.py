@@ -9,9 +9,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..hyper import Range, check_count, check_metric, check_number
+from ..check import check_count, check_metric, check_number
 from ..observe import is_tracer
 from ..own_state import NumbersState
+from ..ranges import Range
 from ..state import OptimState
 from ..writing import put_value
 from .base import Progress

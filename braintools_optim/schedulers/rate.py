@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..hyper import check_number
+from ..check import check_number
 from ..observe import is_tracer, recorded
 from ..own_state import NumbersState
 from ..state import OptimState

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..hyper import check_number
+from ..check import check_number
 from ..writing import undone_on_error
 
 if TYPE_CHECKING:

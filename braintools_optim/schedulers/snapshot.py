@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..hyper import check_number
+from ..check import check_number
 from .row import Row
 
 if TYPE_CHECKING:
