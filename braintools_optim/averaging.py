@@ -21,10 +21,11 @@ from .leaf import Leaf, flat_values, is_unit_leaf, regrouped
 from .observe import traced
 from .optimizer import Optimizer
 from .own_state import NumbersState, next_count, weak_scalars
+from .paths import path_name
 from .precision import checked_dtype
 from .ranges import UNIT
 from .signature import constructor_signature
-from .state import OptimState, path_name
+from .state import OptimState
 from .writing import write_all
 
 __all__ = ['AveragedModel']

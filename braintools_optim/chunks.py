@@ -23,7 +23,7 @@ from .gradient import assigned, refuse_non_arrays
 from .leaf import flat_values
 from .leafwise import is_leafwise
 from .part import Kept, Part, joined
-from .state import Keys
+from .paths import Keys
 
 if TYPE_CHECKING:
     from .computation import Computation

@@ -12,7 +12,7 @@ from .leafwise import is_leafwise
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
-    from .state import Keys
+    from .paths import Keys
 
 __all__ = ['check_decay_mask', 'decays']
 

@@ -12,7 +12,8 @@ from jax.experimental.sparse import BCOO, JAXSparse
 from saiunit import Quantity
 
 from .leaf import Leaf
-from .state import Keys, UniqueStateManager, elementary, path_name, plain_keys
+from .paths import Keys, elementary, path_name, plain_keys
+from .state import UniqueStateManager
 from .transforms.sparse import coalesced
 
 __all__ = ['assigned', 'gradient_of', 'match_gradients', 'refuse_non_arrays']

@@ -18,8 +18,9 @@ from jax.experimental.sparse import BCOO, JAXSparse
 from saiunit import Quantity
 
 from .decay import decays
+from .paths import Keys, path_name, plain_keys
 from .precision import Precision
-from .state import Keys, UniqueStateManager, path_name, plain_keys
+from .state import UniqueStateManager
 from .transforms.masters import wider
 from .transforms.sparse import coalesced
 

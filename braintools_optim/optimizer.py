@@ -27,6 +27,7 @@ from .live import LiveNumbers
 from .observe import traced
 from .own_state import ChainState, CoreState, CountState
 from .packs import Packed
+from .paths import nest
 from .plan import GroupPlan
 from .precision import Precision
 from .rates import DrivenRates
@@ -36,7 +37,7 @@ from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import beside, own_buffers
 from .signature import constructor_documentation, constructor_signature
 from .slot import belong, with_dtype, with_known
-from .state import OptimState, RegisteredStates, UniqueStateManager, nest, with_copies
+from .state import OptimState, RegisteredStates, UniqueStateManager, with_copies
 from .step import Stepper
 from .transforms import scale_by_adam
 from .view import GroupView

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .gradient import gradient_of
+from .paths import Keys
 from .plan import GroupPlan
 from .slot import Slot, is_masked, rebuild, slots_of
-from .state import Keys
 
 if TYPE_CHECKING:
     from .computation import Computation

@@ -9,7 +9,8 @@ import jax
 import optax
 
 from .leaf import Leaf
-from .state import UniqueStateManager, nest
+from .paths import nest
+from .state import UniqueStateManager
 
 __all__ = ['GroupPlan']
 

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jax.tree_util import DictKey, GetAttrKey
 
-from .state import Keys, plain_key, plain_keys
+from .paths import Keys, plain_key, plain_keys
 from .transforms.count import is_masked
 
 __all__ = [

@@ -7,18 +7,18 @@ States under one path are two parameters, and the second gets a path of its own.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import brainstate
 import jax
 from brainstate import State
 from brainstate.graph import Node, states
-from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+from jax.tree_util import DictKey
+
+from .paths import Keys, elementary, nest, path_name, plain_key, plain_keys
 
 __all__ = ['OptimState', 'RegisteredStates', 'UniqueStateManager', 'with_copies']
-
-Keys = tuple[Hashable, ...]
 
 
 class OptimState(brainstate.LongTermState):
@@ -34,41 +34,6 @@ class OptimState(brainstate.LongTermState):
 def is_state(x: Any) -> bool:
     """Whether ``x`` is a State, for the ``is_leaf`` of tree functions."""
     return isinstance(x, State)
-
-
-def plain_key(entry: Any) -> Hashable:
-    """Return what one entry of a JAX key path indexes with."""
-    match entry:
-        case DictKey(key) | FlattenedIndexKey(key):
-            return key
-        case SequenceKey(idx):
-            return idx
-        case GetAttrKey(name):
-            return name
-    return entry
-
-
-def plain_keys(path: tuple) -> Keys:
-    """Return what the entries of a JAX key path index with."""
-    return tuple(map(plain_key, path))
-
-
-def elementary(keys: Keys) -> Keys:
-    """Return keys with tuples taken apart: ``('a', 'b')`` in one key or two are alike."""
-    return tuple(k for key in keys for k in (key if isinstance(key, tuple) else (key,)))
-
-
-def path_name(path: tuple) -> str:
-    """Return a path as people write it: ``encoder.layers[0].weight``."""
-    text = ''
-    for entry in path:
-        key = plain_key(entry)
-        if isinstance(entry, SequenceKey | FlattenedIndexKey):
-            text += f'[{key}]'
-        else:
-            word = '.'.join(map(str, key)) if isinstance(key, tuple) else str(key)
-            text += f'.{word}' if text else word
-    return text
 
 
 def _unsorted(whose: str) -> TypeError:
@@ -337,18 +302,6 @@ class RegisteredStates(UniqueStateManager):
         )
 
     clear = make_unique = merge_with = update_state = _refuse  # type: ignore[assignment]
-
-
-def nest(paths: list[tuple], leaves: list) -> dict:
-    """Return nested dicts that hold each leaf under its path."""
-    root: dict = {}
-    for path, leaf in zip(paths, leaves, strict=True):
-        *parents, last = map(plain_key, path)
-        node = root
-        for key in parents:
-            node = node.setdefault(key, {})
-        node[last] = leaf
-    return root
 
 
 def _renumbered(entry: Any, number: int) -> DictKey:

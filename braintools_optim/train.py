@@ -16,9 +16,9 @@ from .algorithms import LBFGS
 from .objective import ClosureObjective, number_of
 from .observe import traced
 from .optimizer import OptaxOptimizer
+from .paths import plain_keys
 from .program import StatefulProgram
 from .schedulers import LRScheduler, Scheduler
-from .state import plain_keys
 
 __all__ = ['TrainStep', 'train_step']
 

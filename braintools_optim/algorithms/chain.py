@@ -11,8 +11,8 @@ import optax
 
 from ..hyper import Hyper
 from ..leaf import flat_values
+from ..paths import path_name, plain_keys
 from ..slot import is_masked
-from ..state import path_name, plain_keys
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer

@@ -13,9 +13,9 @@ from saiunit import Quantity
 from ..check import check_number
 from ..leaf import flat_values
 from ..observe import is_tracer
+from ..paths import Keys
 from ..plan import GroupPlan
 from ..slot import Slot, is_masked, slots_of
-from ..state import Keys
 from .plain import plainly
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..paths import Keys
 from ..slot import Slot
-from ..state import Keys
 
 __all__ = ['Chain', 'translated']
 
