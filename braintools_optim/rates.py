@@ -100,7 +100,9 @@ class DrivenRates:
         """Return the learning rates from which the schedulers beside this one started, if any."""
         if self._lr_is_free or scheduler is self._lr_scheduler:
             return None
-        first: list[Any] = [s for s in reversed(self._schedulers) if getattr(s, 'rebases', False)]
+        first: list[Any] = [
+            s for s in reversed(self._schedulers) if isinstance(s, LRScheduler) and s.shares_base
+        ]
         return [*first, self._lr_scheduler][0].base_lrs[: len(self._groups)]
 
     def _join_schedulers(self, group: ParamGroup, base: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +86,14 @@ class Judge:
             return value
         self.refuse(f'{what} must be a dict, got {type(value).__name__}')
         return {}
+
+    def passed(self, check: Callable[[], Any], where: str = '') -> Any:
+        """Return what a check returns; what it raises is refused, and None returned."""
+        try:
+            return check()
+        except (TypeError, ValueError) as error:
+            self.refuse(f'{where}: {error}' if where else str(error))
+            return None
 
     def missing(self, line: str) -> None:
         """Note what the checkpoint lacks."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -168,6 +169,7 @@ def _checked_group(
     optimizer: OptaxOptimizer, group: ParamGroup, saved: Mapping, judge: Judge
 ) -> dict[tuple[int, str], Any]:
     mine, where = export_group(optimizer, group), f'group {group.index}'
+    owner = type(optimizer).__name__
     saved = shaped_like(saved, mine)
     given = saved.get('params')
     if not isinstance(given, list) or not all(isinstance(n, str) for n in given):
@@ -188,24 +190,21 @@ def _checked_group(
             if saved[key] != mine[key]:
                 judge.refuse(f'{where}: {key} was {saved[key]!r}, here it is {mine[key]!r}')
             continue
-        try:
-            value = check_number(type(optimizer).__name__, key, saved[key], optimizer._numbers[key])
-        except (TypeError, ValueError) as error:
-            judge.refuse(f'{where}: {error}')
+        check = partial(check_number, owner, key, saved[key], optimizer._numbers[key])
+        value = judge.passed(check, where)
+        if value is None:
             continue
         if key in group.unused and value != 0.0:
             judge.refuse(f'{where}: {key} was {value}, here it was built with 0 and has no state')
         numbers[group.index, key] = value
-    try:
-        optimizer._validate_changes(group, numbers)
-    except (TypeError, ValueError) as error:
-        judge.refuse(f'{where}: {error}')
+    judge.passed(lambda: optimizer._validate_changes(group, numbers), where)
     return numbers
 
 
 def _checked_options(
     optimizer: OptaxOptimizer, saved: Mapping, judge: Judge
 ) -> dict[tuple[int, str], Any]:
+    owner = type(optimizer).__name__
     numbers: dict[tuple[int, str], Any] = {}
     for key in sorted(set(saved) - set(optimizer._options), key=str):
         judge.unexpected(f'the option {key!r} is unknown here')
@@ -214,26 +213,20 @@ def _checked_options(
         if (value is None) != (mine is None):
             judge.refuse(f'{key} was {value!r}, here it is {mine!r}')
         elif value is not None:
-            try:
-                numbers[0, key] = check_number(type(optimizer).__name__, key, value)
-            except (TypeError, ValueError) as error:
-                judge.refuse(str(error))
+            numbers[0, key] = judge.passed(partial(check_number, owner, key, value))
     return numbers
 
 
 def _checked_defaults(optimizer: OptaxOptimizer, saved: Mapping, judge: Judge) -> dict[str, Any]:
     """Return the numbers of groups that are to come; the first files lack them."""
+    owner = type(optimizer).__name__
     numbers: dict[str, Any] = {}
     for key in sorted(saved, key=str):
         if key not in optimizer._numbers:
             judge.unexpected(f'the default {key!r} is unknown here')
             continue
-        try:
-            numbers[key] = check_number(
-                type(optimizer).__name__, key, saved[key], optimizer._numbers[key]
-            )
-        except (TypeError, ValueError) as error:
-            judge.refuse(f'defaults: {error}')
+        check = partial(check_number, owner, key, saved[key], optimizer._numbers[key])
+        numbers[key] = judge.passed(check, 'defaults')
     return numbers
 
 

@@ -173,7 +173,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     __module__ = 'braintools_optim'
     schedule = schedules.cosine_restarts
-    carries = False
+    carries_changes = False
 
     def __init__(
         self,
@@ -357,7 +357,7 @@ class SWALR(LRScheduler):
 
     __module__ = 'braintools_optim'
     schedule = schedules.swa
-    goes_on = True
+    starts_from_present = True
 
     def __init__(
         self,

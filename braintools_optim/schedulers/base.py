@@ -320,13 +320,17 @@ class Scheduler(metaclass=_SchedulerType):
 
     def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
         """Return what keeps a snapshot from being loaded."""
-        owner = type(self).__name__
         if not isinstance(state_dict, Mapping):
+            owner = type(self).__name__
             return [f'{owner}: its state must be a dict, got {type(state_dict).__name__}']
-        wrong = []
-        if state_dict.get('scheduler', owner) != owner:
-            wrong.append(f'it was saved by {state_dict["scheduler"]}, this is {owner}')
-        epoch: Any = state_dict.get('last_epoch')
+        return self._differences(state_dict)
+
+    def _differences(self, saved: Mapping[str, Any]) -> list[str]:
+        """Return what keeps a dict from being loaded."""
+        owner, wrong = type(self).__name__, []
+        if saved.get('scheduler', owner) != owner:
+            wrong.append(f'it was saved by {saved["scheduler"]}, this is {owner}')
+        epoch: Any = saved.get('last_epoch')
         number = isinstance(epoch, int | float) and not isinstance(epoch, bool)
         if not number or not 0 <= epoch < 2**31:
             wrong.append(f'{owner}: last_epoch must be a number in [0, 2**31), got {epoch!r}')

@@ -14,6 +14,7 @@ from ..check import check_number
 from ..observe import is_tracer
 from ..state import OptimState
 from .base import Progress, Scheduler
+from .present import PresentRate
 from .rate import LRScheduler
 from .row import agree
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ['ChainedScheduler', 'SequentialLR']
 
 
-class Composite(LRScheduler):
+class Composite(PresentRate):
     """What schedulers made of others share: they remember what their children do."""
 
     __module__ = 'braintools_optim'
@@ -72,15 +73,6 @@ class Composite(LRScheduler):
         """Return the learning rates that follow, of children that drive the optimizer already."""
         raise NotImplementedError
 
-    def get_lr(self) -> list:
-        """Return the learning rate of each group at the present epoch."""
-        if self.optimizer is not None:
-            return self.optimizer.get_last_lr()
-        return self._written(self._progress())
-
-    def _defines_get_lr(self) -> bool:
-        return False
-
     def _set_lrs(self, lrs: Sequence) -> None:
         if self.optimizer is None:
             raise ValueError(
@@ -110,12 +102,12 @@ class Composite(LRScheduler):
         """Return the children that were given the base of all that keep none of their own."""
         given = [child for child in self._children if child._gives_base()]
         common = [child for child in given if not child._keeps_base()]
-        return common or [child for child in reversed(given) if child.rebases][:1]
+        return common or [child for child in reversed(given) if child.shares_base][:1]
 
     @property
-    def rebases(self) -> bool:  # type: ignore[override]
+    def shares_base(self) -> bool:  # type: ignore[override]
         """Whether what starts later starts from its base, too."""
-        return self._source().rebases
+        return self._source().shares_base
 
     def _gives_base(self) -> bool:
         return any(child._gives_base() for child in self._children)
@@ -206,13 +198,10 @@ class Composite(LRScheduler):
             'schedulers': [child.state_dict() for child in self._children],
         }
 
-    def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
-        """Return what keeps a snapshot from being loaded."""
-        wrong = Scheduler.differences(self, state_dict)
-        if not isinstance(state_dict, Mapping):
-            return wrong
-        owner, parts = type(self).__name__, state_dict.get('schedulers')
-        now, count = state_dict.get('current_lrs'), len(self._lrs())
+    def _differences(self, saved: Mapping[str, Any]) -> list[str]:
+        wrong = Scheduler._differences(self, saved)
+        owner, parts = type(self).__name__, saved.get('schedulers')
+        now, count = saved.get('current_lrs'), len(self._lrs())
         try:
             check_number(owner, 'lr', now, (0.0,) * count)
         except (TypeError, ValueError) as error:
@@ -425,7 +414,9 @@ class SequentialLR(Composite):
             if not is_tracer(then) and not begins:
                 return child._advanced(part, lrs, None, metric)
             # torch starts a scheduler with step(0)
-            anew = (child._entered if child.goes_on else child._advanced)(part, lrs, 0, metric)
+            anew = (child._entered if child.starts_from_present else child._advanced)(
+                part, lrs, 0, metric
+            )
             if not is_tracer(then):
                 return anew
             # Both are pure, and the program takes one.
@@ -481,16 +472,13 @@ class SequentialLR(Composite):
         running = {'current_scheduler_idx': self.current_scheduler_idx}
         return super().state_dict() | {'milestones': list(self.milestones)} | running
 
-    def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
-        """Return what keeps a snapshot from being loaded."""
-        wrong = super().differences(state_dict)
-        if isinstance(state_dict, Mapping):
-            theirs = state_dict.get('milestones', self.milestones)  # the first files lack them
-            if theirs != self.milestones:
-                wrong.append(
-                    f'SequentialLR: it was built with milestones {theirs}, here with '
-                    f'{self.milestones}'
-                )
+    def _differences(self, saved: Mapping[str, Any]) -> list[str]:
+        wrong = super()._differences(saved)
+        theirs = saved.get('milestones', self.milestones)  # the first files lack them
+        if theirs != self.milestones:
+            wrong.append(
+                f'SequentialLR: it was built with milestones {theirs}, here with {self.milestones}'
+            )
         return wrong
 
     def __repr__(self) -> str:

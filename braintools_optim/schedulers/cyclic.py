@@ -26,7 +26,7 @@ class MomentumCycle(LRScheduler):
     """What schedulers share that move the momentum (or first beta) against the learning rate."""
 
     __module__ = 'braintools_optim'
-    carries = False
+    carries_changes = False
     keeps_base = True  # torch's constructors take it, or what it is made of
 
     def __init__(
@@ -236,7 +236,7 @@ class OneCycleLR(MomentumCycle):
 
     __module__ = 'braintools_optim'
     schedule = schedules.one_cycle
-    rebases = True
+    shares_base = True
 
     @overload  # the metaclass takes the optimizer off
     def __init__(self, optimizer: OptaxOptimizer, *args: Any, **options: Any) -> None: ...

@@ -265,7 +265,7 @@ class PiecewiseConstantSchedule(LRScheduler):
     """
 
     __module__ = 'braintools_optim'
-    carries = False
+    carries_changes = False
 
     def __init__(
         self,
@@ -301,7 +301,7 @@ class LambdaLR(LRScheduler):
     """
 
     __module__ = 'braintools_optim'
-    carries = False
+    carries_changes = False
 
     def __init__(
         self,

@@ -129,12 +129,11 @@ class ParamScheduler(Scheduler):
         """Return a snapshot as plain data."""
         return super().state_dict() | {'name': self.name}
 
-    def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
-        """Return what keeps a snapshot from being loaded."""
-        wrong = super().differences(state_dict)
-        if isinstance(state_dict, Mapping) and state_dict.get('name') != self.name:
+    def _differences(self, saved: Mapping[str, Any]) -> list[str]:
+        wrong = super()._differences(saved)
+        if saved.get('name') != self.name:
             wrong.append(
-                f'ParamScheduler: it drove {state_dict.get("name")!r}, here it drives {self.name!r}'
+                f'ParamScheduler: it drove {saved.get("name")!r}, here it drives {self.name!r}'
             )
         return wrong
 

@@ -194,16 +194,13 @@ class ReduceLROnPlateau(PresentRate):
         extra = self._progress().extra
         return super().state_dict() | dict(zip(REMEMBERED, extra, strict=True))
 
-    def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
-        """Return what keeps a snapshot from being loaded."""
-        wrong = super().differences(state_dict)
-        if not isinstance(state_dict, Mapping):
-            return wrong
-        best = state_dict.get('best')
+    def _differences(self, saved: Mapping[str, Any]) -> list[str]:
+        wrong = super()._differences(saved)
+        best = saved.get('best')
         if isinstance(best, bool) or not isinstance(best, int | float):
             wrong.append(f'ReduceLROnPlateau: best must be a number, got {best!r}')
         for key in REMEMBERED[1:]:
-            count = state_dict.get(key)
+            count = saved.get(key)
             if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**31:
                 wrong.append(f'ReduceLROnPlateau: {key} must be a count, got {count!r}')
         return wrong

@@ -14,14 +14,13 @@ class PresentRate(LRScheduler):
     """What schedulers share that act on the present learning rate, whatever it is."""
 
     __module__ = 'braintools_optim'
-    carries = True
+    carries_changes = True
 
     def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
         """Return ``(0, 1)``."""
         return 0.0, 1.0
 
-    def get_lr(self) -> list:
-        """Return the learning rate of each group at the present epoch."""
+    def _present(self) -> list:
         if self.optimizer is not None:
             return self.optimizer.get_last_lr()
         return self._written(self._progress())
@@ -32,4 +31,4 @@ class PresentRate(LRScheduler):
         return self._advanced(progress, lrs, epoch, metric)
 
     def _defines_get_lr(self) -> bool:
-        return False
+        return False  # the present rate is what there is, whatever a subclass shows

@@ -9,14 +9,14 @@ from ..check import check_number
 from ..observe import is_tracer, recorded
 from ..own_state import NumbersState
 from ..state import OptimState
-from .base import Progress, Scheduler, is_optimizer
-from .rebase import assign_bases
-from .row import Row, agree, carried, flat, is_concrete, written
-from .shown import CurrentRates, Entries
+from .arguments import Arguments
+from .base import Progress, is_optimizer
+from .bases import Bases
+from .row import Row, carried, flat, is_concrete, written
+from .shown import CurrentRates
 from .snapshot import is_code, row_differences, row_snapshot, saved_rows
 
 if TYPE_CHECKING:
-    from ..groups import ParamGroup
     from ..optimizer import OptaxOptimizer
 
 __all__ = ['OPTIMIZER_RATE', 'BaseRate', 'LRScheduler']
@@ -32,7 +32,7 @@ OPTIMIZER_RATE = _Omitted(1e-3)
 BaseRate: TypeAlias = 'float | Sequence[float] | OptaxOptimizer'  # it may come first, as in torch
 
 
-class LRScheduler(Scheduler):
+class LRScheduler(Arguments, Bases):
     """Base class of the schedulers that drive the learning rate of every group.
 
     A scheduler is affine in the base learning rate, ``lr(t) = a(t) + b(t) * base``. A subclass
@@ -40,7 +40,7 @@ class LRScheduler(Scheduler):
     braintools, all learning rates in :meth:`get_lr`). As in torch, a learning rate that was
     changed in between, by hand or by another scheduler, is carried on: ``lr(t + 1) = a(t + 1) +
     b(t + 1) / b(t) * (lr - a(t))``, or ``lr - a(t)`` is kept where ``b(t) = 0``. Schedulers that
-    torch computes from the base alone do not (``carries``).
+    torch computes from the base alone do not (``carries_changes``).
 
     Parameters
     ----------
@@ -71,24 +71,8 @@ class LRScheduler(Scheduler):
 
     __module__ = 'braintools_optim'
 
-    schedule: Any = None
-    """The formula, one of `braintools_optim.schedules`."""
-
-    carries = True
+    carries_changes = True
     """Whether a learning rate that was changed in between is carried on."""
-
-    keeps_base = False
-    """Whether a base that it was given is its own, whatever other schedulers start from."""
-
-    rebases = False
-    """Whether what starts later starts from its base, too."""
-
-    goes_on = False
-    """Whether as a later part of a sequence it goes on from the present rate, not from its base."""
-
-    _names: tuple[str, ...] = ()  # its live numbers ...
-    _formula_names: tuple[str, ...] = ()  # ... of which the schedule's come first ...
-    _fixed: Mapping[str, Any] = {}  # ... and all else that it was given
 
     def __init__(
         self,
@@ -106,7 +90,7 @@ class LRScheduler(Scheduler):
         live = self.schedule.numbers if self.schedule is not None else frozenset()
         # OneCycleLR makes its bases of max_lr, which complaints about their number should name.
         each = {**(numbers or {}), **hyper, 'base_lr': base_lr}
-        self._lists = {  # the arguments that were given for each group, and for how many
+        self._lists = {
             k: len(v)
             for k, v in each.items()
             if isinstance(v, list | tuple) and (k in live or k not in hyper)
@@ -138,6 +122,10 @@ class LRScheduler(Scheduler):
 
     def get_lr(self) -> list:
         """Return the learning rate of each group at the present epoch."""
+        return self._present()
+
+    def _present(self) -> list:
+        """Return that by the formula."""
         progress = self._progress()
         return [
             a + b * row.start
@@ -185,7 +173,7 @@ class LRScheduler(Scheduler):
         if self._defines_get_lr():
             new = self._by_get_lr(then)
             return Progress(then, written(rows, new)), new
-        carries = self.carries and epoch is None
+        carries = self.carries_changes and epoch is None
         moved = [
             self._moved(i, row, lr, now, then, carries)
             for i, (row, lr) in enumerate(zip(rows, lrs, strict=True))
@@ -214,7 +202,7 @@ class LRScheduler(Scheduler):
         self, progress: Progress, lrs: list, epoch: Any, metric: Any = None
     ) -> tuple[Progress, list]:
         """Return what follows at an epoch, from the rates that the schedulers before it gave."""
-        if not self.carries or self._defines_get_lr():
+        if not self.carries_changes or self._defines_get_lr():
             return self._advanced(progress, lrs, epoch, metric)
         moved = self._set_outs(progress._replace(epoch=epoch), lrs)
         return Progress(epoch, [row for row, _ in moved]), [lr for _, lr in moved]
@@ -222,49 +210,9 @@ class LRScheduler(Scheduler):
     def _set_outs(self, progress: Progress, lrs: list) -> list[tuple[Row, Any]]:
         """Return that for each group, from these rates, or else from the bases."""
         return [
-            self._set_out(progress.epoch, i, row, lr if self.carries else row.base)
+            self._set_out(progress.epoch, i, row, lr if self.carries_changes else row.base)
             for i, (row, lr) in enumerate(zip(progress.memory, lrs, strict=False))
         ]
-
-    # ---- groups --------------------------------------------------------------------------
-
-    def _begin(self, optimizer: OptaxOptimizer) -> list:
-        first = optimizer._initial_lrs(self)
-        lrs = optimizer.get_last_lr()
-        given = self._given_bases(lrs)
-        if first is None or self._keeps_base():
-            first = lrs = given or lrs
-        elif given is not None and not agree(given, first):
-            raise ValueError(
-                f'{type(self).__name__} starts from base_lr={given}, and another scheduler of this '
-                f'optimizer from {first}: leave base_lr out, or give the same.'
-            )
-        return self._adopt(first, lrs)
-
-    def _given_bases(self, lrs: list) -> list | None:
-        """Return the bases it was given, for groups that have these learning rates now.
-
-        One for all is not for groups whose learning rate is not that of the first.
-        """
-        if not self._given:
-            return None
-        bases = self._bases()
-        if 'base_lr' in self._lists:
-            return bases[: len(lrs)]
-        return [bases[0], *(bases[0] if agree([lr], lrs[:1]) else lr for lr in lrs[1:])]
-
-    def _adopt(self, bases: list, lrs: list) -> list:
-        """Take groups with these bases and present learning rates; return the new ones."""
-        rows = list(self._progress().memory)
-        spare = rows[len(bases) :]  # given for groups that are still to come
-        rows += [rows[0]] * (len(bases) - len(rows))
-        if self._keeps_base():
-            bases = lrs = [row.base for row, _ in zip(rows, bases, strict=False)]
-        rows = [Row(b, x, x, r.numbers) for b, x, r in zip(bases, lrs, rows, strict=False)]
-        self._put(Progress(self._epoch(), rows + spare))
-        new = self._started(lrs)
-        self._put(Progress(self._epoch(), written(rows, new) + spare))
-        return new
 
     def _started(self, lrs: list) -> list:
         """Return the learning rates of the first epoch, given those before it."""
@@ -273,11 +221,11 @@ class LRScheduler(Scheduler):
             return self._by_get_lr(progress.epoch)[: len(lrs)]
         return [lr for _, lr in self._set_outs(progress, lrs)]
 
-    def _gives_base(self) -> bool:
-        return self._given
-
-    def _keeps_base(self) -> bool:
-        return self.keeps_base and self._given
+    def _joined(self, group: int, row: Row, lr: Any) -> Any:
+        if self._defines_get_lr():
+            return self._by_get_lr(self._epoch())[group]
+        start = lr if self.carries_changes else row.base
+        return self._set_out(self._epoch(), group, row, start)[1]
 
     def _wants_metric(self) -> bool:
         return False
@@ -285,41 +233,6 @@ class LRScheduler(Scheduler):
     def _watches(self, epoch: Any) -> bool:
         """Whether the step to an epoch takes a metric."""
         return self._wants_metric()
-
-    def _own_base(self, group: int) -> Any:
-        """Return the base that was given for a group that is yet to come, None if none was."""
-        rows = self._progress().memory
-        return rows[group].base if 'base_lr' in self._lists and group < len(rows) else None
-
-    def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:
-        rows = list(self._progress().memory)
-        i = group.index
-        for name, count in self._lists.items():
-            if name != 'base_lr' and i >= count:
-                raise ValueError(
-                    f'{type(self).__name__} was given {count} values for {name}, and this is group '
-                    f'{i}: construct it with one for each group, or with one number for all.'
-                )
-        if self._keeps_base() and (own := self._own_base(i)) is not None:
-            base = lr = own
-        row = Row(base, lr, lr, rows[min(i, len(rows) - 1)].numbers)
-        rows[i : i + 1] = [row]
-        self._put(Progress(self._epoch(), rows))
-        if self._defines_get_lr():
-            new = self._by_get_lr(self._epoch())[i]
-        else:
-            _, new = self._set_out(self._epoch(), i, row, lr if self.carries else base)
-        rows[i] = row._replace(written=new)
-        self._put(Progress(self._epoch(), rows))
-        return new
-
-    def _check_groups(self, count: int) -> None:
-        for name, length in self._lists.items():
-            if length != count and not (name == 'base_lr' and length < count and self.optimizer):
-                raise ValueError(
-                    f'{type(self).__name__} was given {length} values for {name}, for {count} '
-                    f'parameter groups.'
-                )
 
     # ---- what it remembers ---------------------------------------------------------------
 
@@ -349,28 +262,6 @@ class LRScheduler(Scheduler):
         return self.get_lr() if self.optimizer is None else self.optimizer.get_last_lr()
 
     @property
-    def base_lrs(self) -> list:
-        """The learning rate of each group before any schedule.
-
-        Assigned, they count from the present epoch on, and what was changed by hand is forgotten.
-        """
-        return Entries(self._bases(), lambda new: assign_bases(self, new))
-
-    @base_lrs.setter
-    def base_lrs(self, values: Sequence) -> None:
-        assign_bases(self, values)
-
-    def _bases(self) -> list:
-        return [row.base for row in self._progress().memory]
-
-    def _rebase(self, bases: list) -> None:
-        """Take other bases for given."""
-        progress = self._progress()
-        rows = [row._replace(base=b) for row, b in zip(progress.memory, bases, strict=True)]
-        self._put(progress._replace(memory=rows))
-        self._given = True
-
-    @property
     def current_lrs(self) -> Any:
         """The learning rates that the next step applies, with ``.value``."""
         return CurrentRates(self)
@@ -398,7 +289,9 @@ class LRScheduler(Scheduler):
         for i, (row, lr) in enumerate(zip(progress.memory, lrs, strict=True)):
             lr = check_number(type(self).__name__, 'lr', lr)
             a, b = self._affine(progress.epoch, i, row)
-            start = (lr - a) / b if self.carries and (is_tracer(b) or b != 0.0) else row.start
+            start = (
+                (lr - a) / b if self.carries_changes and (is_tracer(b) or b != 0.0) else row.start
+            )
             rows.append(row._replace(start=start, written=lr))
         self._put(Progress(progress.epoch, rows))
 
@@ -423,63 +316,6 @@ class LRScheduler(Scheduler):
             )
         return -(running.lr if running is not None else self._lrs()[0])
 
-    # ---- its hyper-parameters as attributes ----------------------------------------------
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self._names:
-            each = self._each(name)
-            return each if name in self._lists else each[0]
-        if name in self._fixed:
-            value = self._fixed[name]
-            if isinstance(value, list):
-                return Entries(value, lambda _: self._refuse_fixed(name))
-            return value
-        raise AttributeError(f'{type(self).__name__} has no attribute {name!r}.')
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._names:
-            self._set_number(name, value)
-        elif name in self._fixed:
-            self._refuse_fixed(name)
-        elif name == 'base_lr':
-            raise AttributeError(
-                f'base_lr of {type(self).__name__} is fixed at construction; a learning rate that '
-                f"is assigned, opt.current_lr or group['lr'], is what it goes on from."
-            )
-        else:
-            super().__setattr__(name, value)
-
-    def _assignable(self) -> list[str]:
-        return ['base_lrs', *self._names]
-
-    def _each(self, name: str) -> list:
-        i = self._names.index(name)
-        values = [row.numbers[i] for row in self._progress().memory]
-        return Entries(values, lambda new: self._set_number(name, new))
-
-    def _set_number(self, name: str, value: Any) -> None:
-        progress, owner = self._progress(), type(self).__name__
-        each = list(value) if isinstance(value, list | tuple) else [value] * len(progress.memory)
-        if len(each) != len(progress.memory):
-            raise ValueError(
-                f'{owner} needs {len(progress.memory)} values for {name}, got {value!r}.'
-            )
-        rows = []
-        for row, new in zip(progress.memory, each, strict=True):
-            hyper = dict(zip(self._names, row.numbers, strict=True)) | {name: new}
-            rows.append(row._replace(numbers=self._checked(hyper)))
-        self._put(Progress(progress.epoch, rows))
-
-    def _checked(self, hyper: Mapping[str, Any]) -> tuple:
-        """Return the live numbers of one group in order, or raise where one is not allowed."""
-        owner, own = type(self).__name__, {k: hyper[k] for k in self._formula_names}
-        if self.schedule is not None:
-            own = self.schedule.check(owner, **self._fixed, **own)
-        return tuple(
-            own[k] if k in self._formula_names else check_number(owner, k, hyper[k])
-            for k in self._names
-        )
-
     # ---- saving and copying --------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -490,12 +326,8 @@ class LRScheduler(Scheduler):
         """Return what it was built with that is no live number."""
         return dict(self._fixed)
 
-    def differences(self, state_dict: Mapping[str, Any]) -> list[str]:
-        """Return what keeps a snapshot from being loaded."""
-        wrong = super().differences(state_dict)
-        if isinstance(state_dict, Mapping):
-            wrong += row_differences(self, state_dict)
-        return wrong
+    def _differences(self, saved: Mapping[str, Any]) -> list[str]:
+        return super()._differences(saved) + row_differences(self, saved)
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         progress = Progress(saved['last_epoch'], saved_rows(self, saved))

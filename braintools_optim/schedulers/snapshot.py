@@ -59,12 +59,12 @@ def resized(saved: Any, mine: Any) -> Any:
     return [*saved[: len(mine)], *mine[len(saved) :]]
 
 
-def row_differences(scheduler: LRScheduler, state_dict: Mapping[str, Any]) -> list[str]:
+def row_differences(scheduler: LRScheduler, saved: Mapping[str, Any]) -> list[str]:
     """Return what keeps the rows of a snapshot from being loaded."""
     wrong: list[str] = []
     owner, mine = type(scheduler).__name__, scheduler.state_dict()
-    hyper = state_dict.get('hyper', {})
-    vectors = {k: state_dict.get(k) for k in ('base_lrs', 'starts', 'written', 'current_lrs')}
+    hyper = saved.get('hyper', {})
+    vectors = {k: saved.get(k) for k in ('base_lrs', 'starts', 'written', 'current_lrs')}
     fits = isinstance(hyper, Mapping) and set(hyper) == set(scheduler._names)
     if not fits:
         wrong.append(f'{owner}: hyper must have {list(scheduler._names)}, got {hyper!r:.80}')
@@ -85,7 +85,7 @@ def row_differences(scheduler: LRScheduler, state_dict: Mapping[str, Any]) -> li
             scheduler._checked({k: values[i] for k, values in hyper.items()})
         except (TypeError, ValueError) as error:
             wrong.append(str(error))
-    theirs = state_dict.get('fixed', {})
+    theirs = saved.get('fixed', {})
     known = theirs if isinstance(theirs, Mapping) else {}
     here = {k: v for k, v in mine['fixed'].items() if k in known or k not in _LATER}
     if theirs != here:

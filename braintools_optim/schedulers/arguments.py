@@ -1,0 +1,84 @@
+"""What a scheduler was given, as its attributes: numbers that are live, and what is fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..check import check_number
+from .base import Progress, Scheduler
+from .shown import Entries
+
+__all__ = ['Arguments']
+
+
+class Arguments(Scheduler):
+    """What makes the arguments of a scheduler its attributes.
+
+    Numbers can be assigned, one for all groups or a list with one for each; all else is fixed.
+    """
+
+    __module__ = 'braintools_optim'
+
+    schedule: Any = None
+    """The formula, one of `braintools_optim.schedules`."""
+
+    _names: tuple[str, ...] = ()  # its live numbers ...
+    _formula_names: tuple[str, ...] = ()  # ... of which the schedule's come first ...
+    _fixed: Mapping[str, Any] = {}  # ... and all else that it was given
+    _lists: dict[str, int]  # the arguments that were given for each group, and for how many
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._names:
+            each = self._each(name)
+            return each if name in self._lists else each[0]
+        if name in self._fixed:
+            value = self._fixed[name]
+            if isinstance(value, list):
+                return Entries(value, lambda _: self._refuse_fixed(name))
+            return value
+        raise AttributeError(f'{type(self).__name__} has no attribute {name!r}.')
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._names:
+            self._set_number(name, value)
+        elif name in self._fixed:
+            self._refuse_fixed(name)
+        elif name == 'base_lr':
+            raise AttributeError(
+                f'base_lr of {type(self).__name__} is fixed at construction; a learning rate that '
+                f"is assigned, opt.current_lr or group['lr'], is what it goes on from."
+            )
+        else:
+            super().__setattr__(name, value)
+
+    def _assignable(self) -> list[str]:
+        return ['base_lrs', *self._names]
+
+    def _each(self, name: str) -> list:
+        i = self._names.index(name)
+        values = [row.numbers[i] for row in self._progress().memory]
+        return Entries(values, lambda new: self._set_number(name, new))
+
+    def _set_number(self, name: str, value: Any) -> None:
+        progress, owner = self._progress(), type(self).__name__
+        each = list(value) if isinstance(value, list | tuple) else [value] * len(progress.memory)
+        if len(each) != len(progress.memory):
+            raise ValueError(
+                f'{owner} needs {len(progress.memory)} values for {name}, got {value!r}.'
+            )
+        rows = []
+        for row, new in zip(progress.memory, each, strict=True):
+            hyper = dict(zip(self._names, row.numbers, strict=True)) | {name: new}
+            rows.append(row._replace(numbers=self._checked(hyper)))
+        self._put(Progress(progress.epoch, rows))
+
+    def _checked(self, hyper: Mapping[str, Any]) -> tuple:
+        """Return the live numbers of one group in order, or raise where one is not allowed."""
+        owner, own = type(self).__name__, {k: hyper[k] for k in self._formula_names}
+        if self.schedule is not None:
+            own = self.schedule.check(owner, **self._fixed, **own)
+        return tuple(
+            own[k] if k in self._formula_names else check_number(owner, k, hyper[k])
+            for k in self._names
+        )
