@@ -12,7 +12,7 @@ from .anneal import (
     WarmupScheduler,
 )
 from .base import Scheduler
-from .composite import ChainedScheduler, SequentialLR
+from .chained import ChainedScheduler
 from .cyclic import CyclicLR, OneCycleLR
 from .decay import (
     ExponentialDecayLR,
@@ -29,6 +29,7 @@ from .decay import (
 from .param import ParamScheduler
 from .plateau import ReduceLROnPlateau
 from .rate import LRScheduler
+from .sequential import SequentialLR
 
 __all__ = [
     'SWALR',

@@ -1,0 +1,86 @@
+"""Stepping several schedulers together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .base import Progress
+from .composite import Composite
+from .rate import LRScheduler
+from .row import agree
+
+if TYPE_CHECKING:
+    from ..groups import ParamGroup
+    from ..optimizer import OptaxOptimizer
+
+__all__ = ['ChainedScheduler']
+
+
+class ChainedScheduler(Composite):
+    """Step several schedulers together: their effects multiply.
+
+    Parameters
+    ----------
+    schedulers : list of LRScheduler
+        In the order in which they act. The base learning rate is given in one of them (or the
+        same in all).
+    """
+
+    __module__ = 'braintools_optim'
+
+    def __init__(self, schedulers: Sequence[LRScheduler]):
+        super().__init__(schedulers)
+
+    def _check_given(self, given: list[list]) -> None:
+        if not all(agree(other, given[0]) for other in given[1:]):
+            raise ValueError(
+                f'the schedulers of {type(self).__name__} start from different base_lr, {given}: '
+                f'leave it out in all but one, or give the same.'
+            )
+
+    def _check_step(self, epoch: Any) -> None:
+        for child in self._children:
+            child._check_step(epoch)
+
+    def _take_over(self, optimizer: OptaxOptimizer) -> list:
+        return optimizer.get_last_lr()
+
+    def _adopt(self, bases: list, lrs: list) -> list:
+        for child in self._children:
+            lrs = child._adopt(bases, lrs)
+        return lrs
+
+    def _started(self, lrs: list) -> list:
+        for child in self._children:
+            lrs = child._started(lrs)
+        return lrs
+
+    def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:
+        for child in self._children:
+            lr = child._join(group, base, lr)
+        return lr
+
+    def _advanced(
+        self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
+    ) -> tuple[Progress, list]:
+        parts: list[Progress] = []
+        for child, part in zip(self._children, progress.memory, strict=True):
+            if epoch is None or not parts:
+                part, lrs = child._advanced(part, lrs, epoch, metric)
+            else:  # where it jumps to an epoch, what follows goes from what the first gives there
+                part, lrs = child._entered(part, lrs, epoch, metric)
+            parts.append(part)
+        return Progress(progress.epoch + 1 if epoch is None else epoch, parts), lrs
+
+    def _entered(
+        self, progress: Progress, lrs: list, epoch: Any, metric: Any = None
+    ) -> tuple[Progress, list]:
+        parts = []
+        for child, part in zip(self._children, progress.memory, strict=True):
+            part, lrs = child._entered(part, lrs, epoch, metric)
+            parts.append(part)
+        return Progress(epoch, parts), lrs
+
+    def _written(self, progress: Progress) -> list:
+        return self._children[-1]._written(progress.memory[-1])

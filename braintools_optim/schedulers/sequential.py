@@ -1,0 +1,219 @@
+"""Following one scheduler after the other."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..observe import is_tracer
+from .base import Progress
+from .composite import Composite
+from .rate import LRScheduler
+from .row import agree
+
+if TYPE_CHECKING:
+    from ..groups import ParamGroup
+    from ..optimizer import OptaxOptimizer
+
+__all__ = ['SequentialLR']
+
+
+class SequentialLR(Composite):
+    """Follow one scheduler after the other, each from its own first epoch on.
+
+    Parameters
+    ----------
+    schedulers : list of LRScheduler
+        In the order in which they run. Each goes from the base that it was given; those that were
+        given none go from that of the first.
+    milestones : list of int
+        The epochs at which the second, third, ... takes over.
+    last_epoch : int
+        The epoch to start from.
+
+    Notes
+    -----
+    A SequentialLR among them runs as it would alone; torch's is one epoch early there.
+    """
+
+    __module__ = 'braintools_optim'
+
+    @overload  # the metaclass takes the optimizer off
+    def __init__(self, optimizer: OptaxOptimizer, *args: Any, **options: Any) -> None: ...
+
+    @overload
+    def __init__(
+        self, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = ...
+    ) -> None: ...
+
+    def __init__(  # type: ignore[misc]
+        self, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = 0
+    ):
+        at: list[Any] = list(milestones) if isinstance(milestones, list | tuple) else [milestones]
+        if not all(_is_count(m) and m >= 1 for m in at) or (
+            any(b <= a for a, b in zip(at, at[1:], strict=False))
+        ):
+            raise ValueError(
+                f'SequentialLR needs ascending integers >= 1 for milestones, got {milestones!r}.'
+            )
+        self.milestones: list[int] = list(map(int, at))
+        if isinstance(schedulers, list | tuple) and len(schedulers) != len(at) + 1:
+            raise ValueError(
+                f'SequentialLR needs one scheduler more than milestones, got {len(schedulers)} '
+                f'and {len(at)}.'
+            )
+        super().__init__(schedulers, last_epoch)
+
+    @property
+    def current_scheduler_idx(self) -> Any:
+        """The place of the scheduler that runs at present."""
+        return sum(self._epoch() >= m for m in self.milestones)
+
+    @property
+    def n_schedulers(self) -> int:
+        """The number of schedulers."""
+        return len(self._children)
+
+    def _check_step(self, epoch: Any) -> None:
+        then = self._epoch() + 1 if epoch is None else epoch
+        if is_tracer(then):
+            return
+        i, begin = self._running(then)
+        follows = epoch is None and not (i and then == begin)
+        self._children[i]._check_step(None if follows else then - begin)
+
+    def _watches(self, epoch: Any) -> bool:
+        if is_tracer(epoch):
+            return super()._watches(epoch)
+        i, begin = self._running(epoch)
+        return self._children[i]._watches(epoch - begin)
+
+    def _take_over(self, optimizer: OptaxOptimizer) -> list:
+        for child in self._children:
+            child._put(child._progress()._replace(epoch=0))
+        bases, count = self._bases(), len(self._children)
+        return self._adopt_each([child._bases() for child in self._children], [bases] * count)
+
+    def _adopt(self, bases: list, lrs: list) -> list:
+        each = [child._given_bases(lrs) or bases for child in self._children]
+        # What runs from a base of its own does not start from the rates before.
+        return self._adopt_each(each, [lrs if agree(own, bases) else own for own in each])
+
+    def _adopt_each(self, bases: list[list], lrs: list[list]) -> list:
+        first, begin = self._running(self._epoch())
+        child = self._children[first]
+        if self._epoch() > begin:
+            child._put(child._progress()._replace(epoch=self._epoch() - begin))
+        parts = zip(self._children, bases, lrs, strict=True)
+        return [child._adopt(*part) for child, *part in parts][first]
+
+    def _running(self, epoch: Any) -> tuple[int, int]:
+        """Return which scheduler runs at an epoch, and since when."""
+        i = bisect_right(self.milestones, epoch)
+        return i, self.milestones[i - 1] if i else 0
+
+    def _started(self, lrs: list) -> list:
+        child = self._children[self._running(self._epoch())[0]]
+        own = child._bases()
+        return child._started(lrs if agree(own, self._bases()) else own)
+
+    def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:
+        shared, joined = self._bases()[:1], []
+        for child in self._children:
+            own = child._own_base(group.index)
+            if own is None:
+                own = child._bases()[0] if agree([base], shared) else base
+            joined.append(child._join(group, own, lr if agree([own], [base]) else own))
+        return joined[self._running(self._epoch())[0]]
+
+    def _advanced(
+        self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
+    ) -> tuple[Progress, list]:
+        def follow(i: int, part: Progress, then: Any) -> tuple[Progress, list]:
+            child, begins = self._children[i], (then == 0) & (i > 0)
+            if not is_tracer(then) and not begins:
+                return child._advanced(part, lrs, None, metric)
+            # torch starts a scheduler with step(0)
+            anew = (child._entered if child.starts_from_present else child._advanced)(
+                part, lrs, 0, metric
+            )
+            if not is_tracer(then):
+                return anew
+            # Both are pure, and the program takes one.
+            return _chosen(begins, anew, child._advanced(part, lrs, None, metric))
+
+        def jump(i: int, part: Progress, then: Any) -> tuple[Progress, list]:
+            return self._children[i]._advanced(part, lrs, then, metric)
+
+        if epoch is None:
+            return self._where_it_runs(progress, lrs, progress.epoch + 1, follow)
+        return self._where_it_runs(progress, lrs, epoch, jump)
+
+    def _entered(
+        self, progress: Progress, lrs: list, epoch: Any, metric: Any = None
+    ) -> tuple[Progress, list]:
+        bases = self._bases()
+
+        def enter(i: int, part: Progress, then: Any) -> tuple[Progress, list]:
+            own = self._children[i]._bases()
+            start = lrs if agree(own, bases) else own[: len(lrs)]
+            return self._children[i]._entered(part, start, then, metric)
+
+        return self._where_it_runs(progress, lrs, epoch, enter)
+
+    def _where_it_runs(
+        self, progress: Progress, lrs: list, then: Any, go: Callable
+    ) -> tuple[Progress, list]:
+        """Return what follows if the scheduler that runs at ``then`` goes, the others rest.
+
+        ``go(i, part, epoch)`` is what the scheduler at i makes of its part, at an epoch of its own.
+        """
+        parts, new = list(progress.memory), lrs
+        for i, begin in enumerate([0, *self.milestones]):
+            end = self.milestones[i] if i < len(self.milestones) else None
+            runs = then >= begin if end is None else (then >= begin) & (then < end)
+            if not is_tracer(then) and not runs:
+                continue
+            after = go(i, parts[i], then - begin)
+            if is_tracer(then):
+                after = _chosen(runs, after, (parts[i], new))
+            parts[i], new = after
+        return Progress(then, parts), new
+
+    def _written(self, progress: Progress) -> list:
+        def written(i: int, part: Progress, then: Any) -> tuple[Progress, list]:
+            return part, self._children[i]._written(part)
+
+        _, first = written(0, progress.memory[0], 0)
+        return self._where_it_runs(progress, first, progress.epoch, written)[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a snapshot as plain data; which scheduler runs follows from the epoch."""
+        running = {'current_scheduler_idx': self.current_scheduler_idx}
+        return super().state_dict() | {'milestones': list(self.milestones)} | running
+
+    def _differences(self, saved: Mapping[str, Any]) -> list[str]:
+        wrong = super()._differences(saved)
+        theirs = saved.get('milestones', self.milestones)  # the first files lack them
+        if theirs != self.milestones:
+            wrong.append(
+                f'SequentialLR: it was built with milestones {theirs}, here with {self.milestones}'
+            )
+        return wrong
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace('], epoch=', f'], milestones={self.milestones}, epoch=')
+
+
+def _is_count(x: Any) -> bool:
+    return isinstance(x, int | np.integer) and not isinstance(x, bool)
+
+
+def _chosen(condition: Any, yes: Any, no: Any) -> Any:
+    """Choose between two results in a traced program; their leaves match."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
