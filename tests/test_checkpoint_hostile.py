@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from checkpoint_forge import DATA, END, HEADER, MAGIC, forge, header, record, rows
 
-from braintools_optim.checkpoint import file
-from braintools_optim.checkpoint import header as header_
+from braintools_optim.checkpoint import codec, file
 from braintools_optim.checkpoint.errors import CorruptCheckpoint
 
 MIB = 1 << 20
@@ -186,7 +185,7 @@ def test_header(case):
 
 
 def test_header_too_long():
-    head = with_raw('kind', msgpack.packb('x' * header_.SIZE))
+    head = with_raw('kind', msgpack.packb('x' * codec.SIZE))
     assert 'at most' in refused(forge(head)).problem
 
 

@@ -17,7 +17,7 @@ import pytest
 import saiunit as u
 
 import braintools_optim as bo
-from braintools_optim.checkpoint import header
+from braintools_optim.checkpoint import codec
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / 'docs'
@@ -84,11 +84,11 @@ def test_limits_of_a_checkpoint(tmp_path, monkeypatch):
     counts = []
 
     def counting(contents):
-        counts.append(header._count(contents))
+        counts.append(codec._count(contents))
         return encode(contents)
 
-    encode = header.encode
-    monkeypatch.setattr(header, 'encode', counting)
+    encode = codec.encode
+    monkeypatch.setattr(codec, 'encode', counting)
     page = (DOCS / 'checkpoints.md').read_text()
     rows = re.findall(
         r'^\| `(\w+)(\(.*?\))?`(, `params=True`)? .*\| ([\d,]+) \|$', page, re.MULTILINE
@@ -100,7 +100,7 @@ def test_limits_of_a_checkpoint(tmp_path, monkeypatch):
             opt = eval(f'bo.{name}{call or "()"}').register_trainable_weights(weights)
             opt.save(tmp_path / 'file', params=bool(params))
         each = (counts[-1] - counts[-2]) / 10
-        limit = (header.NODES - counts[-1]) / each + 20
+        limit = (codec.NODES - counts[-1]) / each + 20
         assert 0.98 * limit < int(most.replace(',', '')) <= limit, (name, params, limit)
 
 

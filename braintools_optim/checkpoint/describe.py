@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .dtype import PIECE, foreign_bytes, to_native
-from .layout import Header
+from .header import Header
 from .progress import progress
 from .record import Reader
 from .tree import BYTES, INT, Entry, shown

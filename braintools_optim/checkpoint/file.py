@@ -20,12 +20,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from . import header as header_
-from . import record
+from . import codec, record
 from .atomic import replacing
 from .describe import ArrayInfo, Description, described
 from .dtype import bytes_of, foreign_bytes, to_native
-from .layout import FORMAT, Header
+from .header import FORMAT, Header
 from .memory import empty_arrays
 from .progress import progress
 from .tree import copied, flatten, place, plain, shown
@@ -74,7 +73,7 @@ def write(
     """
     rest, leaves = flatten(tree, depth=2)
     entries = [leaf.entry for leaf in leaves]
-    payload = header_.encode(
+    payload = codec.encode(
         {
             'format': list(FORMAT),
             'features': [],

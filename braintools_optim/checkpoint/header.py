@@ -1,136 +1,91 @@
-"""The header's bytes: a msgpack map of plain data, decoded as if an enemy had written it.
-
-msgpack's own decoder makes a list as long as the bytes claim, at every depth, and takes the last
-of two equal keys. Here every container's length is compared with the bytes that are left, and
-counted, before anything is made for it.
-"""
+"""What a header says: the format, what describes the file, and where its arrays belong."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-import msgpack
+from . import codec, record
+from .codec import Malformed
+from .errors import IncompatibleCheckpoint
+from .tree import Entry, place
 
-__all__ = ['DEPTH', 'NODES', 'SIZE', 'Malformed', 'decode', 'encode', 'uncollected']
+__all__ = ['FORMAT', 'Header']
 
-SIZE = 1 << 24
-DEPTH = 32
-NODES = 1 << 19  # values of any kind; keeps the worst header under a second and 100 MB
-
-
-class Malformed(Exception):
-    """Bytes that are no header."""
+FORMAT = (1, 0)
+FEATURES: frozenset[str] = frozenset()  # what a file may ask of its reader beyond the format
 
 
-def encode(header: dict[str, Any]) -> bytes:
-    """Return the bytes of a header whose values are plain (`tree.plain` has made them so)."""
-    nodes = _count(header)
-    if nodes > NODES:
-        raise ValueError(
-            f'{nodes} numbers, strings and containers are to be saved, {NODES} are allowed: '
-            'turn long lists into arrays, and many small arrays into fewer'
+@dataclass
+class Header:
+    """What describes a file."""
+
+    format: tuple[int, int]
+    versions: dict[str, Any]
+    kind: str
+    meta: dict[str, Any]
+    entries: list[Entry]
+    plain: dict[str, Any]  # the whole map
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the arrays have in the file."""
+        return sum(entry.nbytes for entry in self.entries)
+
+    @classmethod
+    def of(cls, reader: record.Reader, size: int) -> Header:
+        """Read the header's record, and check everything that can be without the arrays."""
+        payload = reader.header(codec.SIZE)
+        try:
+            with codec.uncollected():
+                return cls._of(payload, reader, size)
+        except Malformed as problem:
+            return reader.fail(str(problem))
+
+    @classmethod
+    def _of(cls, payload: bytes, reader: record.Reader, size: int) -> Header:
+        found = codec.decode(payload)
+        version = _version(found)
+        wanted = {'versions': dict, 'kind': str, 'meta': dict, 'arrays': list}
+        for key, type_ in wanted.items():
+            if not isinstance(found.get(key), type_):
+                raise Malformed(f'{key!r} must be a {type_.__name__}, got {found.get(key)!r:.60}')
+        if 'tree' not in found:
+            raise Malformed("'tree' is missing")
+        entries = [Entry.of(row) for row in found['arrays']]
+        total = sum(entry.nbytes for entry in entries)
+        expected = record.length_of(len(payload), total)
+        if size != expected:
+            reader.fail(f'the file has {size} bytes, its header describes {expected}')
+        for entry in entries:
+            place(found, entry.path, entry)  # so that no two belong to one place
+        reader.expect(total)
+        return cls(version, found['versions'], found['kind'], found['meta'], entries, found)
+
+
+def _version(found: dict[str, Any]) -> tuple[int, int]:
+    """Check that this program understands a header."""
+    version, features = found.get('format'), found.get('features', [])
+    if (
+        not isinstance(version, list)
+        or len(version) != 2
+        or not all(type(n) is int and n >= 0 for n in version)
+        or version[0] < 1
+    ):
+        raise Malformed(f"'format' must be [major, minor], got {version!r:.60}")
+    if not isinstance(features, list) or not all(isinstance(f, str) for f in features):
+        raise Malformed(f"'features' must be a list of str, got {features!r:.60}")
+    wrong = []
+    if version[0] > FORMAT[0]:
+        wrong.append(
+            f'it is of the newer format {version[0]}.{version[1]}, this version reads up to '
+            f'{FORMAT[0]}; install a newer braintools_optim'
         )
-    try:
-        payload = msgpack.packb(header)
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f'{error.object!r:.60} cannot be saved: it is no valid Unicode text'
-        ) from None
-    if len(payload) > SIZE:
-        raise ValueError(
-            f'what is to be saved beside the arrays takes {len(payload)} bytes, {SIZE} are '
-            'allowed: turn long lists and strings into arrays or bytes'
-        )
-    return payload
-
-
-def _count(value: Any) -> int:
-    if isinstance(value, dict):
-        return 1 + len(value) + sum(map(_count, value.values()))
-    if isinstance(value, list):
-        return 1 + sum(map(_count, value))
-    return 1
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Look for no garbage while many small things are made: jax's objects make that slow."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def decode(payload: bytes) -> dict[str, Any]:
-    """Return the map; raise `Malformed` when it is none, or more than it may be."""
-    decoder = _Decoder(payload)
-    try:
-        header = decoder.container(1)
-    except (msgpack.OutOfData, IndexError):
-        raise Malformed('the header ends within a value') from None
-    except (msgpack.UnpackValueError, UnicodeDecodeError) as error:
-        where = decoder.unpacker.tell()
-        raise Malformed(f'the header cannot be decoded at its byte {where}: {error}') from None
-    if decoder.unpacker.tell() != len(payload):
-        raise Malformed('something follows the map in the header')
-    if not isinstance(header, dict):
-        raise Malformed(f'the header must be a map, got {type(header).__name__}')
-    return header
-
-
-_MAPS = {*range(0x80, 0x90), 0xDE, 0xDF}
-_LISTS = {*range(0x90, 0xA0), 0xDC, 0xDD}
-_STRINGS = {*range(0xA0, 0xC0), 0xD9, 0xDA, 0xDB}
-_NUMBERS = {*range(0x80), *range(0xE0, 0x100), 0xC0, 0xC2, 0xC3, 0xCB, *range(0xCC, 0xD4)}
-_SCALARS = _STRINGS | _NUMBERS
-
-
-class _Decoder:
-    def __init__(self, payload: bytes):
-        self.payload = payload
-        self.unpacker = msgpack.Unpacker(max_buffer_size=SIZE)
-        self.unpacker.feed(payload)
-        self.nodes = 0
-
-    def container(self, depth: int) -> dict[str, Any] | list[Any]:
-        """Return the map or list that comes next."""
-        payload, unpacker = self.payload, self.unpacker
-        tell, scalar = unpacker.tell, unpacker.unpack
-        position = tell()
-        tag = payload[position] if payload else -1
-        if tag in _LISTS:
-            values: list[Any] = []
-            for _ in range(self.claim(unpacker.read_array_header(), 1, depth)):
-                plain = payload[tell()] in _SCALARS
-                values.append(scalar() if plain else self.container(depth + 1))
-            return values
-        if tag not in _MAPS:
-            raise Malformed(f'the header has a value of the type {tag:#x} at its byte {position}')
-        result: dict[str, Any] = {}
-        for _ in range(self.claim(unpacker.read_map_header(), 2, depth)):
-            if payload[tell()] not in _STRINGS:
-                raise Malformed(f'the header has a key that is no string at its byte {tell()}')
-            key = scalar()
-            if key in result:
-                raise Malformed(f'the header has the key {key!r:.60} twice in one map')
-            plain = payload[tell()] in _SCALARS
-            result[key] = scalar() if plain else self.container(depth + 1)
-        return result
-
-    def claim(self, length: int, each: int, depth: int) -> int:
-        """Let a container through whose items may all be there."""
-        if depth > DEPTH:
-            raise Malformed(f'the header is nested deeper than {DEPTH} levels')
-        left = len(self.payload) - self.unpacker.tell()
-        if length * each > left:
-            raise Malformed(f'the header has {left} bytes left for a container of {length} items')
-        self.nodes += length * each
-        if self.nodes > NODES:
-            raise Malformed(f'the header has more than {NODES} values')
-        return length
+    wrong += [
+        f'it uses the unknown feature {feature!r:.60}; install a newer braintools_optim'
+        for feature in features
+        if feature not in FEATURES
+    ]
+    if wrong:
+        raise IncompatibleCheckpoint(wrong)
+    return version[0], version[1]

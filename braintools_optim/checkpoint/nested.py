@@ -10,7 +10,7 @@ import numpy as np
 from brainstate import State
 from saiunit import Quantity
 
-from .header import DEPTH
+from .codec import DEPTH
 from .place import placed, placed_parameter
 from .plain import plainly
 from .relax import Judge

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from .codec import DEPTH, Malformed
 from .dtype import DTYPES, KEYS, is_dtype
-from .header import DEPTH, Malformed
 
 __all__ = ['BYTES', 'INT', 'Entry', 'Leaf', 'copied', 'flatten', 'place', 'plain', 'shown']
 
