@@ -36,6 +36,7 @@ def test_adafactor_takes_the_names_of_braintools():
     np.testing.assert_array_equal(list(training(one)), list(training(other)))
     for opt in (one, other):
         assert (opt.clip_threshold, opt.decay_rate) == (opt.d, -opt.beta2_decay) == (1.2, 0.7)
+    assert bo.Adafactor(decay_rate=-0.7).beta2_decay == -0.7  # as its first versions had it
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_adafactor_takes_the_names_of_braintools():
         ({'d': 2.0, 'clip_threshold': 3.0}, ['d and clip_threshold', '2.0', '3.0']),
         ({'beta2_decay': -0.5, 'decay_rate': 0.6}, ['beta2_decay', '-0.5', '-0.6']),
         ({'clip_threshold': 0.5}, ['d in [1, inf]', '0.5']),
-        ({'decay_rate': -0.5}, ['beta2_decay in (-inf, 0]', '0.5']),
+        ({'beta2_decay': 0.5}, ['beta2_decay in (-inf, 0]', '0.5']),
         ({'decay_rate': 'x'}, ['decay_rate', "'x'"]),
         ({'beta1': 1.0}, ['beta1 in [0, 1)', '1.0']),
         ({'eps': (None, None)}, ['eps[1]', 'None']),

@@ -47,7 +47,7 @@ class Adafactor(OptaxOptimizer):
     original : bool
         The authors' rule: :math:`\epsilon_1`, here 1e-30, is added to :math:`g^2`; no maximum.
     clip_threshold, decay_rate : float, optional
-        braintools' names of ``d`` and of ``-beta2_decay``.
+        braintools' names of ``d`` and of ``-beta2_decay``, which was negative in its first versions.
 
     For models whose optimizer state must be small. Shazeer & Stern, arXiv:1804.04235. Where
     :math:`\epsilon_1^2` is too small for the dtype, its smallest number stands in (torch: nan).
@@ -79,7 +79,7 @@ class Adafactor(OptaxOptimizer):
                 f'clip_threshold=..., decay_rate=...'
             )
         if decay_rate is not None:
-            decay_rate = -check_number(type(self).__name__, 'decay_rate', decay_rate)
+            decay_rate = -abs(check_number(type(self).__name__, 'decay_rate', decay_rate))
         super().__init__(
             lr=1e-2 if lr is None else lr,
             beta2_decay=one_of_two(
