@@ -13,7 +13,7 @@ from collections.abc import Callable
 from unittest.mock import patch
 
 import braintools_optim as bo
-from braintools_optim import packs
+from braintools_optim.engine import packs
 
 from .measure import Row, Step, command, compare
 from .step import gradients, model, states

@@ -17,16 +17,16 @@ from brainstate.random import RandomState
 from saiunit import Quantity
 
 from .check import check_flag, check_number
-from .leaf import Leaf, flat_values, is_unit_leaf, regrouped
-from .observe import traced
+from .engine.leaf import Leaf, flat_values, is_unit_leaf, regrouped
+from .engine.observe import traced
+from .engine.own_state import NumbersState, next_count, weak_scalars
+from .engine.writing import write_all
 from .optimizer import Optimizer
-from .own_state import NumbersState, next_count, weak_scalars
 from .paths import path_name
 from .precision import checked_dtype
 from .ranges import UNIT
 from .signature import constructor_signature
 from .state import OptimState
-from .writing import write_all
 
 __all__ = ['AveragedModel']
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from saiunit import Quantity
 
-from .leafwise import is_leafwise
+from .engine.leafwise import is_leafwise
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer

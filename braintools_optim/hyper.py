@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .own_state import NumbersState, weak_scalars
+from .engine.own_state import NumbersState, weak_scalars
 
 __all__ = ['Hyper', 'HyperTable', 'number_at']
 

@@ -9,6 +9,9 @@ from brainstate import State
 from brainstate.util import StateJaxTracer
 
 from .check import check_flag, check_number, is_live, is_traced, is_zero
+from .engine.observe import traced
+from .engine.own_state import CoreState
+from .engine.writing import undone_on_error
 from .groups import ParamGroup
 from .habits import (
     argument_here,
@@ -18,11 +21,8 @@ from .habits import (
     way_here,
 )
 from .hyper import Hyper, HyperTable, number_at
-from .observe import traced
-from .own_state import CoreState
 from .ranges import RANGES
 from .signature import CommonOptions, argument_defaults, argument_names, suggestion
-from .writing import undone_on_error
 
 __all__ = ['LiveNumbers']
 

@@ -13,22 +13,27 @@ from brainstate import State
 from brainstate.graph import Node
 
 from .check import check_flag, check_number, is_zero
-from .chunks import are_many
-from .closure import step_with_functions
 from .decay import check_decay_mask
-from .fixed_chain import check_chain, refuse_decay, watched
+from .engine.chunks import are_many
+from .engine.closure import step_with_functions
+from .engine.fixed_chain import check_chain, refuse_decay, watched
+from .engine.leaf import Leaf, flat_values, leaves_of
+from .engine.leafwise import leafwise
+from .engine.observe import traced
+from .engine.own_state import ChainState, CoreState, CountState
+from .engine.packs import Packed
+from .engine.plan import GroupPlan
+from .engine.slot import belong, with_dtype, with_known
+from .engine.step import Stepper
+from .engine.view import GroupView
+from .engine.whole_chain import whole_chain
+from .engine.writing import undone_on_error
 from .fixed_options import FixedOptions
 from .groups import Groups, ParamGroup
 from .habits import refuse_parameters, refuse_rate, refuse_torch_group
 from .hyper import Hyper, number_at
-from .leaf import Leaf, flat_values, leaves_of
-from .leafwise import leafwise
 from .live import LiveNumbers
-from .observe import traced
-from .own_state import ChainState, CoreState, CountState
-from .packs import Packed
 from .paths import nest
-from .plan import GroupPlan
 from .precision import Precision
 from .rates import DrivenRates
 from .report import describe
@@ -36,13 +41,8 @@ from .saving import Saved
 from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import beside, own_buffers
 from .signature import constructor_documentation, constructor_signature
-from .slot import belong, with_dtype, with_known
 from .state import OptimState, RegisteredStates, UniqueStateManager, with_copies
-from .step import Stepper
 from .transforms import scale_by_adam
-from .view import GroupView
-from .whole_chain import whole_chain
-from .writing import undone_on_error
 
 __all__ = ['OptaxOptimizer', 'Optimizer']
 

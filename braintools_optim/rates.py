@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .fixed_chain import warn_of_unread
+from .engine.fixed_chain import warn_of_unread
 from .groups import ParamGroup
 from .hyper import Hyper, HyperTable
 from .schedulers import LRScheduler, Scheduler

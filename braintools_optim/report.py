@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from .leaf import flat_values
+from .engine.leaf import flat_values
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer

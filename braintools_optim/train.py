@@ -13,11 +13,11 @@ from brainstate.graph import Node
 from brainstate.transform import ProgressBar, for_loop
 
 from .algorithms import LBFGS
-from .objective import ClosureObjective, number_of
-from .observe import traced
+from .engine.objective import ClosureObjective, number_of
+from .engine.observe import traced
+from .engine.program import StatefulProgram
 from .optimizer import OptaxOptimizer
 from .paths import plain_keys
-from .program import StatefulProgram
 from .schedulers import LRScheduler, Scheduler
 
 __all__ = ['TrainStep', 'train_step']

@@ -15,7 +15,7 @@ from cases import CASES, compilations, digest, named, signature, ulps, values_of
 from test_contract import interrupted
 
 import braintools_optim as bo
-from braintools_optim import chunks
+from braintools_optim.engine import chunks
 
 PACKAGE = str(Path(bo.__file__).parent)
 FIRST = {case.cls: case for case in reversed(CASES)}

@@ -41,10 +41,10 @@ from cases import (
 )
 
 import braintools_optim as bo
-from braintools_optim import chunks
-from braintools_optim import computation as computation_module
-from braintools_optim import step as step_module
-from braintools_optim import writing as writing_module
+from braintools_optim.engine import chunks
+from braintools_optim.engine import computation as computation_module
+from braintools_optim.engine import step as step_module
+from braintools_optim.engine import writing as writing_module
 
 CASE = {case.id: case for case in CASES}
 PACKAGE = str(Path(bo.__file__).parent)

@@ -17,7 +17,7 @@ from cases import CASES, Case, compilations
 from jax.experimental.sparse import BCOO
 
 import braintools_optim as bo
-from braintools_optim.computation import Computation
+from braintools_optim.engine.computation import Computation
 
 RECORD = Path(__file__).parent / 'golden' / 'guard.json'
 FIRST: dict[str, Case] = {case.cls.__name__: case for case in reversed(CASES)}

@@ -358,7 +358,7 @@ def test_what_a_closure_reaches_is_never_stale(way, monkeypatch):
 
 @pytest.mark.parametrize('given', ['LBFGS', 'tx'])
 def test_what_a_value_function_refers_to_is_never_stale(given, monkeypatch):
-    monkeypatch.setattr('braintools_optim.closure._REMEMBERED', 3)
+    monkeypatch.setattr('braintools_optim.engine.closure._REMEMBERED', 3)
     traces = []
 
     def search():
@@ -394,7 +394,7 @@ def test_what_a_value_function_refers_to_is_never_stale(given, monkeypatch):
 
 
 def test_few_closures_are_remembered(monkeypatch):
-    monkeypatch.setattr('braintools_optim.closure._REMEMBERED', 3)
+    monkeypatch.setattr('braintools_optim.engine.closure._REMEMBERED', 3)
     w = ParamState(jnp.zeros(3))
     opt = bo.LBFGS(max_iter=1).register_trainable_weights({'w': w})
 

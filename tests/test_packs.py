@@ -13,8 +13,8 @@ from brainstate.transform import for_loop, jit
 from cases import compilations, named, signature, ulps, values_of
 
 import braintools_optim as bo
-from braintools_optim import chunks, packs
-from braintools_optim.packs import Packed
+from braintools_optim.engine import chunks, packs
+from braintools_optim.engine.packs import Packed
 
 RNG = np.random.default_rng(3)
 ALONE = ('scalar', 'empty', 'large', 'count', 'weak', 'key')

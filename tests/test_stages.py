@@ -14,7 +14,7 @@ from brainstate.transform import for_loop, jit
 from cases import CASES, build, grads_tree, make_params, named, values_of
 
 import braintools_optim as bo
-from braintools_optim import chunks
+from braintools_optim.engine import chunks
 
 BAD = [jnp.nan, jnp.inf, -jnp.inf]
 

@@ -7,8 +7,8 @@ from typing import Unpack
 import optax
 
 from ..check import check_range
+from ..engine.leafwise import leafwise
 from ..hyper import Hyper
-from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
 from ..ranges import DECAY
 from ..schedulers import LRScheduler

@@ -10,6 +10,7 @@ import jax
 import optax
 
 from ..check import check_count, check_mask, check_number, check_range, is_zero
+from ..engine.view import GroupView
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..ranges import UNIT
@@ -17,7 +18,6 @@ from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import alpha_scheduler, beta3_scheduler, scale_by_ademamix, scale_by_mars
 from ..transforms.mars import CLIPS, VARIANTS, is_matrix
-from ..view import GroupView
 from .arguments import not_allowed
 from .chain import descent, users_mask
 

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ..engine.leaf import flat_values
+from ..engine.slot import is_masked
 from ..hyper import Hyper
-from ..leaf import flat_values
 from ..paths import path_name, plain_keys
-from ..slot import is_masked
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer

@@ -8,8 +8,8 @@ from typing import Unpack
 import optax
 
 from ..check import check_range, is_traced
+from ..engine.leafwise import leafwise
 from ..hyper import Hyper
-from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
 from ..ranges import Range
 from ..schedulers import LRScheduler

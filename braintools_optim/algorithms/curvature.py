@@ -8,14 +8,14 @@ from typing import Any, Unpack
 import optax
 
 from ..check import check_count
-from ..closure import step_by_closure
+from ..engine.closure import step_by_closure
+from ..engine.view import GroupView, number_of
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..paths import nest
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import descend, scale_by_strong_wolfe, step_by_lbfgs
-from ..view import GroupView, number_of
 from .arguments import one_of_two
 
 __all__ = ['LBFGS']

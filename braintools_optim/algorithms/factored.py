@@ -7,8 +7,8 @@ from typing import Any, Unpack
 import optax
 
 from ..check import check_number
+from ..engine.leafwise import leafwise
 from ..hyper import Hyper
-from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
@@ -47,7 +47,7 @@ class Adafactor(OptaxOptimizer):
     original : bool
         The authors' rule: :math:`\epsilon_1`, here 1e-30, is added to :math:`g^2`; no maximum.
     clip_threshold, decay_rate : float, optional
-        braintools' names of ``d`` and of ``-beta2_decay`` (its first versions had the sign of torch).
+        braintools' names of ``d`` and of ``-beta2_decay`` (at first with the sign of torch).
 
     For models whose optimizer state must be small. Shazeer & Stern, arXiv:1804.04235. Where
     :math:`\epsilon_1^2` is too small for the dtype, its smallest number stands in (torch: nan).

@@ -11,11 +11,11 @@ import numpy as np
 from saiunit import Quantity
 
 from ..check import check_number
-from ..leaf import flat_values
-from ..observe import is_tracer
+from ..engine.leaf import flat_values
+from ..engine.observe import is_tracer
+from ..engine.plan import GroupPlan
+from ..engine.slot import Slot, is_masked, slots_of
 from ..paths import Keys
-from ..plan import GroupPlan
-from ..slot import Slot, is_masked, slots_of
 from .plain import plainly
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..check import check_number
-from ..leaf import flat_values
+from ..engine.leaf import flat_values
+from ..engine.slot import is_masked, rebuild
 from ..schedulers.snapshot import resized
-from ..slot import is_masked, rebuild
 from .export import VERSION, export_group, named_slots, refuse_traced, slot_name
 from .place import placed, placed_parameter
 from .plain import is_count, is_finite, plainly, shaped_like

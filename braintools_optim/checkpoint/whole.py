@@ -11,10 +11,10 @@ from typing import Any
 import jax
 from brainstate import State
 
-from ..observe import is_tracer
+from ..engine.observe import is_tracer
+from ..engine.writing import undone_on_error
 from ..optimizer import OptaxOptimizer
 from ..schedulers import Scheduler
-from ..writing import undone_on_error
 from . import background, file
 from .errors import CheckpointError, IncompatibleCheckpoint
 from .export import export, refuse_unloadable

@@ -14,12 +14,12 @@ from brainstate import State
 
 from ..check import check_count, check_number, is_real
 from ..checkpoint.errors import IncompatibleCheckpoint
+from ..engine.observe import in_loop, is_tracer, recorded
+from ..engine.writing import put_value, undone_on_error
 from ..habits import is_ours, refuse_stray
-from ..observe import in_loop, is_tracer, recorded
 from ..ranges import Range
 from ..signature import suggestion
 from ..state import OptimState
-from ..writing import put_value, undone_on_error
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup

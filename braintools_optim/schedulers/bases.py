@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..check import check_number
-from ..writing import undone_on_error
+from ..engine.writing import undone_on_error
 from .base import Progress, Scheduler
 from .row import Row, agree, written
 from .shown import Entries

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from .. import schedules
 from ..check import check_count, check_number
-from ..observe import is_tracer
+from ..engine.observe import is_tracer
 from ..ranges import Range
 from .base import Progress
 from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from ..observe import is_tracer
+from ..engine.observe import is_tracer
 from .base import Progress, Scheduler, called
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..check import check_count, check_metric, check_number
-from ..observe import is_tracer
-from ..own_state import NumbersState
+from ..engine.observe import is_tracer
+from ..engine.own_state import NumbersState
+from ..engine.writing import put_value
 from ..ranges import Range
 from ..state import OptimState
-from ..writing import put_value
 from .base import Progress
 from .present import PresentRate
 from .rate import OPTIMIZER_RATE, BaseRate

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..check import check_number
-from ..observe import is_tracer, recorded
-from ..own_state import NumbersState
+from ..engine.observe import is_tracer, recorded
+from ..engine.own_state import NumbersState
 from ..state import OptimState
 from .arguments import Arguments
 from .base import Progress, is_optimizer

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from ..observe import is_tracer
+from ..engine.observe import is_tracer
 
 __all__ = ['Row', 'agree', 'carried', 'flat', 'is_concrete', 'written']
 

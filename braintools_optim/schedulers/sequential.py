@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..observe import is_tracer
+from ..engine.observe import is_tracer
 from .base import Progress
 from .composite import Composite
 from .rate import LRScheduler

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..paths import Keys
 from .buffers import is_deleted
 from .compiled import entry_of
 from .gradient import assigned, refuse_non_arrays
 from .leaf import flat_values
 from .leafwise import is_leafwise
 from .part import Kept, Part, joined
-from .paths import Keys
 
 if TYPE_CHECKING:
     from .computation import Computation

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import optax
 
-from .check import is_traced
-from .hyper import Hyper
+from ..check import is_traced
+from ..hyper import Hyper
 
 if TYPE_CHECKING:
-    from .optimizer import OptaxOptimizer
+    from ..optimizer import OptaxOptimizer
 
 __all__ = ['check_chain', 'refuse_decay', 'warn_of_unread', 'watched']
 

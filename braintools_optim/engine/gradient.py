@@ -11,10 +11,10 @@ import numpy as np
 from jax.experimental.sparse import BCOO, JAXSparse
 from saiunit import Quantity
 
+from ..paths import Keys, elementary, path_name, plain_keys
+from ..state import UniqueStateManager
+from ..transforms.sparse import coalesced
 from .leaf import Leaf
-from .paths import Keys, elementary, path_name, plain_keys
-from .state import UniqueStateManager
-from .transforms.sparse import coalesced
 
 __all__ = ['assigned', 'gradient_of', 'match_gradients', 'refuse_non_arrays']
 

@@ -17,12 +17,12 @@ import saiunit
 from jax.experimental.sparse import BCOO, JAXSparse
 from saiunit import Quantity
 
-from .decay import decays
-from .paths import Keys, path_name, plain_keys
-from .precision import Precision
-from .state import UniqueStateManager
-from .transforms.masters import wider
-from .transforms.sparse import coalesced
+from ..decay import decays
+from ..paths import Keys, path_name, plain_keys
+from ..precision import Precision
+from ..state import UniqueStateManager
+from ..transforms.masters import wider
+from ..transforms.sparse import coalesced
 
 __all__ = ['Leaf', 'entries_of', 'flat_values', 'leaves_of', 'over_entries', 'regrouped']
 

@@ -17,11 +17,11 @@ import numpy as np
 from brainstate import State
 from brainstate.transform import StatefulFunction
 
+from ..paths import path_name
 from .buffers import apart, is_deleted, refuse_deleted
 from .compiled import entry_of, matmul_precision, signature_of
 from .observe import any_hooks, is_plain
 from .own_state import CoreState, LateState, NumbersState
-from .paths import path_name
 from .shield import ShieldedCall
 from .writing import undone_on_error, write_all
 

@@ -15,9 +15,9 @@ import optax
 from brainstate import State
 from brainstate.util import StateJaxTracer
 
+from ..state import OptimState
 from .observe import is_tracer, recorded, traced, unobserved, x64_enabled
 from .packs import Packed
-from .state import OptimState
 
 __all__ = [
     *('ChainState', 'CoreState', 'CountState', 'LateState', 'NumbersState'),

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from ..paths import nest
+from ..state import UniqueStateManager
 from .leaf import Leaf
-from .paths import nest
-from .state import UniqueStateManager
 
 __all__ = ['GroupPlan']
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .paths import path_name
+from ..paths import path_name
 
 __all__ = ['apart', 'is_deleted', 'refuse_deleted']
 

@@ -19,8 +19,8 @@ from .leaf import flat_values, regrouped
 from .slot import is_masked
 
 if TYPE_CHECKING:
+    from ..groups import ParamGroup
     from .computation import Computation
-    from .groups import ParamGroup
     from .plan import GroupPlan
 
 __all__ = ['GroupView', 'number_of']

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..paths import Keys
 from .gradient import gradient_of
-from .paths import Keys
 from .plan import GroupPlan
 from .slot import Slot, is_masked, rebuild, slots_of
 

@@ -25,7 +25,7 @@ from .own_state import next_count
 from .writing import write_all
 
 if TYPE_CHECKING:
-    from .optimizer import OptaxOptimizer
+    from ..optimizer import OptaxOptimizer
 
 __all__ = ['Stepper', 'split_extra']
 

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import optax
 from jax.experimental.sparse import BCOO
 
+from ..transforms.moments import is_absent
 from .clip import downhill
 from .finite import all_finite, where_finite
-from .transforms.moments import is_absent
 
 if TYPE_CHECKING:
-    from .groups import ParamGroup
-    from .optimizer import OptaxOptimizer
+    from ..groups import ParamGroup
+    from ..optimizer import OptaxOptimizer
 
 __all__ = ['whole_chain']
 

@@ -11,20 +11,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ..groups import ParamGroup
+from ..hyper import Hyper
+from ..state import UniqueStateManager
 from .clip import downhill
 from .finite import all_finite, where_finite
 from .gradient import match_gradients
-from .groups import ParamGroup
-from .hyper import Hyper
 from .leaf import Leaf, flat_values, regrouped
 from .packs import Packed
 from .plan import GroupPlan
 from .slot import is_masked, with_common, with_masked
-from .state import UniqueStateManager
 from .view import GroupView
 
 if TYPE_CHECKING:
-    from .optimizer import OptaxOptimizer
+    from ..optimizer import OptaxOptimizer
 
 __all__ = ['Computation', 'own_copies']
 

@@ -1,0 +1,21 @@
+"""How a step is computed, and how it is run.
+
+In the order in which ``opt.step(grads)`` meets them:
+
+| module | what it is |
+|---|---|
+| `step` | the roads that a step may take, and the programs it has compiled |
+| `observe` | whether anybody would notice a State being read or written |
+| `own_state`, `packs` | where chain states, counts and numbers lie between steps |
+| `compiled`, `buffers` | what a program depends on; whose memory it takes over |
+| `chunks`, `part`, `leafwise` | many leaves in several calls of few programs |
+| `computation` | what is computed, as a pure function of values |
+| `leaf`, `plan`, `gradient` | from what users hold to the trees that chains see |
+| `clip`, `finite` | what happens to gradients before and after |
+| `slot`, `view` | which state belongs to which parameter; what one group's chain sees |
+| `fixed_chain`, `whole_chain` | chains that are built once; ``opt.tx`` |
+| `writing` | writing all States, or none |
+
+Steps on functions of the user's, such as LBFGS' closures: `closure`, `objective`, `meaning`.
+Whole functions of States, for `train_step`: `program`, `shield`.
+"""
