@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .number import plain_number
-from .ranges import FINITE, RANGES, Range
+from .ranges import Range, range_of
 
 __all__ = [
     *('check_count', 'check_flag', 'check_mask', 'check_metric', 'check_number', 'check_range'),
@@ -35,22 +35,22 @@ def check_number(
     """Return ``value`` as a float, a tracer, or a tuple of these; raise where it is not allowed.
 
     ``like`` is the present value: it says whether a number or a tuple of how many is expected.
-    ``allowed`` is the range of a name that `RANGES` does not have.
+    ``allowed`` is the range if it is not that of the name everywhere.
     """
-    if type(value) is float and type(like) is float and name in RANGES and value in RANGES[name]:
+    allowed = allowed or range_of(name)
+    if type(value) is float and type(like) is float and value in allowed:
         return value  # by far the most frequent
     value = plain_number(value)
     if isinstance(like, tuple):
         if not isinstance(value, tuple | list) or len(value) != len(like):
-            raise TypeError(
-                f'{owner} needs {len(like)} numbers for {name}, got {value!r}.'
-            ) from None
-        return tuple(check_number(owner, f'{name}[{i}]', v) for i, v in enumerate(value))
+            raise TypeError(f'{owner} needs {len(like)} numbers for {name}, got {value!r}.')
+        return tuple(
+            check_number(owner, f'{name}[{i}]', v, allowed=allowed) for i, v in enumerate(value)
+        )
     if isinstance(value, jax.core.Tracer):
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise TypeError(f'{owner} needs a real scalar for {name}, got {value}.')
         return value  # its range is known when it runs, not now
-    allowed = allowed or RANGES.get(name.partition('[')[0], FINITE)
     try:
         if isinstance(value, bool | str | bytes):
             raise TypeError

@@ -157,7 +157,7 @@ def refuse_stray(owner: Any, name: str, numbers: Iterable[str], more: Iterable[s
         return
     if not is_ours(owner):
         return
-    if name in RANGES or name == 'learning_rate':
+    if name in RANGES or name == 'learning_rate' or name in _numbers_of_kin(owner):
         raise AttributeError(
             f'{type(owner).__name__} has no number {name!r} to assign; it has '
             f'{", ".join(numbers) or "none"}.'
@@ -167,6 +167,14 @@ def refuse_stray(owner: Any, name: str, numbers: Iterable[str], more: Iterable[s
         raise AttributeError(
             f'{type(owner).__name__} has no {name!r} to assign. Did you mean {near[0]!r}?'
         )
+
+
+def _numbers_of_kin(owner: Any) -> set[str]:
+    """Return the names of numbers that other optimizers have, or other schedulers."""
+    kin = [c for c in reversed(type(owner).__mro__) if hasattr(c, 'ranges')][:1]
+    for cls in kin:
+        kin += cls.__subclasses__()
+    return {name for cls in kin for name in cls.ranges}
 
 
 def is_ours(owner: Any) -> bool:

@@ -21,7 +21,7 @@ from .habits import (
     way_here,
 )
 from .hyper import Hyper, HyperTable, number_at
-from .ranges import RANGES
+from .ranges import RANGES, Range, range_of
 from .signature import CommonOptions, argument_defaults, argument_names, suggestion
 
 __all__ = ['LiveNumbers']
@@ -41,6 +41,11 @@ class LiveNumbers:
     """
     static: tuple[str, ...] = ()
     """Numbers that are fixed at construction, as flags are: those which shape the program."""
+    ranges: Mapping[str, Range] = {}
+    """The ranges of numbers that mean something in this class alone, or less than elsewhere.
+
+    All entries of a tuple have that of its name.
+    """
     none_is_zero: tuple[str, ...] = ()
     """Numbers, or entries of tuples as ``'eps[0]'``, for which None is another word for zero."""
 
@@ -85,7 +90,7 @@ class LiveNumbers:
             if isinstance(like, tuple | list):
                 like = (0.0,) * len(like)
             # A number that was given as None or 'x' is a mistake to report, not a flag.
-            number = key not in self.static and (key in RANGES or is_live(value))
+            number = key not in self.static and (self._has_range(key) or is_live(value))
             if isinstance(like, bool) or not number:
                 self._flags[key] = check_flag(name, key, value, like)
             else:
@@ -213,8 +218,9 @@ class LiveNumbers:
 
     def _checked(self, name: str, value: Any, like: Any) -> Any:
         """Return a number of a group as it is kept, or raise where it is not allowed."""
+        allowed = range_of(name, self.ranges)
         if type(value) is float:  # by far the most frequent
-            return check_number(type(self).__name__, name, value, like)
+            return check_number(type(self).__name__, name, value, like, allowed)
         if name == 'lr':
             refuse_scheduler(type(self).__name__, value)
         absent = self.none_is_zero
@@ -224,7 +230,11 @@ class LiveNumbers:
             value = tuple(
                 0.0 if x is None and f'{name}[{i}]' in absent else x for i, x in enumerate(value)
             )
-        return check_number(type(self).__name__, name, value, like)
+        return check_number(type(self).__name__, name, value, like, allowed)
+
+    def _has_range(self, name: str) -> bool:
+        """Whether an argument is a number in any case, so that another value is a mistake."""
+        return name in self.ranges or name in RANGES
 
     def _assign(
         self, changes: Mapping[tuple[int, str], Any], by_hand: bool = True

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ['DECAY', 'FINITE', 'RANGES', 'UNIT', 'Range']
+__all__ = ['DECAY', 'FINITE', 'NON_NEGATIVE', 'RANGES', 'UNIT', 'Range', 'range_of']
 
 
 class Range(NamedTuple):
@@ -32,54 +33,23 @@ DECAY = Range(0.0, 1.0, open_high=True)
 CLIP = Range(0.0, open_low=True)  # infinity is allowed: it turns the clipping off
 FINITE = Range(open_low=True, open_high=True)
 
-RANGES: dict[str, Range] = {
+RANGES: Mapping[str, Range] = {
     'lr': NON_NEGATIVE,
     'base_lr': NON_NEGATIVE,
     'betas': DECAY,
     'eps': NON_NEGATIVE,
     'weight_decay': NON_NEGATIVE,
     'momentum': NON_NEGATIVE,
-    'dampening': UNIT,
-    'alpha': NON_NEGATIVE,
-    'rho': UNIT,
-    'lr_decay': NON_NEGATIVE,
-    'initial_accumulator_value': NON_NEGATIVE,
-    'momentum_decay': NON_NEGATIVE,
-    'etas': NON_NEGATIVE,
-    'step_sizes': NON_NEGATIVE,
-    'lambd': NON_NEGATIVE,
-    't0': NON_NEGATIVE,
-    'beta1': DECAY,
-    'b1': DECAY,
-    'beta2_decay': Range(high=0.0, open_low=True),
-    'd': Range(1.0),
-    'ns_coefficients': FINITE,
-    'trust_coefficient': NON_NEGATIVE,
-    'p_bound': NON_NEGATIVE,
-    'b3': UNIT,
-    'T_b3': NON_NEGATIVE,
-    'T_alpha': NON_NEGATIVE,
-    'alpha_start': NON_NEGATIVE,
-    'gamma': NON_NEGATIVE,
-    'eps_root': NON_NEGATIVE,
-    'max_grad_norm': Range(0.0),  # 0 and infinity are no bound
-    'lr_1d': NON_NEGATIVE,
-    'lr_ref': NON_NEGATIVE,
-    'betas_1d': DECAY,
-    'weight_decay_1d': NON_NEGATIVE,
-    'base_alpha': NON_NEGATIVE,  # the alpha of an optimizer that Lookahead is over
-    'tolerance_grad': NON_NEGATIVE,
-    'tolerance_change': NON_NEGATIVE,
-    'preconditioner_lr': DECAY,
-    'preconditioner_lr_min': DECAY,
-    'preconditioner_init_scale': Range(0.0, open_low=True, open_high=True),
-    'noise_scale': NON_NEGATIVE,
     'grad_clip_norm': CLIP,
     'grad_clip_value': CLIP,
-    'factor': DECAY,
-    'threshold': NON_NEGATIVE,
-    'min_lr': NON_NEGATIVE,
-    'base_momentum': UNIT,
-    'max_momentum': UNIT,
 }
-"""The allowed range of each hyper-parameter; one that is not listed may be any finite number."""
+"""The ranges of numbers that mean the same in every class; a class says those of its own."""
+
+
+def range_of(name: str, own: Mapping[str, Range] | None = None) -> Range:
+    """Return the range of a number, or an entry of a tuple of them, as ``'betas[0]'``.
+
+    ``own`` are the ranges of the class that has it. What is listed nowhere is any finite number.
+    """
+    name = name.partition('[')[0]
+    return (own or {}).get(name) or RANGES.get(name, FINITE)

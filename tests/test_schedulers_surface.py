@@ -450,10 +450,10 @@ def test_a_constructor_that_fails_leaves_nothing_attached():
 @pytest.mark.parametrize(
     ('function', 'says'),
     [
-        (lambda epoch: 1.0 - epoch, r'group 1 of SGD needs lr in \[0, inf\), got lr=-0.0'),
+        (lambda epoch: 1.0 - epoch, r'group 1: SGD needs lr in \[0, inf\), got lr=-0.0'),
         (
             lambda epoch: jnp.where(epoch < 2, 1.0, jnp.nan),
-            'group 0 of SGD needs lr.*got lr=nan',
+            'group 0: SGD needs lr.*got lr=nan',
         ),
     ],
 )
@@ -484,7 +484,7 @@ def test_a_number_out_of_range_is_not_saved():
     opt, _ = two_groups(0.1, bo.Adam, grad_clip_norm=1.0)
     brainstate.transform.jit(lambda: setattr(opt, 'grad_clip_norm', jnp.asarray(-1.0)))()
     brainstate.transform.jit(lambda: setattr(opt, 'eps', jnp.asarray(-1.0)))()
-    with pytest.raises(ValueError, match=r'(?s)grad_clip_norm=-1.*group 0 of Adam needs eps'):
+    with pytest.raises(ValueError, match=r'(?s)grad_clip_norm=-1.*group 0: Adam needs eps'):
         opt.state_dict()
     opt.grad_clip_norm = opt.eps = 1.0
     opt.load_state_dict(opt.state_dict())

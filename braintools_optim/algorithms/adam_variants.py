@@ -9,6 +9,7 @@ import optax
 from ..engine.leafwise import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
+from ..ranges import NON_NEGATIVE
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_adamax, scale_by_nadam, scale_by_radam
@@ -83,6 +84,8 @@ class Nadam(OptaxOptimizer):
 
     Where Adam does well and should react sooner. Dozat, ICLR workshop 2016.
     """
+
+    ranges = {'momentum_decay': NON_NEGATIVE}
 
     def __init__(
         self,

@@ -6,11 +6,10 @@ from typing import Unpack
 
 import optax
 
-from ..check import check_range
 from ..engine.leafwise import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
-from ..ranges import DECAY
+from ..ranges import DECAY, NON_NEGATIVE, UNIT
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_adagrad, scale_by_centered_rms
@@ -47,6 +46,7 @@ class RMSprop(OptaxOptimizer):
     """
 
     structural = ('momentum',)
+    ranges = {'alpha': DECAY}
 
     def __init__(
         self,
@@ -67,10 +67,6 @@ class RMSprop(OptaxOptimizer):
             centered=centered,
             **common,
         )
-
-    def validate(self, h: Hyper) -> None:
-        """Raise where alpha is no decay rate; other algorithms have other alphas."""
-        check_range(type(self).__name__, 'alpha', h.alpha, DECAY)
 
     @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
@@ -106,6 +102,8 @@ class Adagrad(OptaxOptimizer):
     For sparse features, whose rare gradients it makes count. Duchi, Hazan & Singer, JMLR 12
     (2011).
     """
+
+    ranges = {'lr_decay': NON_NEGATIVE, 'initial_accumulator_value': NON_NEGATIVE}
 
     def __init__(
         self,
@@ -151,6 +149,8 @@ class Adadelta(OptaxOptimizer):
 
     Where no learning rate is to be tuned; it starts slowly. Zeiler, arXiv:1212.5701.
     """
+
+    ranges = {'rho': UNIT}
 
     def __init__(
         self,

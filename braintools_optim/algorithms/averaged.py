@@ -9,11 +9,11 @@ from typing import Any, Unpack
 import jax
 import optax
 
-from ..check import check_count, check_mask, check_number, check_range, is_zero
+from ..check import check_count, check_mask, check_number, is_zero
 from ..engine.view import GroupView
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
-from ..ranges import UNIT
+from ..ranges import DECAY, NON_NEGATIVE, UNIT, Range
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import alpha_scheduler, beta3_scheduler, scale_by_ademamix, scale_by_mars
@@ -56,6 +56,14 @@ class AdEMAMix(OptaxOptimizer):
     structural = ('betas[0]',)
     static: tuple[str, ...] = ('step_offset',)
     first_moments = ('m1', 'm2')
+    ranges = {
+        'alpha': NON_NEGATIVE,
+        'alpha_start': NON_NEGATIVE,
+        'b3': UNIT,
+        'T_alpha': NON_NEGATIVE,
+        'T_b3': NON_NEGATIVE,
+        'eps_root': NON_NEGATIVE,
+    }
 
     def __init__(
         self,
@@ -96,10 +104,10 @@ class AdEMAMix(OptaxOptimizer):
     def validate(self, h: Hyper) -> None:
         """Raise where an option is none that there is."""
         owner = type(self).__name__
-        _check_schedules(owner, b3=h.b3, alpha=h.alpha)
+        _check_schedules(self, b3=h.b3, alpha=h.alpha)
         check_mask(owner, 'mask', h.mask)
         if h.b3_start is not None:
-            check_range(owner, 'b3_start', check_number(owner, 'b3_start', h.b3_start), UNIT)
+            check_number(owner, 'b3_start', h.b3_start, allowed=UNIT)
         check_count(owner, 'step_offset', h.step_offset)
 
     def transform(self, h: Hyper) -> optax.GradientTransformation:
@@ -151,6 +159,15 @@ class Mars(OptaxOptimizer):
 
     static: tuple[str, ...] = ()
     first_moments = ('mu', 'mog')
+    ranges = {
+        'gamma': NON_NEGATIVE,
+        'eps_root': NON_NEGATIVE,
+        'max_grad_norm': Range(0.0),  # 0 and infinity are no bound
+        'lr_1d': NON_NEGATIVE,
+        'lr_ref': NON_NEGATIVE,
+        'betas_1d': DECAY,
+        'weight_decay_1d': NON_NEGATIVE,
+    }
     more_gradients = ('previous_point_grads',)
     complex_as_real = False
 
@@ -208,7 +225,7 @@ class Mars(OptaxOptimizer):
     def validate(self, h: Hyper) -> None:
         """Raise where an option is none that there is."""
         owner = type(self).__name__
-        _check_schedules(owner, gamma=h.gamma)
+        _check_schedules(self, gamma=h.gamma)
         check_mask(owner, 'mask', h.mask)
         for name, allowed in (('variant', VARIANTS), ('clip', CLIPS), ('ns_dtype', _FLOATS)):
             if getattr(h, name) not in allowed:
@@ -287,7 +304,9 @@ def _functions(**given: Any) -> list[str]:
     return [name for name, value in given.items() if callable(value)]
 
 
-def _check_schedules(owner: str, **given: Any) -> None:
+def _check_schedules(optimizer: OptaxOptimizer, **given: Any) -> None:
+    """Raise for numbers out of their ranges where the optimizer was built with functions."""
     for name, value in given.items():
         if not callable(value):
-            check_number(owner, name, value)
+            owner, allowed = type(optimizer).__name__, optimizer.ranges[name]
+            check_number(owner, name, value, allowed=allowed)

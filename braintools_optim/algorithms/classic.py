@@ -11,7 +11,7 @@ from ..check import check_range, is_traced
 from ..engine.leafwise import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
-from ..ranges import Range
+from ..ranges import NON_NEGATIVE, Range
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import step_by_asgd, step_by_rprop
@@ -45,6 +45,8 @@ class ASGD(OptaxOptimizer):
     SIAM J. Control Optim. 30 (1992). A changed lr, lambd, alpha or t0 acts in the next update; in
     torch, one update later.
     """
+
+    ranges = {'lambd': NON_NEGATIVE, 'alpha': NON_NEGATIVE, 't0': NON_NEGATIVE}
 
     def __init__(
         self,
@@ -89,6 +91,8 @@ class Rprop(OptaxOptimizer):
     For whole batches, not for noisy gradients. Riedmiller & Braun, ICNN 1993. When lr changes,
     all steps are scaled by its ratio to the first one; torch reads it only once.
     """
+
+    ranges = {'etas': NON_NEGATIVE, 'step_sizes': NON_NEGATIVE}
 
     def __init__(
         self,

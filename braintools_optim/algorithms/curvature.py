@@ -13,6 +13,7 @@ from ..engine.view import GroupView, number_of
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..paths import nest
+from ..ranges import NON_NEGATIVE
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import descend, scale_by_strong_wolfe, step_by_lbfgs
@@ -53,6 +54,7 @@ class LBFGS(OptaxOptimizer):
     """
 
     static = ('memory_size', 'max_iter', 'max_eval')
+    ranges = {'tolerance_grad': NON_NEGATIVE, 'tolerance_change': NON_NEGATIVE}
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from ..check import check_number
 from ..engine.leafwise import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
+from ..ranges import DECAY, Range
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_adafactor
@@ -55,6 +56,7 @@ class Adafactor(OptaxOptimizer):
 
     structural = ('beta1',)
     none_is_zero = ('eps[0]', 'beta1')
+    ranges = {'beta2_decay': Range(high=0.0, open_low=True), 'd': Range(1.0), 'beta1': DECAY}
     complex_as_real = False
 
     def __init__(

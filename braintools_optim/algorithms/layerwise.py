@@ -10,6 +10,7 @@ import optax
 from ..engine.leafwise import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
+from ..ranges import NON_NEGATIVE
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import (
@@ -96,6 +97,7 @@ class Lars(OptaxOptimizer):
     """
 
     structural = ('momentum',)
+    ranges = {'trust_coefficient': NON_NEGATIVE}
 
     def __init__(
         self,
@@ -205,6 +207,7 @@ class Fromage(OptaxOptimizer):
     """
 
     structural = ('momentum', 'p_bound')
+    ranges = {'p_bound': NON_NEGATIVE}
 
     def __init__(
         self,

@@ -7,11 +7,11 @@ from typing import Any, Unpack
 
 import optax
 
-from ..check import check_count, check_range
+from ..check import check_count
 from ..engine.fixed_chain import check_chain
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
-from ..ranges import UNIT
+from ..ranges import UNIT, Range
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import lookahead
@@ -47,6 +47,7 @@ class Lookahead(OptaxOptimizer):
     """
 
     static: tuple[str, ...] = ('sync_period',)
+    ranges: Mapping[str, Range] = {'alpha': UNIT}
     graph_invisible_attrs = (*OptaxOptimizer.graph_invisible_attrs, 'base_optimizer')  # type: ignore[assignment]
 
     def __init__(
@@ -102,6 +103,8 @@ class Lookahead(OptaxOptimizer):
         self.structural = tuple(self._names[head] + k[len(head) :] for k, head in heads)
         self.first_moments, self.more_gradients = base.first_moments, base.more_gradients
         self.static = (*Lookahead.static, *(self._names[k] for k in base._flags))
+        theirs = {self._names[k]: v for k, v in base.ranges.items() if k in self._names}
+        self.ranges = {**theirs, **Lookahead.ranges}
         self.complex_as_real = base.complex_as_real and base._tx is None
         options = {k: getattr(base, k) for k, v in base._options.items() if v is not None}
         fixed = CommonOptions.__annotations__.keys() - {*base._options, *base._flags}
@@ -133,7 +136,6 @@ class Lookahead(OptaxOptimizer):
         """Raise where there is nothing to count to, or the base optimizer would."""
         owner = type(self).__name__
         check_count(owner, 'sync_period', h.sync_period, 1)
-        check_range(owner, 'alpha', h.alpha, UNIT)
         if isinstance(self.base_optimizer, OptaxOptimizer):
             self.base_optimizer.validate(self._base_values(h))
 

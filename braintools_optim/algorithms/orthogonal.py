@@ -9,6 +9,7 @@ import optax
 from ..engine.leafwise import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
+from ..ranges import FINITE
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import Reshape, scale_by_muon
@@ -52,6 +53,7 @@ class Muon(OptaxOptimizer):
     """
 
     static = ('ns_steps',)
+    ranges = {'ns_coefficients': FINITE}
     complex_as_real = False
 
     def __init__(

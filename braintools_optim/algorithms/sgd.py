@@ -9,6 +9,7 @@ import optax
 from ..engine.leafwise import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
+from ..ranges import UNIT
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_momentum
@@ -40,6 +41,7 @@ class SGD(OptaxOptimizer):
     """
 
     structural = ('momentum',)
+    ranges = {'dampening': UNIT}
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ import optax
 from ..check import check_mask
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
+from ..ranges import DECAY, NON_NEGATIVE, Range
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_quad, scale_by_skew
@@ -54,6 +55,13 @@ class Quad(OptaxOptimizer):
 
     structural = ('b1', 'noise_scale')
     static = ('max_size_dense', 'block_size', 'pipeline_axis_size', 'update_every', 'seed')
+    ranges = {
+        'b1': DECAY,
+        'preconditioner_lr': DECAY,
+        'preconditioner_lr_min': DECAY,
+        'preconditioner_init_scale': Range(0.0, open_low=True, open_high=True),
+        'noise_scale': NON_NEGATIVE,
+    }
     complex_as_real = False
     scale = staticmethod(scale_by_quad)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -70,22 +71,23 @@ def refuse_unloadable(owner: str, wrong: list[str]) -> None:
 def _out_of_range(optimizer: OptaxOptimizer, schedulers: list[dict[str, Any]]) -> list[str]:
     """Return what loading would refuse among the numbers of an optimizer and its schedulers."""
     owner, wrong = type(optimizer).__name__, []
-    checks = [
-        partial(check_number, owner, k, getattr(optimizer, k))
+    checks: list[tuple[str, Callable[[], Any]]] = [
+        ('', partial(check_number, owner, k, getattr(optimizer, k)))
         for k, given in optimizer._options.items()
         if given is not None
     ]
     for group in optimizer.param_groups:
+        where = f'group {group.index}: '
         checks += [
-            partial(check_number, f'group {group.index} of {owner}', k, group.number(k), like)
+            (where, partial(optimizer._checked, k, group.number(k), like))
             for k, like in optimizer._numbers.items()
         ]
-        checks.append(partial(optimizer._validate_changes, group, {}))
-    for check in checks:
+        checks.append((where, partial(optimizer._validate_changes, group, {})))
+    for where, check in checks:
         try:
             check()
         except ValueError as error:
-            wrong.append(str(error))
+            wrong.append(f'{where}{error}')
     for scheduler, state in zip(optimizer._all_schedulers(), schedulers, strict=True):
         wrong += scheduler.differences(state)
     return wrong

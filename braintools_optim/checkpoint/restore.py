@@ -169,7 +169,6 @@ def _checked_group(
     optimizer: OptaxOptimizer, group: ParamGroup, saved: Mapping, judge: Judge
 ) -> dict[tuple[int, str], Any]:
     mine, where = export_group(optimizer, group), f'group {group.index}'
-    owner = type(optimizer).__name__
     saved = shaped_like(saved, mine)
     given = saved.get('params')
     if not isinstance(given, list) or not all(isinstance(n, str) for n in given):
@@ -190,7 +189,7 @@ def _checked_group(
             if saved[key] != mine[key]:
                 judge.refuse(f'{where}: {key} was {saved[key]!r}, here it is {mine[key]!r}')
             continue
-        check = partial(check_number, owner, key, saved[key], optimizer._numbers[key])
+        check = partial(optimizer._checked, key, saved[key], optimizer._numbers[key])
         value = judge.passed(check, where)
         if value is None:
             continue
@@ -219,13 +218,12 @@ def _checked_options(
 
 def _checked_defaults(optimizer: OptaxOptimizer, saved: Mapping, judge: Judge) -> dict[str, Any]:
     """Return the numbers of groups that are to come; the first files lack them."""
-    owner = type(optimizer).__name__
     numbers: dict[str, Any] = {}
     for key in sorted(saved, key=str):
         if key not in optimizer._numbers:
             judge.unexpected(f'the default {key!r} is unknown here')
             continue
-        check = partial(check_number, owner, key, saved[key], optimizer._numbers[key])
+        check = partial(optimizer._checked, key, saved[key], optimizer._numbers[key])
         numbers[key] = judge.passed(check, 'defaults')
     return numbers
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..check import check_number
+from ..ranges import Range, range_of
 from .base import Progress, Scheduler
 from .shown import Entries
 
@@ -22,6 +23,9 @@ class Arguments(Scheduler):
 
     schedule: Any = None
     """The formula, one of `braintools_optim.schedules`."""
+
+    ranges: Mapping[str, Range] = {}
+    """The ranges of live numbers besides those of the formula."""
 
     _names: tuple[str, ...] = ()  # its live numbers ...
     _formula_names: tuple[str, ...] = ()  # ... of which the schedule's come first ...
@@ -79,6 +83,8 @@ class Arguments(Scheduler):
         if self.schedule is not None:
             own = self.schedule.check(owner, **self._fixed, **own)
         return tuple(
-            own[k] if k in self._formula_names else check_number(owner, k, hyper[k])
+            own[k]
+            if k in self._formula_names
+            else check_number(owner, k, hyper[k], allowed=range_of(k, self.ranges))
             for k in self._names
         )

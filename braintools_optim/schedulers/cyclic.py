@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 from .. import schedules
 from ..check import check_count, check_number
 from ..engine.observe import is_tracer
-from ..ranges import Range
+from ..ranges import UNIT, Range
 from .base import Progress
 from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler
 
@@ -27,6 +27,7 @@ class MomentumCycle(LRScheduler):
 
     __module__ = 'braintools_optim'
     carries_changes = False
+    ranges = {'base_momentum': UNIT, 'max_momentum': UNIT}
     keeps_base = True  # torch's constructors take it, or what it is made of
 
     def __init__(

@@ -13,7 +13,7 @@ from ..check import check_count, check_metric, check_number
 from ..engine.observe import is_tracer
 from ..engine.own_state import NumbersState
 from ..engine.writing import put_value
-from ..ranges import Range
+from ..ranges import DECAY, NON_NEGATIVE, Range
 from ..state import OptimState
 from .base import Progress
 from .present import PresentRate
@@ -76,6 +76,7 @@ class ReduceLROnPlateau(PresentRate):
     """
 
     __module__ = 'braintools_optim'
+    ranges = {'factor': DECAY, 'threshold': NON_NEGATIVE, 'min_lr': NON_NEGATIVE}
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..check import check_number
 from ..engine.observe import is_tracer, recorded
 from ..engine.own_state import NumbersState
+from ..ranges import range_of
 from ..state import OptimState
 from .arguments import Arguments
 from .base import Progress, is_optimizer
@@ -104,7 +105,10 @@ class LRScheduler(Arguments, Bases):
         for i in range(count):
             mine = {k: v[i] if k in self._lists else v for k, v in each.items()}
             base = check_number(owner, 'base_lr', mine.pop('base_lr'))
-            extra = {k: check_number(owner, k, mine.pop(k)) for k in numbers or {}}
+            extra = {
+                k: check_number(owner, k, mine.pop(k), allowed=range_of(k, self.ranges))
+                for k in numbers or {}
+            }
             checked = {} if self.schedule is None else self.schedule.check(owner, **mine)
             mine = {k: v for k, v in checked.items() if k in live and v is not None} | extra
             self._fixed = {k: v for k, v in checked.items() if k not in mine}

@@ -1,0 +1,38 @@
+"""The ranges of numbers: some mean the same everywhere, others in one class alone."""
+
+import optax
+import pytest
+
+import braintools_optim as bo
+from braintools_optim.check import check_number
+from braintools_optim.ranges import Range
+
+
+def test_ranges_of_one_class_do_not_bind_another():
+    class Own(bo.OptaxOptimizer):
+        ranges = {'factor': Range(1.0, 4.0)}
+
+        def __init__(self, lr=0.1, d=0.5, factor=2.0, alpha='fixed', pair=(2.0, 3.0)):
+            super().__init__(lr=lr, d=d, factor=factor, alpha=alpha, pair=pair)
+
+        def transform(self, h):
+            return optax.scale(-h.lr * h.d * h.factor * h.pair[0])
+
+    opt = Own()
+    assert (opt.d, opt.factor, opt.alpha, opt.pair) == (0.5, 2.0, 'fixed', (2.0, 3.0))
+    opt.factor = 4
+    for name, value in (('factor', 5.0), ('factor', 'x'), ('lr', -1.0)):
+        with pytest.raises((TypeError, ValueError), match=f'Own needs .*{name}'):
+            Own(**{name: value})
+    with pytest.raises(ValueError, match=r'Own needs factor in \[1, 4\], got factor=0.5'):
+        opt.factor = 0.5
+    with pytest.raises(ValueError, match=r'pair\[1\] in \[0, 1\]'):
+        check_number('Own', 'pair', (0.5, 3.0), (0.0, 0.0), Range(0.0, 1.0))
+
+
+def test_lookahead_keeps_the_ranges_of_its_base():
+    opt = bo.Lookahead(bo.RMSprop(alpha=0.5), alpha=0.8)
+    opt.base_alpha, opt.alpha = 0.9, 1.0
+    for name, value in (('base_alpha', 1.0), ('alpha', 1.5)):
+        with pytest.raises(ValueError, match=f'Lookahead needs {name} in'):
+            setattr(opt, name, value)
