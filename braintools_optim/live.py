@@ -59,7 +59,8 @@ class LiveNumbers:
     # The values of the group whose chain is being built or run, those of all groups if they are
     # traced, and the trace in which that is.
     _running: tuple[Hyper, list[dict[str, Any]] | None, StateJaxTracer] | None
-    _rate_is_read: bool | None = None  # by a chain that is fixed; None before its first trace
+    # Whether a chain that is fixed reads the learning rate: None until it has been traced.
+    _rate_is_read: bool | None = None
 
     def validate(self, h: Hyper) -> None:
         """Raise if values contradict each other; numbers in ``h`` may be tracers."""
@@ -182,10 +183,14 @@ class LiveNumbers:
 
     def _running_hyper(self) -> Hyper | None:
         """Return the values of the group whose chain is being built or run, if one is."""
-        if (running := self._running_now()) is None:
-            return None
-        self.__dict__['_rate_is_read'] = True  # as far as is known
-        return running[0]
+        running = self._running_now()
+        return None if running is None else running[0]
+
+    def _running_rate(self) -> Hyper | None:
+        """Return the same to whom reads the learning rate, and note that the chain does."""
+        if (h := self._running_hyper()) is not None:
+            self.__dict__['_rate_is_read'] = True
+        return h
 
     def _running_now(self) -> tuple[Hyper, list[dict[str, Any]] | None] | None:
         running = self.__dict__['_running']

@@ -228,7 +228,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Saved, Optimizer):
         its learning rate is live through ``self._lr_scheduler``, all else in it is fixed.
         :meth:`transform` keeps everything live.
         """
-        return self._live(lambda: self._running_hyper() or self._hyper(self._groups[0]))
+        return self._live(lambda: self._running_rate() or self._hyper(self._groups[0]))
 
     @property
     def tx(self) -> optax.GradientTransformation:
@@ -278,10 +278,12 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Saved, Optimizer):
         if owner is OptaxOptimizer or 'default_tx' not in vars(owner):
             return None
         self._run_as(h)
+        known = self._rate_is_read
         try:
             chain = self.default_tx()
         finally:
             self._run_as(None)
+            self._rate_is_read = known  # what is read while it is built stays as it is now
         if not isinstance(chain, optax.GradientTransformation):
             raise TypeError(
                 f'{type(self).__name__}.default_tx must return an optax.GradientTransformation, '

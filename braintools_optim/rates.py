@@ -19,7 +19,7 @@ class DrivenRates:
     _table: HyperTable
     _groups: list[ParamGroup]
     _assign: Callable[..., Any]
-    _running_hyper: Callable[[], Hyper | None]
+    _running_rate: Callable[[], Hyper | None]
     _lr_scheduler: LRScheduler
     _lr_is_free: bool  # whether the first scheduler that is added takes the place of `lr`
     _schedulers: list[Scheduler]
@@ -60,7 +60,7 @@ class DrivenRates:
     @property
     def current_lr(self) -> Any:
         """The learning rate that the next step applies to group 0; assign to change it."""
-        running = self._running_hyper()
+        running = self._running_rate()
         return running.lr if running else self._table.read(0, 'lr')
 
     @current_lr.setter
@@ -124,7 +124,7 @@ class DrivenRates:
 
         To a chain that runs it is that of its group.
         """
-        if running := self._running_hyper():
+        if running := self._running_rate():
             return [running.lr] * len(self._groups)
         entries = self._table.state.entries()
         return [entries[self._table.slots[g.index, 'lr']] for g in self._groups]

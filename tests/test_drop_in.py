@@ -395,6 +395,20 @@ class BakedIn(bo.OptaxOptimizer):
         return optax.sgd(0.1)
 
 
+class BakedInAtItsConstruction(bo.OptaxOptimizer):
+    def default_tx(self):
+        return optax.sgd(self.current_lr)
+
+
+class ReadsAnotherNumber(bo.OptaxOptimizer):
+    def __init__(self, lr=0.1, momentum=0.0):
+        super().__init__(lr=lr, momentum=momentum)
+
+    def default_tx(self):
+        live = optax.scale_by_schedule(lambda count: 1.0 + self.momentum)
+        return optax.chain(optax.sgd(0.1, momentum=self.momentum), live)
+
+
 def scheduled(scheduler, read=lambda opt, scheduler, count: scheduler(count)):
     """Return an optimizer whose given chain ends in its scheduler."""
     tx = optax.scale_by_schedule(lambda count: read(opt, scheduler, count))
@@ -404,6 +418,8 @@ def scheduled(scheduler, read=lambda opt, scheduler, count: scheduler(count)):
 UNREAD = {
     'tx': lambda lr: bo.OptaxOptimizer(tx=optax.sgd(0.1), lr=lr),
     'default_tx': lambda lr: BakedIn(lr=lr),
+    'default_tx with the rate': lambda lr: BakedInAtItsConstruction(lr=lr),
+    'default_tx with another number': lambda lr: ReadsAnotherNumber(lr=lr),
     'Lookahead': lambda lr: bo.Lookahead(bo.OptaxOptimizer(tx=optax.sgd(0.1)), lr=lr),
 }
 

@@ -307,7 +307,7 @@ class LRScheduler(Arguments, Bases):
         """Return the learning rate; given a count, minus it, for ``optax.scale_by_schedule``."""
         if count is None:
             return self._lrs()[0]
-        running = self.optimizer._running_hyper() if self.optimizer is not None else None
+        running = self.optimizer._running_rate() if self.optimizer is not None else None
         if running is None and is_tracer(count) and not recorded():
             name, way = type(self).__name__, 'give it to the optimizer, too, as lr='
             if self.optimizer is not None:
