@@ -23,7 +23,7 @@ from .engine.observe import traced
 from .engine.own_state import ChainState, CoreState, CountState
 from .engine.packs import Packed
 from .engine.plan import GroupPlan
-from .engine.slot import belong, with_dtype, with_known
+from .engine.slot import belong, check_vectors, with_dtype, with_known
 from .engine.step import Stepper
 from .engine.view import GroupView
 from .engine.whole_chain import whole_chain
@@ -387,6 +387,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Saved, Optimizer):
         state = self._chain(group, self._hyper(group)).init(plan.tree(arrays))
         paths = [leaves[i].path for i in plan.leaves]
         values = [arrays[i] for i in plan.leaves]
+        check_vectors(state, paths, type(self).__name__)
         if (narrow := self._precision.mu_dtype) is not None:
             owner = type(self).__name__
             state = with_dtype(state, paths, self.first_moments, narrow, owner)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import NamedTuple
 
 import brainstate
 import jax
@@ -460,3 +461,20 @@ def test_a_condition_on_the_epoch_in_a_compiled_program(name, make):
     assert repr(opt.state_dict()) == repr(before)
     scheduler.step()
     assert scheduler.last_epoch.value == 1
+
+
+def test_a_field_that_is_named_as_what_it_is_not():
+    class State(NamedTuple):
+        leaf_scale: jax.Array
+
+    class Own(bo.OptaxOptimizer):
+        def transform(self, h):
+            return optax.GradientTransformation(
+                lambda params: State(jnp.ones(3)),
+                lambda updates, state, params=None: (updates, state),
+            )
+
+    with pytest.raises(TypeError, match=r"Own keeps 'leaf_scale' of shape \(3,\).*2 here"):
+        ready(Own)
+    opt = Own(lr=0.1).register_trainable_weights({k: ParamState(jnp.ones(2)) for k in 'abc'})
+    assert opt.state_dict()['opt_state']['0']['leaf_scale'] == {'a': 1.0, 'b': 1.0, 'c': 1.0}

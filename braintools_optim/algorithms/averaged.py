@@ -110,6 +110,7 @@ class AdEMAMix(OptaxOptimizer):
             check_number(owner, 'b3_start', h.b3_start, allowed=UNIT)
         check_count(owner, 'step_offset', h.step_offset)
 
+    # Not leafwise: ``mask`` is for whole trees.
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """The mixed direction, then decay, then the step."""
         (b1, b2), b3, alpha = h.betas, h.b3, h.alpha
@@ -236,6 +237,7 @@ class Mars(OptaxOptimizer):
                 f'or optimize_1d=True.'
             )
 
+    # Not leafwise: ``mask`` is for whole trees, and clip='global' couples the leaves.
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """The directions, then the decays, then the steps of matrices and of all else."""
         direction = scale_by_mars(

@@ -123,6 +123,7 @@ class Quad(OptaxOptimizer):
         check_mask(type(self).__name__, 'weight_decay_mask', h.weight_decay_mask)
         _options(h).checked(type(self).__name__)
 
+    # Not leafwise: blocks of several leaves are computed together, and draws go by path.
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """The whitened direction, then decay, then the step."""
         mask = users_mask(self, 'weight_decay_mask', h.weight_decay_mask)

@@ -17,11 +17,13 @@ from ..transforms.count import is_masked
 __all__ = [
     'Slot',
     'belong',
+    'check_vectors',
     'is_masked',
     'rebuild',
     'slots_of',
     'with_known',
     'with_common',
+    'with_dtype',
     'with_masked',
 ]
 
@@ -64,6 +66,17 @@ def slots_of(state: Any, parameters: Sequence[Keys]) -> list[Slot]:
         Slot(name, owner, _is_per_leaf(head), value)
         for name, (head, owner, value) in zip(names, found, strict=True)
     ]
+
+
+def check_vectors(state: Any, parameters: Sequence[Keys], owner: str) -> None:
+    """Raise if a field is named as a vector with an entry for each parameter, and is none."""
+    for slot in slots_of(state, parameters):
+        if slot.per_leaf and (shape := jnp.shape(slot.value)) != (len(parameters),):
+            raise TypeError(
+                f'the chain of {owner} keeps {slot.name!r} of shape {shape}; a field of a state '
+                f'whose name begins with leaf_ is a vector with one number for each array of the '
+                f'parameters, {len(parameters)} here. Choose another name.'
+            )
 
 
 def belong(state: Any, parameters: Sequence[Keys]) -> list[bool]:

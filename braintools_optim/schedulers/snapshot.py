@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ['is_code', 'resized', 'row_differences', 'row_snapshot', 'saved_rows']
 
+PER_GROUP = ('base_lrs', 'starts', 'written', 'current_lrs')  # lists of one entry for each group
 _LATER = ('cycle_momentum', 'div_factor')  # what the first files do not tell
 
 
@@ -44,18 +45,23 @@ def saved_rows(scheduler: LRScheduler, saved: Mapping[str, Any]) -> list[Row]:
 
 
 def resized(saved: Any, mine: Any) -> Any:
-    """Return a snapshot of other groups for those here: what it lacks is as in ``mine``.
-
-    Only lists of one entry for each group have other lengths.
-    """
-    if isinstance(saved, Mapping) and isinstance(mine, Mapping):
-        fixed = {k: v for k, v in saved.items() if k in ('fixed', 'milestones')}
-        return {k: resized(v, mine.get(k)) for k, v in saved.items()} | fixed
-    if not isinstance(saved, list | tuple) or not isinstance(mine, list):
+    """Return a snapshot of other groups for those here: what it lacks is as in ``mine``."""
+    if not (isinstance(saved, Mapping) and isinstance(mine, Mapping)):
         return saved
-    if any(isinstance(x, Mapping) for x in saved):  # the schedulers of a composite
-        pairs = zip(saved, mine, strict=False)
-        return [resized(*pair) for pair in pairs] if len(saved) == len(mine) else saved
+    new = {k: _fitted(v, mine[k]) if k in PER_GROUP and k in mine else v for k, v in saved.items()}
+    hyper, numbers = saved.get('hyper'), mine.get('hyper')
+    if isinstance(hyper, Mapping) and isinstance(numbers, Mapping):
+        new['hyper'] = {k: _fitted(v, numbers.get(k)) for k, v in hyper.items()}
+    parts, here = saved.get('schedulers'), mine.get('schedulers')
+    if isinstance(parts, list) and isinstance(here, list) and len(parts) == len(here):
+        new['schedulers'] = [resized(*pair) for pair in zip(parts, here, strict=True)]
+    return new
+
+
+def _fitted(saved: Any, mine: Any) -> Any:
+    """Return a list with one entry for each group that is here."""
+    if not (isinstance(saved, list | tuple) and isinstance(mine, list)):
+        return saved
     return [*saved[: len(mine)], *mine[len(saved) :]]
 
 
@@ -64,7 +70,7 @@ def row_differences(scheduler: LRScheduler, saved: Mapping[str, Any]) -> list[st
     wrong: list[str] = []
     owner, mine = type(scheduler).__name__, scheduler.state_dict()
     hyper = saved.get('hyper', {})
-    vectors = {k: saved.get(k) for k in ('base_lrs', 'starts', 'written', 'current_lrs')}
+    vectors = {k: saved.get(k) for k in PER_GROUP}
     fits = isinstance(hyper, Mapping) and set(hyper) == set(scheduler._names)
     if not fits:
         wrong.append(f'{owner}: hyper must have {list(scheduler._names)}, got {hyper!r:.80}')
