@@ -12,7 +12,6 @@ from brainstate import State
 from brainstate.graph import Node
 from brainstate.transform import ProgressBar, for_loop
 
-from .algorithms import LBFGS
 from .engine.objective import ClosureObjective, number_of
 from .engine.observe import traced
 from .engine.program import StatefulProgram
@@ -216,8 +215,7 @@ class TrainStep:
 
     def _search(self, opt: OptaxOptimizer, args: tuple, kwargs: dict) -> Callable | None:
         """Return what gives a line search all that it takes, from the loss and gradients."""
-        searches = isinstance(opt, LBFGS) and opt.linesearch is not None
-        if self.value_fn is False or (self.value_fn is None and not searches):
+        if self.value_fn is False or (self.value_fn is None and not opt._searches()):
             return None
         if callable(self.value_fn):
             given = self.value_fn
@@ -228,11 +226,7 @@ class TrainStep:
         else:
             value_fn = self._loss_elsewhere(opt, args, kwargs)
 
-        def arguments(loss: Any, grads: Any) -> dict[str, Any]:
-            extra = {'value': loss, 'value_fn': value_fn}
-            return extra if isinstance(opt, LBFGS) else {**extra, 'grad': grads}
-
-        return arguments
+        return lambda loss, grads: opt._search_arguments(loss, value_fn, grads)
 
     def _loss_elsewhere(self, opt: OptaxOptimizer, args: tuple, kwargs: dict) -> Callable:
         """Return the loss as a function of an optimizer's parameters, all else as it is now."""

@@ -167,7 +167,7 @@ class LBFGS(OptaxOptimizer):
                 f'{owner}.step takes a closure with one parameter group, and there are '
                 f'{len(self.param_groups)}; give it gradients, or register all parameters at once.'
             )
-        return step_by_closure(self._stepper or self._new_stepper(), closure)
+        return step_by_closure(self._stepper or self._new_stepper(), closure, self._descend)
 
     def update(
         self,
@@ -178,6 +178,12 @@ class LBFGS(OptaxOptimizer):
     ) -> Any:
         """Do the same as :meth:`step`."""
         return self.step(grads, value, value_fn, **extra)
+
+    def _searches(self) -> bool:
+        return self.linesearch is not None
+
+    def _search_arguments(self, value: Any, value_fn: Any, grads: Any) -> dict[str, Any]:
+        return {'value': value, 'value_fn': value_fn}  # it gives the gradients itself
 
     def _for_search(self, value: Any, value_fn: Any) -> dict[str, Any]:
         """Return what the line search takes; raise if it is missing."""

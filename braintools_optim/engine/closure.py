@@ -36,11 +36,17 @@ __all__ = ['step_by_closure', 'step_with_functions']
 _REMEMBERED = 16  # compiled programs: a closure over new arrays in each call needs a new one
 
 
-def step_by_closure(stepper: Stepper, closure: Callable[[], Any]) -> Any:
+Descend = Callable[..., tuple[Any, Any]]
+"""``(h, chain, value_fn, params, state, value, grads)`` to new parameters and a new state."""
+
+
+def step_by_closure(stepper: Stepper, closure: Callable[[], Any], descend: Descend) -> Any:
     """Take one step on what a closure computes; return its loss where the step begins."""
-    if traced():
-        return _take(stepper, closure)
-    return _compiled_once(stepper, lambda: _take(stepper, closure), closure)
+
+    def take() -> Any:
+        return _take(stepper, closure, descend)
+
+    return take() if traced() else _compiled_once(stepper, take, closure)
 
 
 def step_with_functions(stepper: Stepper, grads: Any, extra: dict[str, Any]) -> None:
@@ -103,12 +109,12 @@ class CompiledStep:
         return loss
 
 
-def _take(stepper: Stepper, closure: Callable[[], Any]) -> Any:
+def _take(stepper: Stepper, closure: Callable[[], Any], descend: Descend) -> Any:
     objective = ClosureObjective(closure, stepper)
     values = [param.value for param in stepper.params]
     others = [state.value for state in objective.others]
     (packed,), count = stepper.core.value
-    loss, written, chain, moved = _compute(stepper, objective, values, others, packed.tree)
+    loss, written, chain, moved = _compute(stepper, objective, descend, values, others, packed.tree)
     targets = [s for s, writes in zip(objective.others, objective.writes, strict=True) if writes]
     write_all(
         [
@@ -121,7 +127,12 @@ def _take(stepper: Stepper, closure: Callable[[], Any]) -> Any:
 
 
 def _compute(
-    stepper: Stepper, objective: ClosureObjective, values: list, others: list, state: Any
+    stepper: Stepper,
+    objective: ClosureObjective,
+    descend: Descend,
+    values: list,
+    others: list,
+    state: Any,
 ) -> tuple[Any, list, Any, list]:
     """Return the first loss, what its evaluation wrote, the chain's state and new parameters.
 
@@ -153,7 +164,7 @@ def _compute(
     h = group.hyper(numbers[group.index])
 
     def run(chain: Any, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        return optimizer._descend(h, chain, value_fn, params, state, value, grads)
+        return descend(h, chain, value_fn, params, state, value, grads)
 
     after, next_state = computation.run_chain(group, plan, h, state, found, old, run, numbers)
     state = own_copies(
