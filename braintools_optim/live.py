@@ -68,14 +68,14 @@ class LiveNumbers:
     def _declare(self, hyper: dict[str, Any], options: dict[str, Any]) -> None:
         """Sort constructor arguments into live numbers and flags, checked."""
         name = type(self).__name__
-        declared = self._declared()
+        declared = self._constructor_defaults()
         for key, value in hyper.items():
             if key in _TAKEN:
                 raise TypeError(
                     f'{name} cannot have a hyper-parameter named {key}: an optimizer has another '
                     f'meaning for it. Choose another name.'
                 )
-            # The base passes a weight decay of zero for those that have none.
+            # OptaxOptimizer always passes weight_decay; a zero is dropped where a class has none.
             passed = key == 'weight_decay' and is_zero(value)
             if key not in declared and not passed:
                 known = sorted(argument_names(type(self)))
@@ -103,11 +103,8 @@ class LiveNumbers:
         for key in names:
             self.__dict__.pop(key, None)  # a subclass may have set it before
         self._declared_names = names
-        self._table = HyperTable()
-        self._groups = []
-        self._running = None
 
-    def _declared(self) -> dict[str, Any]:
+    def _constructor_defaults(self) -> dict[str, Any]:
         """Return the arguments that the constructors of this class and its bases name."""
         from .optimizer import OptaxOptimizer
 

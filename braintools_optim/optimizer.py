@@ -16,7 +16,7 @@ from .check import check_flag, check_number, is_zero
 from .decay import check_decay_mask
 from .engine.chunks import are_many
 from .engine.closure import step_with_functions
-from .engine.fixed_chain import check_chain, refuse_decay, watched
+from .engine.fixed_chain import check_chain, noting_reads, refuse_decay
 from .engine.leaf import Leaf, flat_values, leaves_of
 from .engine.leafwise import leafwise
 from .engine.observe import traced
@@ -31,7 +31,7 @@ from .engine.writing import undone_on_error
 from .fixed_options import FixedOptions
 from .groups import Groups, ParamGroup
 from .habits import refuse_parameters, refuse_rate, refuse_torch_group
-from .hyper import Hyper, number_at
+from .hyper import Hyper, HyperTable, number_at
 from .live import LiveNumbers
 from .paths import nest
 from .precision import Precision
@@ -187,6 +187,9 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Saved, Optimizer):
             {'lr': first_lr, 'weight_decay': weight_decay, **hyper, 'maximize': maximize},
             {'grad_clip_norm': grad_clip_norm, 'grad_clip_value': grad_clip_value},
         )
+        self._table = HyperTable()
+        self._groups: list[ParamGroup] = []
+        self._running = None
         self._tx = tx
         self._precision = Precision.checked(name, state_dtype, master_dtype, mu_dtype)
         self._skip_nonfinite = check_flag(name, 'skip_nonfinite', skip_nonfinite, False)
@@ -254,7 +257,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Saved, Optimizer):
 
     def _chain(self, group: ParamGroup, h: Hyper) -> optax.GradientTransformation:
         if group.chain is not None:
-            return self._precision.over(watched(self, group.chain))
+            return self._precision.over(noting_reads(self, group.chain))
         try:
             return self._precision.over(self.transform(h))
         except jax.errors.ConcretizationTypeError as error:

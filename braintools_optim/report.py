@@ -30,7 +30,7 @@ def describe(optimizer: OptaxOptimizer) -> str:
         k for k in optimizer._flags if any(g.flags[k] for g in optimizer._groups)
     ]
     rows = [['group', 'parameters', 'numbers', 'state', *columns]]
-    chains, count = optimizer._core.look(), optimizer._core.count
+    chains, count = optimizer._core.peek(), optimizer._core.count
     for group in optimizer.param_groups:
         leaves = [x for s in group.states() for x in flat_values(s._value)[0]]
         rows.append(

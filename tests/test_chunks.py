@@ -171,7 +171,7 @@ def test_the_state_is_donated_and_nothing_of_the_callers():
     opt, params = build(lambda: bo.AdamW(0.1), start())
     grads = gradients(0, params)
     opt.step(grads)
-    values, state = values_of(params), opt._core.take()[0]
+    values, state = values_of(params), opt._core.parts()[0]
     opt.step(grads)
     assert not any(x.is_deleted() for x in jax.tree.leaves((values, grads)))
     # Vectors with an entry for each leaf are read by all calls.
@@ -292,7 +292,7 @@ def test_a_parameter_that_is_gone_is_refused_with_all_old():
     with pytest.raises(ValueError, match="parameter 'e' holds an array that an earlier step"):
         opt.step(gradients(2, params))
     params['e'].value = kept
-    assert not any(x.is_deleted() for x in opt._core.take()[0])
+    assert not any(x.is_deleted() for x in opt._core.parts()[0])
     opt.step(gradients(2, params))
 
 

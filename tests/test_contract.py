@@ -1014,7 +1014,7 @@ def test_looking_at_the_count_copies_no_state():
     opt = bo.Adam(0.1).register_trainable_weights({'w': brainstate.ParamState(jnp.arange(4.0))})
     for t in range(3):
         opt.step({'w': jnp.ones(4)})
-        old = opt._core.take()[0]
+        old = opt._core.parts()[0]
         assert opt.step_count.value == t + 1
         repr(opt), opt.state_dict()
     opt.step({'w': jnp.ones(4)})

@@ -46,7 +46,7 @@ def spoiled(grads, bad):
 
 def kept(opt, params):
     """Return all that a step changes besides its count."""
-    return list(map(jnp.copy, jax.tree.leaves((values_of(params), opt._core.look()[0]))))
+    return list(map(jnp.copy, jax.tree.leaves((values_of(params), opt._core.peek()[0]))))
 
 
 def assert_same(got, want):

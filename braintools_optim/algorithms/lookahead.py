@@ -112,8 +112,8 @@ class Lookahead(OptaxOptimizer):
         lr = base.current_lr if base._lr_is_free else scheduler
         return {'lr': lr, **{self._names[k]: v for k, v in inner.items()}, **options}
 
-    def _declared(self) -> dict[str, Any]:
-        named = super()._declared()
+    def _constructor_defaults(self) -> dict[str, Any]:
+        named = super()._constructor_defaults()
         if isinstance(self.base_optimizer, OptaxOptimizer):
             base = self.base_optimizer
             if 'weight_decay' not in base._numbers:

@@ -95,7 +95,7 @@ def _out_of_range(optimizer: OptaxOptimizer, schedulers: list[dict[str, Any]]) -
 
 def refuse_traced(optimizer: OptaxOptimizer, wish: str) -> None:
     """Raise if the optimizer's state is known only when a traced program runs."""
-    state = optimizer._core.look(), optimizer._table.state.value
+    state = optimizer._core.peek(), optimizer._table.state.value
     if any(map(is_tracer, jax.tree.leaves(state))):
         raise TypeError(f'{type(optimizer).__name__} is being traced; {wish} it outside of jit.')
 
@@ -140,7 +140,7 @@ def named_slots(optimizer: OptaxOptimizer, group: ParamGroup) -> tuple[list[Slot
     plan = GroupPlan.of(optimizer.param_states, optimizer._leaves, group.members)
     leaves = [optimizer._leaves[i] for i in plan.leaves]
     names = {leaf.path: leaf.name for leaf in leaves}
-    return slots_of(optimizer._core.look()[group.index].tree, list(names)), names
+    return slots_of(optimizer._core.peek()[group.index].tree, list(names)), names
 
 
 def slot_name(slot: Slot, names: dict[Keys, str]) -> str:

@@ -301,7 +301,7 @@ def _checked_slots(
         for name in saved[slot_key]:
             if (slot_key, name) not in wanted:
                 judge.unexpected(f'{where}: {slot_key} of {name or "the group"} is unknown here')
-    return rebuild(optimizer._core.look()[group.index].tree, values)
+    return rebuild(optimizer._core.peek()[group.index].tree, values)
 
 
 def _checked_vector(entries: list[Any], mine: Any, what: str, judge: Judge) -> Any:

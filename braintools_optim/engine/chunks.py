@@ -23,7 +23,7 @@ from .compiled import entry_of
 from .gradient import assigned, refuse_non_arrays
 from .leaf import flat_values
 from .leafwise import is_leafwise
-from .part import Kept, Part, joined
+from .part import Kept, Part, vectors_in_order
 
 if TYPE_CHECKING:
     from .computation import Computation
@@ -199,7 +199,7 @@ class Chunks:
         self.read_leaves, self.read_values = _reader(leaves), _reader(new)
         self.vectors = vectors
         self.order = [self._order(position) for position in vectors]
-        self.join = jax.jit(joined)
+        self.join = jax.jit(vectors_in_order)
         moved = {self.computation.leaves[i].state for call in self.calls for i in call.members}
         self.resting = [i for i in range(len(self.computation.manager)) if i not in moved]
 

@@ -109,11 +109,9 @@ class Computation:
             h = group.hyper(numbers[group.index])
             run = partial(_update, given(group, plan, numbers), type(optimizer).__name__)
             before = state
-            for values, share in self._by_decay(h, plan, found):
+            for own, share in self._runs_by_decay(h, plan, found):
                 state = with_common(state, before, [self.leaves[i].path for i in plan.leaves])
-                updates, state = self.run_chain(
-                    group, plan, values, state, share, old, run, numbers
-                )
+                updates, state = self.run_chain(group, plan, own, state, share, old, run, numbers)
                 for i, update in zip(plan.leaves, updates, strict=True):
                     if share[i] is not None:
                         p = self.leaves[i].encode(old[i])
@@ -155,14 +153,14 @@ class Computation:
             optimizer._run_as(None)
         if absent:
             new = jax.tree.map(lambda n, o: o if is_masked(n) else n, new, state, is_leaf=is_masked)
-        return plan.flat(made), _alike(new, state, type(optimizer).__name__)
+        return plan.flat(made), _in_old_dtypes(new, state, type(optimizer).__name__)
 
     def climbing(self) -> set[int]:
         """Return the leaves of the groups that maximize."""
         pairs = zip(self.groups, self.plans, strict=True)
         return {i for group, plan in pairs if group.flags['maximize'] for i in plan.leaves}
 
-    def _by_decay(self, h: Hyper, plan: GroupPlan, found: list) -> list[tuple[Hyper, list]]:
+    def _runs_by_decay(self, h: Hyper, plan: GroupPlan, found: list) -> list[tuple[Hyper, list]]:
         """Return the values and gradients of each run of a chain: without decay it is another."""
         bare = {i for i in plan.leaves if not self.leaves[i].decays}
         if not bare:
@@ -212,7 +210,7 @@ def _update(
     return chain.update(grads, state, params, **extra)
 
 
-def _alike(new: Any, old: Any, owner: str) -> Any:
+def _in_old_dtypes(new: Any, old: Any, owner: str) -> Any:
     """Return a chain's new state with the dtypes of the old one; raise if its shape changed."""
     leaves, treedef = jax.tree.flatten(new)
     old_leaves = jax.tree.leaves(old)

@@ -13,7 +13,7 @@ from ..hyper import Hyper
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['check_chain', 'refuse_decay', 'warn_of_unread', 'watched']
+__all__ = ['check_chain', 'refuse_decay', 'warn_of_unread', 'noting_reads']
 
 
 def check_chain(owner: str, name: str, given: Any, hint: str, others: str = '') -> None:
@@ -38,7 +38,7 @@ def refuse_decay(owner: str, h: Hyper) -> None:
         )
 
 
-def watched(optimizer: OptaxOptimizer, chain: Any) -> optax.GradientTransformation:
+def noting_reads(optimizer: OptaxOptimizer, chain: Any) -> optax.GradientTransformation:
     """Return a fixed chain that notes, where it is traced, whether it reads the learning rate."""
 
     def update(*args: Any, **extra: Any) -> Any:

@@ -201,14 +201,14 @@ def _combined(shares: list[jax.Array]) -> jax.Array | None:
     total = shares[0]
     for other in shares[1:]:
         if isinstance(total, BCOO):
-            total = _joined(total, other)
+            total = _sum_of(total, other)
             continue
         same = (total == other) | (jnp.isnan(total) & jnp.isnan(other))
         total = jnp.where(same.all(), total, total + other)
     return total
 
 
-def _joined(one: BCOO, other: BCOO) -> BCOO:
+def _sum_of(one: BCOO, other: BCOO) -> BCOO:
     """Return what sparse shares of a gradient add up to; equal ones count once."""
     added = other.data
     if one.nse == other.nse:

@@ -109,7 +109,7 @@ class CoreState(LateState):
     def duplicate(self) -> CoreState:
         """Return a State of its own with copies of the same arrays."""
         new = type(self)()
-        buffers, treedef, count = self.take()
+        buffers, treedef, count = self.parts()
         new.value = self.make(list(map(jnp.array, buffers)), treedef, jnp.array(count))
         return new
 
@@ -129,13 +129,13 @@ class CoreState(LateState):
             )
 
     @property
-    def shown(self) -> bool:
+    def may_be_held(self) -> bool:
         """Whether somebody may hold the arrays of the present value: it was looked at, or given."""
         return '_parts' not in self.__dict__
 
-    def look(self) -> tuple[Packed, ...]:
+    def peek(self) -> tuple[Packed, ...]:
         """Return the chain states for a look in passing, which keeps none of their arrays."""
-        packed, _ = self.make(*self.take()) if unobserved(self) else self.value
+        packed, _ = self.make(*self.parts()) if unobserved(self) else self.value
         return packed
 
     @property
@@ -151,9 +151,9 @@ class CoreState(LateState):
     @property
     def count(self) -> Any:
         """The step count."""
-        return self.take()[2] if unobserved(self) else self.value[1]
+        return self.parts()[2] if unobserved(self) else self.value[1]
 
-    def take(self) -> tuple[list, Any, Any]:
+    def parts(self) -> tuple[list, Any, Any]:
         """Return the buffers and tree of the chain states, and the count."""
         cell = self.__dict__
         if (parts := cell.get('_parts')) is not None:

@@ -82,7 +82,7 @@ class Packed:
         )
         packed = {i for several in members if len(several) > 1 for i in several}
         shapes = tuple(jnp.shape(x) if i in packed else None for i, x in enumerate(leaves))
-        buffers = [_joined([leaves[i] for i in several]) for several in members]
+        buffers = [_in_one_buffer([leaves[i] for i in several]) for several in members]
         return cls(buffers, Layout(treedef, shapes, tuple(members)))
 
     def tree_flatten(self) -> tuple[Sequence[Any], Layout]:
@@ -153,7 +153,7 @@ def _fits(x: Any, shape: tuple, buffer: Any) -> bool:
     return not is_deleted(x) and x.sharding == buffer.sharding
 
 
-def _joined(arrays: list) -> Any:
+def _in_one_buffer(arrays: list) -> Any:
     """Return known arrays in one buffer."""
     if len(arrays) == 1:
         return arrays[0]
@@ -163,7 +163,7 @@ def _joined(arrays: list) -> Any:
 def _refilled(buffer: Any, arrays: list) -> Any:
     """Return a buffer with other arrays in it."""
     if len(arrays) == 1 or not any(map(is_tracer, (buffer, *arrays))):
-        return _joined(arrays)
+        return _in_one_buffer(arrays)
     # One by one: XLA computes each then by itself, and rounds it as if it lay alone.
     start = 0
     for x in arrays:

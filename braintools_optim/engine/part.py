@@ -21,7 +21,7 @@ from .slot import Slot, is_masked, rebuild, slots_of
 if TYPE_CHECKING:
     from .computation import Computation
 
-__all__ = ['Kept', 'Part', 'joined']
+__all__ = ['Kept', 'Part', 'vectors_in_order']
 
 
 class Kept(NamedTuple):
@@ -159,7 +159,9 @@ class Part:
         return *made, jax.tree.leaves(new)
 
 
-def joined(entries: Sequence[Sequence[Any]], old: Sequence[Any], order: Sequence[Any]) -> list:
+def vectors_in_order(
+    entries: Sequence[Sequence[Any]], old: Sequence[Any], order: Sequence[Any]
+) -> list:
     """Return vectors of the entries that parts made of them, in order; the others are old."""
     return [
         jnp.concatenate([*parts, whole])[places]

@@ -58,7 +58,7 @@ class StatefulProgram:
             or program.precision != matmul_precision()
         ):
             return self._run_checked(args, kwargs)
-        split = program.donated
+        split = program.donated_count
         result: list = []
         try:
             try:
@@ -126,47 +126,52 @@ class Program:
         leaves, self.treedef, self.trees = self.gathered(args, kwargs)
         self.signature = signature_of(tuple(leaves))
         self.precision = matmul_precision()
-        *given, kept, _ = self._values()
-        self.new_tree, self.kept_tree = map(jax.tree.structure, (tuple(given), kept))
-        self.donated = len(jax.tree.leaves(given))
-        self.keys = list(map(_key_kind, jax.tree.leaves(kept)))
+        *donated, copied, _ = self._values()
+        self.new_tree, self.copied_tree = map(jax.tree.structure, (tuple(donated), copied))
+        self.donated_count = len(jax.tree.leaves(donated))
+        self.keys = list(map(_key_kind, jax.tree.leaves(copied)))
         self.program: Any = None
         self.entry: Any = None
         self.met: set[tuple] = set()  # types of leaves for which the entry needs no Python
 
     def _sort(self, donate: bool, new_shapes: Any) -> None:
         """Part the States by what becomes of them, and by how they are read and written."""
-        given: list[State] = []
-        kept: list[State] = []
-        read: list[State] = []
+        donated: list[State] = []
+        copied: list[State] = []
+        only_read: list[State] = []
         for state, writes, new in zip(self.states, self.writes, new_shapes, strict=True):
             if not writes:
-                read.append(state)
+                only_read.append(state)
+            elif donate and _can_take_over(state._value, new):
+                donated.append(state)
             else:
-                (given if donate and _alike(state._value, new) else kept).append(state)
-        self.cores = [s for s in given if isinstance(s, CoreState)]
-        self.late = [s for s in given if isinstance(s, LateState) and not isinstance(s, CoreState)]
-        self.given = [s for s in given if not isinstance(s, LateState)]
-        self.kept, self.read = kept, read
-        self.cells = [s.__dict__ for s in self.given]
-        self.order = [*self.given, *self.cores, *self.late, *kept, *read]
+                copied.append(state)
+        late = [s for s in donated if isinstance(s, LateState)]
+        self.donated_cores = [s for s in late if isinstance(s, CoreState)]
+        self.donated_late = [s for s in late if not isinstance(s, CoreState)]
+        self.donated_plain = [s for s in donated if not isinstance(s, LateState)]
+        self.donated_cells = [s.__dict__ for s in self.donated_plain]  # where their values are
+        self.copied = copied  # written, but their old values stay
+        self.only_read = only_read
+        parted = (self.donated_plain, self.donated_cores, self.donated_late, copied, only_read)
+        self.order = [state for part in parted for state in part]
 
     # ---- what the States hold ------------------------------------------------------------
 
     def _values(self) -> tuple[list, list, list, list, list]:
         """Return what is donated, in the order in which it comes back; then the rest."""
         return (
-            [cell['_value'] for cell in self.cells],
-            [core.take()[::2] for core in self.cores],
-            [state._value for state in self.late],
-            [state._value for state in self.kept],
-            [s.given_out() if type(s) is NumbersState else s._value for s in self.read],
+            [cell['_value'] for cell in self.donated_cells],
+            [core.parts()[::2] for core in self.donated_cores],
+            [state._value for state in self.donated_late],
+            [state._value for state in self.copied],
+            [s.given_out() if type(s) is NumbersState else s._value for s in self.only_read],
         )
 
     def gathered(self, args: tuple, kwargs: dict[str, Any]) -> tuple[list, Any, list]:
         """Return all leaves that the program takes, and the trees that they form."""
         leaves, treedef = jax.tree.flatten((self._values(), args, kwargs))
-        return leaves, treedef, [core.take()[1] for core in self.cores]
+        return leaves, treedef, [core.parts()[1] for core in self.donated_cores]
 
     def fits(self, args: tuple, kwargs: dict[str, Any]) -> bool:
         """Whether the program is for States as they are now."""
@@ -192,7 +197,7 @@ class Program:
     def compiled(self, leaves: list) -> Any:
         """Return the compiled program, which takes what is donated and all else, as lists."""
         if self.program is None:
-            split = self.donated
+            split = self.donated_count
             jitted = jax.jit(self._flat, donate_argnums=0, keep_unused=True)
             self.program = jitted.lower(leaves[:split], leaves[split:]).compile()
         return self.program
@@ -203,23 +208,25 @@ class Program:
         JAX hands each donated buffer to the first output of its shape and dtype.
         """
         values, args, kwargs = jax.tree.unflatten(self.treedef, [*donated, *rest])
-        given, cores, late, kept, read = values
+        plain, cores, late, copied, only_read = values
         cores = [
             (jax.tree.unflatten(tree, leaves), count)
             for tree, (leaves, count) in zip(self.trees, cores, strict=True)
         ]
-        old = dict(zip(map(id, self.order), [*given, *cores, *late, *kept, *read], strict=True))
+        old = dict(
+            zip(map(id, self.order), [*plain, *cores, *late, *copied, *only_read], strict=True)
+        )
         new, out = self.function.jaxpr_call([old[id(s)] for s in self.states], *args, **kwargs)
         at = dict(zip(map(id, self.states), new, strict=True))
-        moved = [at[id(s)] for s in (*self.given, *self.cores, *self.late)]
-        left = jax.tree.leaves([at[id(s)] for s in self.kept])
+        moved = [at[id(s)] for s in (*self.donated_plain, *self.donated_cores, *self.donated_late)]
+        left = jax.tree.leaves([at[id(s)] for s in self.copied])
         return jax.tree.leaves(moved), list(map(_without_key, left)), jax.tree.leaves(out)
 
     def run_checked(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Run it where JAX may not have met such arguments."""
         refuse_deleted((s.name or type(s).__name__, s._value) for s in self.order)
         leaves, *_ = self.gathered(args, kwargs)
-        kinds, split = tuple(map(type, leaves)), self.donated
+        kinds, split = tuple(map(type, leaves)), self.donated_count
         program = self.compiled(leaves)
         leaves = apart(leaves, split)
         call = ShieldedCall(entry_of(program) or program, (leaves[:split], leaves[split:]))
@@ -255,23 +262,25 @@ class Program:
     def store(self, result: tuple[list, list, list]) -> Any:
         """Put new values into the States; return what the function returned."""
         moved, left, out = result
-        given, cores, late = jax.tree.unflatten(self.new_tree, moved)
-        for cell, value in zip(self.cells, given, strict=True):
+        plain, cores, late = jax.tree.unflatten(self.new_tree, moved)
+        for cell, value in zip(self.donated_cells, plain, strict=True):
             cell['_value'] = value
-        for core, tree, (leaves, count) in zip(self.cores, self.trees, cores, strict=True):
+        for core, tree, (leaves, count) in zip(self.donated_cores, self.trees, cores, strict=True):
             core.put_parts(leaves, tree, count)
-        for state, value in zip(self.late, late, strict=True):
+        for state, value in zip(self.donated_late, late, strict=True):
             state._value = value
         if left:
-            self._store_kept(left)
+            self._store_copied(left)
         return jax.tree.unflatten(self.out_tree, out)
 
-    def _store_kept(self, left: list) -> None:
+    def _store_copied(self, left: list) -> None:
         new = [
             x if kind is None else jax.random.wrap_key_data(x, impl=kind)
             for x, kind in zip(left, self.keys, strict=True)
         ]
-        for state, value in zip(self.kept, jax.tree.unflatten(self.kept_tree, new), strict=True):
+        for state, value in zip(
+            self.copied, jax.tree.unflatten(self.copied_tree, new), strict=True
+        ):
             state._value = value
 
     def run_watched(self, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -286,7 +295,7 @@ class Program:
         return out
 
 
-def _alike(old: Any, new: Any) -> bool:
+def _can_take_over(old: Any, new: Any) -> bool:
     """Whether a new value can take over the buffers of the old one, and should."""
     tree: Any = jax.tree.structure(old)
     types = zip(map(jax.typeof, jax.tree.leaves(old)), jax.tree.leaves(new), strict=False)

@@ -77,8 +77,8 @@ class Stepper:
             self._run_observed(self._keep, grads, extra)
 
     def _run_donating(self, grads: Any, extra: dict[str, Any]) -> None:
-        shown = self.core.shown
-        leaves, treedef, count = self.core.take()
+        shown = self.core.may_be_held
+        leaves, treedef, count = self.core.parts()
         if shown:  # whoever holds arrays of the state keeps them
             leaves = self._copied(leaves)
         arrays, static = split_extra(extra) if extra else (extra, ())

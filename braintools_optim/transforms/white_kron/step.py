@@ -102,7 +102,7 @@ class Step:
         buckets: dict[Any, list[Part]] = {}
         for number, flock in enumerate(flocks):
             for part in self.parts(number, flock, rows):
-                buckets.setdefault(_alike(part), []).append(part)
+                buckets.setdefault(_bucket_of(part), []).append(part)
         done: dict[tuple[int, int], tuple] = {}
         for parts in buckets.values():
             results = self.preconditioned(parts, flocks, averages, counts)
@@ -313,7 +313,7 @@ class Step:
         return results
 
 
-def _alike(part: Part) -> tuple:
+def _bucket_of(part: Part) -> tuple:
     """Return what parts that can be computed together have in common."""
     sides = (part.left, part.right)
     return tuple(None if f is None else (f.q.shape[2:], f.q.dtype, f.diagonal) for f in sides)
