@@ -63,7 +63,7 @@ def build(make, trees):
 
 def cut_into(opt):
     """Return of each signature how many calls there are, None where it was not cut."""
-    return [c and len(c.calls) for c in opt._stepper.cuts.values()]
+    return [c and len(c.calls) for c in opt._stepper.chunked.values()]
 
 
 def run(case, cut, monkeypatch):
@@ -211,7 +211,7 @@ def test_an_interrupt_at_any_line_leaves_all_old_or_all_new():
 @pytest.mark.parametrize('nth', [0, 1, 2])
 def test_an_interrupt_between_calls_leaves_all_old_or_all_new(nth):
     (opt, params), (twin, twin_params) = twins()
-    (cut,) = opt._stepper.cuts.values()
+    (cut,) = opt._stepper.chunked.values()
     old, entries, calls = digest(opt, params), list(cut.entries), []
 
     def stopping(entry):

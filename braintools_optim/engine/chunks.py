@@ -23,17 +23,18 @@ from .compiled import entry_of
 from .gradient import assigned, refuse_non_arrays
 from .leaf import flat_values
 from .leafwise import is_leafwise
-from .part import Kept, Part, vectors_in_order
+from .part import BySort, Kept, Part, vectors_in_order
 
 if TYPE_CHECKING:
     from .computation import Computation
 
 __all__ = ['Chunks', 'are_many']
 
+# By `python -m benchmarks.compile`.
 _MANY = 1000  # leaves from which on a step is cut
 _MOST_CALLS = 64
-_CALL = 5  # a call costs in every step what compiling so many leaves may cost once
-_MOST_COMPILED = 0.5  # of the leaves, for it to pay
+_CALL = 5  # leaves that it is worth to compile for one call less in every step
+_MOST_COMPILED = 0.5  # of the leaves; a step of which more would be compiled is not cut
 
 _aval, _committed, _sharding = map(attrgetter, ('aval', 'committed', 'sharding'))
 
@@ -48,8 +49,8 @@ class Call(NamedTuple):
 
     program: int
     members: list[int]  # its leaves
-    state: tuple[list[int], list[int], list[int]]  # the positions of their state, by `Part`
-    read_state: tuple[Callable, Callable, Callable]
+    state: BySort  # the positions of their state ...
+    read_state: BySort  # ... and what reads it
     read_values: Callable
     read_grads: Callable
     places: list[jax.Array]
@@ -90,7 +91,7 @@ class Chunks:
         state, _ = _arrays(leaves)
         self.computation = computation
         self.values = jax.tree.structure(values)
-        self.look, self.state_look = _look(flat), _look(state)
+        self.abstract, self.state_abstract = _abstract(flat), _abstract(state)
         chains = jax.tree.unflatten(treedef, range(len(leaves)))
         self.kept = [Kept.of(computation, i, packed.tree) for i, packed in enumerate(chains)]
         self.entries: list[Any] = []  # of the programs
@@ -122,7 +123,7 @@ class Chunks:
                     *shares[i],
                 )
                 if pieces[i]:
-                    alike.setdefault((*kind, names, *map(_looks, arrays)), []).append(i)
+                    alike.setdefault((*kind, names, *map(_abstract_one, arrays)), []).append(i)
         classes = list(alike.values())
         count = _best_count(list(map(len, classes)))
         shared = [(c, len(c) // count) for c in classes]
@@ -147,9 +148,8 @@ class Chunks:
 
     def _call(self, number: int, part: Part, members: list[int], pieces: list) -> Call:
         state = part.positions(self.kept, self._paths(members))
-        own, vectors, common = map(_reader, state)
         return Call(
-            *(number, members, state, (own, vectors, common), _reader(members)),
+            *(number, members, state, BySort(*map(_reader, state)), _reader(members)),
             _reader([p for i in members for p in pieces[i]]),
             [jnp.asarray(self.kept[i].places_of(members)) for i in part.indices],
         )
@@ -180,11 +180,11 @@ class Chunks:
         leaves, new = list(range(state)), list(range(state, state + values))
         vectors: dict[int, list[tuple[int, int]]] = {}  # position -> the calls with entries of it
         start = state + flat
-        for position in sorted({p for call in self.calls for p in call.state[1]}):
+        for position in sorted({p for call in self.calls for p in call.state.vectors}):
             vectors[position] = [
-                (k, call.state[1].index(position))
+                (k, call.state.vectors.index(position))
                 for k, call in enumerate(self.calls)
-                if position in call.state[1]
+                if position in call.state.vectors
             ]
             leaves[position] = start
             start += 1
@@ -196,7 +196,7 @@ class Chunks:
             for leaf in call.members:
                 new[leaf] = start
                 start += 1
-        self.read_leaves, self.read_values = _reader(leaves), _reader(new)
+        self.read_new_leaves, self.read_new_values = _reader(leaves), _reader(new)
         self.vectors = vectors
         self.order = [self._order(position) for position in vectors]
         self.join = jax.jit(vectors_in_order)
@@ -227,10 +227,10 @@ class Chunks:
         if not _on_device(flat):
             refuse_non_arrays(grads)
             flat, _ = _arrays(flat)
-        if _look(flat) != self.look:
+        if _abstract(flat) != self.abstract:
             return False
         state, _ = _arrays(leaves)
-        if _look(state) != self.state_look or len(set(map(id, state))) < len(state):
+        if _abstract(state) != self.state_abstract or len(set(map(id, state))) < len(state):
             return False
         if any(map(is_deleted, (*flat, *state))):  # the others must not be donated then
             return False
@@ -255,10 +255,10 @@ class Chunks:
             vectors = self.join(entries, [state[p] for p in self.vectors], self.order)
         made = chain.from_iterable((*own, *common, *new) for own, _, common, new in done)
         found = [*state, *flat, *vectors, *made]
-        values = jax.tree.unflatten(self.values, self.read_values(found))
+        values = jax.tree.unflatten(self.values, self.read_new_values(found))
         for i in self.resting:
             values[i] = None
-        return list(self.read_leaves(found)), values
+        return list(self.read_new_leaves(found)), values
 
 
 def _best_count(sizes: list[int]) -> int:
@@ -289,11 +289,11 @@ def _on_device(flat: list) -> bool:
     return all(issubclass(kind, jax.Array) for kind in set(map(type, flat)))
 
 
-def _looks(x: jax.Array) -> tuple:
+def _abstract_one(x: jax.Array) -> tuple:
     return x.aval, x.committed and x.sharding
 
 
-def _look(arrays: list) -> tuple[list, list, list]:
+def _abstract(arrays: list) -> tuple[list, list, list]:
     """Return all of arrays that compiled programs depend on."""
     fixed = list(map(_committed, arrays))
     return list(map(_aval, arrays)), fixed, list(map(_sharding, arrays)) if any(fixed) else []

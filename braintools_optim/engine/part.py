@@ -21,7 +21,7 @@ from .slot import Slot, is_masked, rebuild, slots_of
 if TYPE_CHECKING:
     from .computation import Computation
 
-__all__ = ['Kept', 'Part', 'vectors_in_order']
+__all__ = ['BySort', 'Kept', 'Part', 'vectors_in_order']
 
 
 class Kept(NamedTuple):
@@ -47,6 +47,14 @@ class Kept(NamedTuple):
     def places_of(self, members: list[int]) -> np.ndarray:
         """Return the places in the vectors of those leaves that are in this group."""
         return np.array([self.places[i] for i in members if i in self.places], np.int32)
+
+
+class BySort(NamedTuple):
+    """Something for each leaf of chain states, by what these belong to."""
+
+    own: Any  # to one of the parameters
+    vectors: Any  # entries of vectors with one for each
+    common: Any  # to all
 
 
 class Part:
@@ -109,16 +117,15 @@ class Part:
                 return False
         return True
 
-    def positions(
-        self, kept: list[Kept], paths: Sequence[Keys]
-    ) -> tuple[list[int], list[int], list[int]]:
-        """Return where the state of the leaves under these paths stands: own, vectors, common."""
-        found: tuple[list[int], list[int], list[int]] = ([], [], [])
+    def positions(self, kept: list[Kept], paths: Sequence[Keys]) -> BySort:
+        """Return where the state of the leaves under these paths stands."""
+        found = BySort([], [], [])
         for index, slots in zip(self.indices, self.slots, strict=True):
+            one = kept[index]
             for slot in slots:
-                one = kept[index]
                 own = one.own[paths[_number(slot)]] if slot.parameter else {}
-                found[_sort(slot)].append((own, one.vectors, one.common)[_sort(slot)][slot.name])
+                there = BySort(own, one.vectors, one.common)
+                getattr(found, _sort(slot)).append(getattr(there, _sort(slot))[slot.name])
         return found
 
     def advance(
@@ -145,17 +152,18 @@ class Part:
             leaf.check_shape(old[-1])
             given = [s.unflatten([next(pieces) for _ in range(s.num_leaves)]) for s in shares]
             found.append(gradient_of(leaf, given, old[-1]))
-        sources = iter(own), iter(vectors), iter(common)
+        sources = BySort(iter(own), iter(vectors), iter(common))
         chains = []
         for skeleton, slots, place in zip(self.skeletons, self.slots, places, strict=True):
-            taken = [(next(sources[_sort(slot)]), slot) for slot in slots]
-            chains.append(rebuild(skeleton, [x[place] if _sort(s) == 1 else x for x, s in taken]))
+            taken = [(next(getattr(sources, _sort(slot))), slot) for slot in slots]
+            values = [x[place] if _sort(slot) == 'vectors' else x for x, slot in taken]
+            chains.append(rebuild(skeleton, values))
         foreign = [*arrays, *grads, *common]
         states, new = self.computation.advance(old, found, chains, numbers, foreign, lambda *_: {})
-        made: tuple[list, list, list] = ([], [], [])
+        made = BySort([], [], [])
         for slots, state in zip(self.slots, states, strict=True):
             for slot, x in zip(slots, jax.tree.leaves(state, is_leaf=is_masked), strict=True):
-                made[_sort(slot)].append(x)
+                getattr(made, _sort(slot)).append(x)
         return *made, jax.tree.leaves(new)
 
 
@@ -169,9 +177,9 @@ def vectors_in_order(
     ]
 
 
-def _sort(slot: Slot) -> int:
-    """Return 0 for a slot of one leaf, 1 for a vector with entries of all, 2 for what is common."""
-    return 0 if slot.parameter else 1 if slot.per_leaf else 2
+def _sort(slot: Slot) -> str:
+    """Return the sort of a slot, a field of `BySort`."""
+    return 'own' if slot.parameter else 'vectors' if slot.per_leaf else 'common'
 
 
 def _number(slot: Slot) -> int:

@@ -49,14 +49,16 @@ class Stepper:
         self.param_vars = [s.__dict__ for s in self.params]
         for param in self.param_vars:
             param['_been_writen'] = True
-        self.programs: dict[Any, Any] = {}  # compiled, donating the chain states, by arguments
-        self.cuts: dict[Any, Chunks | None] = {}  # in which calls many leaves go, by arguments
-        self.chunks: dict[Any, Chunks] = {}  # those used last for each kind of arguments
-        self.called: set[Any] = set()  # arguments which they have met, of which kinds
-        self.calls: dict[Any, Any] = {}  # the entry used last for each kind of arguments ...
-        self.call: Any = None  # ... and of all ...
-        self.key: Any = None  # ... and its kind
-        self.keeping: dict[Any, Any] = {}  # jitted, donating nothing, by extra arguments
+        # What is quickly told of arguments is their kind, all that a program depends on is their
+        # signature.
+        self.programs: dict[Any, Any] = {}  # by signature: compiled, donating the chain states
+        self.entries: dict[Any, Any] = {}  # by kind: the entry of the program that ran last ...
+        self.last_entry: Any = None  # ... and of all ...
+        self.last_kind: Any = None  # ... and its kind
+        self.met: set[Any] = set()  # signatures for which an entry needs no Python any more
+        self.chunked: dict[Any, Chunks | None] = {}  # by signature: the calls, None where not cut
+        self.chunks: dict[Any, Chunks] = {}  # by kind: those that ran last
+        self.keeping: dict[Any, Any] = {}  # by extra arguments: jitted, donating nothing
         self.closures: dict[Any, Any] = {}  # compiled steps on closures, by what these mean
         self.written: dict[int, Any] = {}  # objects into which closures write, by their ids
 
@@ -77,9 +79,9 @@ class Stepper:
             self._run_observed(self._keep, grads, extra)
 
     def _run_donating(self, grads: Any, extra: dict[str, Any]) -> None:
-        shown = self.core.may_be_held
+        held = self.core.may_be_held
         leaves, treedef, count = self.core.parts()
-        if shown:  # whoever holds arrays of the state keeps them
+        if held:  # whoever holds arrays of the state keeps them
             leaves = self._copied(leaves)
         arrays, static = split_extra(extra) if extra else (extra, ())
         values = [param['_value'] for param in self.param_vars]
@@ -88,62 +90,76 @@ class Stepper:
         count = next_count(count)
         result: list = []
         try:
-            key = static, treedef, type(vector), _kind(grads), matmul_precision()
-            if self.chunks and not extra and (chunks := self.chunks.get(key)) is not None:
+            kind = static, treedef, type(vector), _kind(grads), matmul_precision()
+            if self.chunks and not extra and (chunks := self.chunks.get(kind)) is not None:
                 chunks.run(args, result)
-            call = self.call if key == self.key else self.calls.get(key)
-            if call is not None and not result:
-                self.call, self.key = call, key
+            entry = self.last_entry if kind == self.last_kind else self.entries.get(kind)
+            if entry is not None and not result:
+                self.last_entry, self.last_kind = entry, kind
                 try:
                     # The results are in the list before Python can look for an interrupt.
-                    result.extend(starmap(call, (args,)))
+                    result.extend(starmap(entry, (args,)))
                 except (TypeError, ValueError):  # made for other gradients: nothing has run
                     pass
                 except RuntimeError:
                     self._refuse_deleted(args)
                     raise
             if not result:
-                self._switch_program(key, args, shown, result)
+                self._run_checked(kind, args, held, result)
             self._store(treedef, count, *result[0])
         except BaseException:
             if result:  # the old state was donated: the only whole state is the new one
                 self._store(treedef, count, *result[0])
             raise
 
-    def _switch_program(self, key: tuple, args: tuple, copied: bool, result: list) -> None:
-        """Call the program for these arguments, compiled if it is new, and keep it for the next.
+    def _run_checked(self, kind: tuple, args: tuple, copied: bool, result: list) -> None:
+        """Run where no entry is known for these arguments, and keep that for the next.
 
         ``copied`` says whether what is donated are copies.
         """
         refuse_non_arrays(args[3])
         self._refuse_deleted(args)
-        self.computation.leaf_values(args[0])
-        static, treedef, *_ = key
-        signature = (key, *signature_of(args))
-        if are_many(self.computation.leaves) and not (args[4] or static):
-            known = signature[1:]
-            if known not in self.cuts:
-                self.cuts[known] = Chunks.of(self.computation, treedef, args)
-            if (chunks := self.cuts[known]) is not None and chunks.run(args, result):
-                self.chunks[key] = chunks
-                return
-        program = self.programs.get((static, *signature[1:]))
-        if program is None:
-            jitted = jax.jit(partial(self._flat, treedef, static), donate_argnums=1)
-            program = self.programs[static, *signature[1:]] = jitted.lower(*args).compile()
+        self.computation.leaf_values(args[0])  # raises if a parameter is another tree now
+        signature = (kind, *signature_of(args))
+        if self._run_chunks(signature, args, result):
+            return
+        program = self._program(signature, args)
         entry = entry_of(program)
-        if entry is None or signature not in self.called:
+        if entry is None or signature not in self.met:
             # A call through Python code, where an interrupt could lose the results after the
             # donated buffers are gone: donate copies.
             values, leaves, *others = args
             args = (values, leaves if copied else list(map(jnp.copy, leaves)), *others)
             result.append(program(*args))
-            self.called.add(signature)
+            self.met.add(signature)
         else:
             result.extend(starmap(entry, (args,)))
         if (entry := entry_of(program)) is not None:
-            self.calls[key] = self.call = entry
-            self.key = key
+            self.entries[kind] = self.last_entry = entry
+            self.last_kind = kind
+
+    def _run_chunks(self, signature: tuple, args: tuple, result: list) -> bool:
+        """Run in several calls if the step is cut for these arguments; return whether it is."""
+        kind, *types = signature
+        static, treedef, *_ = kind
+        if static or args[4] or not are_many(self.computation.leaves):
+            return False
+        known = tuple(types)
+        if known not in self.chunked:
+            self.chunked[known] = Chunks.of(self.computation, treedef, args)
+        if (chunks := self.chunked[known]) is None or not chunks.run(args, result):
+            return False
+        self.chunks[kind] = chunks
+        return True
+
+    def _program(self, signature: tuple, args: tuple) -> Any:
+        """Return the compiled program for these arguments."""
+        (static, treedef, *_), *types = signature
+        key = (static, *types)
+        if key not in self.programs:
+            jitted = jax.jit(partial(self._flat, treedef, static), donate_argnums=1)
+            self.programs[key] = jitted.lower(*args).compile()
+        return self.programs[key]
 
     def _copied(self, leaves: list) -> list:
         refuse_deleted([(f'the state of {type(self.optimizer).__name__}', leaves)])
