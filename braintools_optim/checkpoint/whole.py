@@ -145,8 +145,7 @@ def _restore(saved: Any, tree: Any, judge: Judge) -> LoadReport:
         for found in walk.optimizers:
             stack.enter_context(found.undone_on_error())
         for scheduler, _ in walk.schedulers:
-            numbers = [] if scheduler.optimizer is None else [scheduler.optimizer._table.state]
-            stack.enter_context(undone_on_error(*scheduler._parts(), *numbers))
+            stack.enter_context(scheduler._undone_on_error())
         stack.enter_context(undone_on_error(*(state for state, _ in walk.states)))
         for found in walk.optimizers:
             found.write()

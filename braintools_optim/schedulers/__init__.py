@@ -11,7 +11,6 @@ from .anneal import (
     WarmupCosineSchedule,
     WarmupScheduler,
 )
-from .base import Scheduler
 from .chained import ChainedScheduler
 from .cyclic import CyclicLR, OneCycleLR
 from .decay import (
@@ -29,6 +28,7 @@ from .decay import (
 from .param import ParamScheduler
 from .plateau import ReduceLROnPlateau
 from .rate import LRScheduler
+from .scheduler import Scheduler
 from .sequential import SequentialLR
 
 __all__ = [

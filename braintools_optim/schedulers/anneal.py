@@ -11,7 +11,7 @@ from .. import schedules
 from ..engine.observe import is_tracer
 from ..schedules.cycle import last_restart
 from ..schedules.formula import evaluate
-from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler
+from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler
 from .row import Row
 from .shown import live_count
 
@@ -45,7 +45,7 @@ class ConstantLR(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         factor: Number = 1.0 / 3,
         total_iters: int = 5,
         last_epoch: int = 0,
@@ -75,7 +75,7 @@ class LinearLR(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         start_factor: Number = 1.0 / 3,
         end_factor: Number = 1.0,
         total_iters: int = 5,
@@ -112,7 +112,7 @@ class WarmupScheduler(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         warmup_epochs: int = 5,
         warmup_start_lr: Number = 0.0,
         last_epoch: int = 0,
@@ -144,7 +144,7 @@ class CosineAnnealingLR(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         T_max: int = 50,
         eta_min: Number = 0.0,
         last_epoch: int = 0,
@@ -177,7 +177,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         T_0: int = 10,
         T_mult: int = 1,
         eta_min: Number = 0.0,
@@ -230,7 +230,7 @@ class WarmupCosineSchedule(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         warmup_steps: int = 1000,
         total_steps: int = 10000,
         warmup_start_lr: Number = 0.0,
@@ -273,7 +273,7 @@ class WSDLR(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         warmup_steps: int = 1000,
         stable_steps: int = 8000,
         decay_steps: int = 1000,
@@ -318,7 +318,7 @@ class InverseSqrtLR(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         warmup_steps: int = 4000,
         warmup_start_lr: Number = 0.0,
         timescale: int | None = None,
@@ -361,7 +361,7 @@ class SWALR(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         swa_lr: Number = 0.05,
         anneal_epochs: int = 10,
         anneal_strategy: str = 'cos',

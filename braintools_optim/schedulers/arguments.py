@@ -7,7 +7,7 @@ from typing import Any
 
 from ..check import check_number
 from ..ranges import Range, range_of
-from .base import Progress, Scheduler
+from .scheduler import Progress, Scheduler
 from .shown import Entries
 
 __all__ = ['Arguments']

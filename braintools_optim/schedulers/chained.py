@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .base import Progress
 from .composite import Composite
 from .rate import LRScheduler
 from .row import agree
+from .scheduler import Progress, following
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
@@ -71,7 +71,7 @@ class ChainedScheduler(Composite):
             else:  # where it jumps to an epoch, what follows goes from what the first gives there
                 part, lrs = child._entered(part, lrs, epoch, metric)
             parts.append(part)
-        return Progress(progress.epoch + 1 if epoch is None else epoch, parts), lrs
+        return Progress(following(progress.epoch, epoch), parts), lrs
 
     def _entered(
         self, progress: Progress, lrs: list, epoch: Any, metric: Any = None

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..check import check_number
 from ..state import OptimState
-from .base import Progress, Scheduler
 from .present import PresentRate
 from .rate import LRScheduler
 from .row import agree
+from .scheduler import Progress, Scheduler, following
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
@@ -19,7 +19,10 @@ __all__ = ['Composite']
 
 
 class Composite(PresentRate):
-    """What schedulers made of others share: they remember what their children do."""
+    """What schedulers made of others share.
+
+    It has no rows of its own: what it remembers is what its children do.
+    """
 
     __module__ = 'braintools_optim'
 
@@ -46,8 +49,8 @@ class Composite(PresentRate):
             )
         (optimizer,) = optimizers.values()
         if optimizer is None:
-            bases = self._source()._bases()
-            self._given_bases(bases)
+            bases = self._child_with_the_base()._bases()
+            self._bases_given_for(bases)
             self._adopt(bases, bases)
         else:
             for child in children:
@@ -75,7 +78,7 @@ class Composite(PresentRate):
         super()._set_lrs(lrs)
 
     def _bases(self) -> list:
-        return self._source()._bases()
+        return self._child_with_the_base()._bases()
 
     def _rebase(self, bases: list) -> None:
         before = self._bases()
@@ -83,38 +86,40 @@ class Composite(PresentRate):
             if agree(child._bases(), before):
                 child._rebase(bases)
 
-    def _source(self) -> LRScheduler:
+    def _child_with_the_base(self) -> LRScheduler:
         """Return the child whose base is that of all that keep none of their own."""
-        common = self._givers()
+        common = self._children_with_common_base()
         if not common and self._children[0].optimizer is not None:
-            common = [child for child in self._children if not child._keeps_base()]
-        given = [child for child in self._children if child._gives_base()]
-        return [*common, *given, *self._children][0]
+            common = [child for child in self._children if not child._has_private_base()]
+        return [*common, *self._children_given_a_base(), *self._children][0]
 
-    def _givers(self) -> list[LRScheduler]:
+    def _children_with_common_base(self) -> list[LRScheduler]:
         """Return the children that were given the base of all that keep none of their own."""
-        given = [child for child in self._children if child._gives_base()]
-        common = [child for child in given if not child._keeps_base()]
+        given = self._children_given_a_base()
+        common = [child for child in given if not child._has_private_base()]
         return common or [child for child in reversed(given) if child.shares_base][:1]
 
     @property
     def shares_base(self) -> bool:  # type: ignore[override]
         """Whether what starts later starts from its base, too."""
-        return self._source().shares_base
+        return self._child_with_the_base().shares_base
 
-    def _gives_base(self) -> bool:
-        return any(child._gives_base() for child in self._children)
+    def _children_given_a_base(self) -> list[LRScheduler]:
+        return [child for child in self._children if child._was_given_base()]
 
-    def _keeps_base(self) -> bool:
-        givers = [child for child in self._children if child._gives_base()]
-        return bool(givers) and all(child._keeps_base() for child in givers)
+    def _was_given_base(self) -> bool:
+        return bool(self._children_given_a_base())
+
+    def _has_private_base(self) -> bool:
+        given = self._children_given_a_base()
+        return bool(given) and all(child._has_private_base() for child in given)
 
     def _fit(self, optimizer: OptaxOptimizer) -> None:
         for child in self._children:
             child._fit(optimizer)
 
-    def _given_bases(self, lrs: list) -> list | None:
-        all_given = (child._given_bases(lrs) for child in self._givers())
+    def _bases_given_for(self, lrs: list) -> list | None:
+        all_given = (child._bases_given_for(lrs) for child in self._children_with_common_base())
         given = [bases for bases in all_given if bases is not None]
         self._check_given(given)
         return given[0] if given else None
@@ -138,10 +143,9 @@ class Composite(PresentRate):
     def _progress(self) -> Progress:
         return Progress(self._epoch(), [child._progress() for child in self._children])
 
-    def _put(self, progress: Progress) -> None:
-        for child, part in zip(self._children, progress.memory, strict=True):
+    def _put_memory(self, parts: list[Any]) -> None:
+        for child, part in zip(self._children, parts, strict=True):
             child._put(part)
-        Scheduler._put(self, progress)
 
     def _settings(self, progress: Progress) -> dict[tuple[int, str], Any]:
         parts = zip(self._children, progress.memory, strict=True)
@@ -169,7 +173,7 @@ class Composite(PresentRate):
             epoch = args[0]
         if epoch is not None:
             epoch = self._checked_epoch(epoch)
-        then = self._epoch() + 1 if epoch is None else epoch
+        then = following(self._epoch(), epoch)
         if metric is None and self._wants_metric() and self._watches(then):
             raise TypeError(
                 f'{type(self).__name__}.step needs the metric that a ReduceLROnPlateau in it '
@@ -183,16 +187,15 @@ class Composite(PresentRate):
     def _wants_metric(self) -> bool:
         return any(child._wants_metric() for child in self._children)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return a snapshot as plain data."""
-        return Scheduler.state_dict(self) | {
+    def _memory_snapshot(self) -> dict[str, Any]:
+        return {
             'base_lrs': self._bases(),
             'current_lrs': list(self._lrs()),
             'schedulers': [child.state_dict() for child in self._children],
         }
 
-    def _differences(self, saved: Mapping[str, Any]) -> list[str]:
-        wrong = Scheduler._differences(self, saved)
+    def _memory_differences(self, saved: Mapping[str, Any]) -> list[str]:
+        wrong: list[str] = []
         owner, parts = type(self).__name__, saved.get('schedulers')
         now, count = saved.get('current_lrs'), len(self._lrs())
         try:
@@ -208,7 +211,7 @@ class Composite(PresentRate):
     def _restore(self, saved: Mapping[str, Any]) -> None:
         for child, part in zip(self._children, saved['schedulers'], strict=True):
             child._restore(part)
-        Scheduler._put(self, Progress(saved['last_epoch']))
+        self._put_epoch(saved['last_epoch'])
         self._drive(self._progress(), list(saved['current_lrs']))
 
     def _copy_into(self, new: Any, memo: dict[int, Any]) -> None:

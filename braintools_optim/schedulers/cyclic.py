@@ -9,8 +9,8 @@ from .. import schedules
 from ..check import check_count, check_number
 from ..engine.observe import is_tracer
 from ..ranges import UNIT, Range
-from .base import Progress
-from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler
+from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler
+from .scheduler import Progress, following
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
@@ -28,11 +28,11 @@ class MomentumCycle(LRScheduler):
     __module__ = 'braintools_optim'
     carries_changes = False
     ranges = {'base_momentum': UNIT, 'max_momentum': UNIT}
-    keeps_base = True  # torch's constructors take it, or what it is made of
+    base_is_private = True  # torch's constructors take it, or what it is made of
 
     def __init__(
         self,
-        base_lr: BaseRate,
+        base_lr: BaseRateArgument,
         last_epoch: int,
         cycle_momentum: bool | None,
         momenta: Mapping[str, Any],
@@ -52,10 +52,10 @@ class MomentumCycle(LRScheduler):
             cycles = any(map(_momentum_of, self.optimizer._groups))
         return super()._identity() | {'cycle_momentum': cycles}
 
-    def _given_bases(self, lrs: list) -> list | None:
+    def _bases_given_for(self, lrs: list) -> list | None:
         if self._given and 'base_lr' not in self._lists:
             return self._bases()[:1] * len(lrs)  # as torch: it says what the lowest rate is
-        return super()._given_bases(lrs)
+        return super()._bases_given_for(lrs)
 
     @property
     def max_lrs(self) -> list:
@@ -152,7 +152,7 @@ class CyclicLR(MomentumCycle):
     @overload
     def __init__(
         self,
-        base_lr: BaseRate = ...,
+        base_lr: BaseRateArgument = ...,
         max_lr: Number = ...,
         step_size_up: int = ...,
         step_size_down: int | None = ...,
@@ -168,7 +168,7 @@ class CyclicLR(MomentumCycle):
 
     def __init__(  # type: ignore[misc]
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         max_lr: Number = 0.01,
         step_size_up: int = 2000,
         step_size_down: int | None = None,
@@ -315,7 +315,7 @@ class OneCycleLR(MomentumCycle):
         return super()._identity() | {'div_factor': self._div_factor}
 
     def _check_step(self, epoch: Any) -> None:
-        then = self._epoch() + 1 if epoch is None else epoch
+        then = following(self._epoch(), epoch)
         if not is_tracer(then) and then > self.total_steps:
             raise ValueError(
                 f'OneCycleLR was made for total_steps={self.total_steps}, and this would be step '

@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 from .. import schedules
-from .base import call_or_each, called
 from .present import PresentRate
-from .rate import OPTIMIZER_RATE, BaseRate, LRScheduler
+from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler
 from .row import Row
+from .scheduler import call_or_each, called
 
 __all__ = [
     *('ExponentialDecayLR', 'ExponentialLR', 'InverseTimeLR', 'LambdaLR', 'MultiStepLR'),
@@ -40,7 +40,7 @@ class StepLR(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         step_size: int = 30,
         gamma: float | Sequence[float] = 0.1,
         last_epoch: int = 0,
@@ -70,7 +70,7 @@ class MultiStepLR(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         milestones: Sequence[int] = (30, 60, 90),
         gamma: float | Sequence[float] = 0.1,
         last_epoch: int = 0,
@@ -98,7 +98,7 @@ class ExponentialLR(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         gamma: float | Sequence[float] = 0.95,
         last_epoch: int = 0,
     ):
@@ -131,7 +131,7 @@ class ExponentialDecayLR(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         decay_steps: int = 1000,
         decay_rate: float | Sequence[float] = 0.96,
         transition_begin: int = 0,
@@ -172,7 +172,7 @@ class PolynomialLR(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         total_iters: int = 5,
         power: float | Sequence[float] = 1.0,
         last_epoch: int = 0,
@@ -202,7 +202,7 @@ class InverseTimeLR(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         decay_rate: float | Sequence[float] = 1.0,
         decay_steps: int = 1,
         staircase: bool = False,
@@ -239,7 +239,7 @@ class RexLR(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         total_iters: int = 100,
         eta_min: float | Sequence[float] = 0.0,
         last_epoch: int = 0,
@@ -269,7 +269,7 @@ class PiecewiseConstantSchedule(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         boundaries: Sequence[int] | None = None,
         values: Sequence[float] | None = None,
         last_epoch: int = 0,
@@ -305,7 +305,7 @@ class LambdaLR(LRScheduler):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         lr_lambda: Callable | Sequence[Callable] | None = None,
         last_epoch: int = 0,
     ):

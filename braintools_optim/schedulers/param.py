@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from ..engine.observe import is_tracer
-from .base import Progress, Scheduler, called
+from .scheduler import Progress, Scheduler, called, following
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
@@ -110,7 +110,7 @@ class ParamScheduler(Scheduler):
     def _advanced(
         self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
     ) -> tuple[Progress, list]:
-        return Progress(progress.epoch + 1 if epoch is None else epoch), lrs
+        return Progress(following(progress.epoch, epoch)), lrs
 
     def _shown(self, progress: Progress, lrs: list) -> list:
         values = [np.nan if v is None else v for v in self._values(progress.epoch)]

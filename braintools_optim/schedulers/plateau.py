@@ -15,10 +15,10 @@ from ..engine.own_state import NumbersState
 from ..engine.writing import put_value
 from ..ranges import DECAY, NON_NEGATIVE, Range
 from ..state import OptimState
-from .base import Progress
 from .present import PresentRate
-from .rate import OPTIMIZER_RATE, BaseRate
+from .rate import OPTIMIZER_RATE, BaseRateArgument
 from .row import Row
+from .scheduler import Progress, following
 from .shown import live_count
 
 __all__ = ['ReduceLROnPlateau']
@@ -80,7 +80,7 @@ class ReduceLROnPlateau(PresentRate):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         mode: str = 'min',
         factor: float = 0.1,
         patience: int = 10,
@@ -146,7 +146,7 @@ class ReduceLROnPlateau(PresentRate):
     def _advanced(
         self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
     ) -> tuple[Progress, list]:
-        then = progress.epoch + 1 if epoch is None else epoch
+        then = following(progress.epoch, epoch)
         if metric is None:  # previewed: as long as the metric improves
             return progress._replace(epoch=then), lrs
         xp = jnp if any(map(is_tracer, (metric, *progress.extra, *lrs))) else np

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .base import Progress
 from .rate import LRScheduler
+from .scheduler import Progress
 
 __all__ = ['PresentRate']
 

@@ -11,16 +11,16 @@ from ..engine.own_state import NumbersState
 from ..ranges import range_of
 from ..state import OptimState
 from .arguments import Arguments
-from .base import Progress, is_optimizer
-from .bases import Bases
+from .base_rates import BaseRates
 from .row import Row, carried, flat, is_concrete, written
+from .scheduler import Progress, following, is_optimizer
 from .shown import CurrentRates
 from .snapshot import is_code, row_differences, row_snapshot, saved_rows
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['OPTIMIZER_RATE', 'BaseRate', 'LRScheduler']
+__all__ = ['OPTIMIZER_RATE', 'BaseRateArgument', 'LRScheduler']
 
 
 class _Omitted(float):
@@ -30,10 +30,12 @@ class _Omitted(float):
 OPTIMIZER_RATE = _Omitted(1e-3)
 """Left out, the base is the learning rate that the optimizer's groups have."""
 
-BaseRate: TypeAlias = 'float | Sequence[float] | OptaxOptimizer'  # it may come first, as in torch
+BaseRateArgument: TypeAlias = (
+    'float | Sequence[float] | OptaxOptimizer'  # it may come first, as in torch
+)
 
 
-class LRScheduler(Arguments, Bases):
+class LRScheduler(Arguments, BaseRates):
     """Base class of the schedulers that drive the learning rate of every group.
 
     A scheduler is affine in the base learning rate, ``lr(t) = a(t) + b(t) * base``. A subclass
@@ -77,7 +79,7 @@ class LRScheduler(Arguments, Bases):
 
     def __init__(
         self,
-        base_lr: BaseRate = OPTIMIZER_RATE,
+        base_lr: BaseRateArgument = OPTIMIZER_RATE,
         last_epoch: int = 0,
         *,
         numbers: Mapping[str, Any] | None = None,
@@ -129,7 +131,7 @@ class LRScheduler(Arguments, Bases):
         return self._present()
 
     def _present(self) -> list:
-        """Return that by the formula."""
+        """Return the present learning rate of each group, by the formula."""
         progress = self._progress()
         return [
             a + b * row.start
@@ -173,7 +175,7 @@ class LRScheduler(Arguments, Bases):
         self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
     ) -> tuple[Progress, list]:
         now, rows = progress.epoch, progress.memory
-        then = now + 1 if epoch is None else epoch
+        then = following(now, epoch)
         if self._defines_get_lr():
             new = self._by_get_lr(then)
             return Progress(then, written(rows, new)), new
@@ -212,7 +214,10 @@ class LRScheduler(Arguments, Bases):
         return Progress(epoch, [row for row, _ in moved]), [lr for _, lr in moved]
 
     def _set_outs(self, progress: Progress, lrs: list) -> list[tuple[Row, Any]]:
-        """Return that for each group, from these rates, or else from the bases."""
+        """Return the row and learning rate of each group at an epoch.
+
+        The schedules start from these rates where they carry changes on, else from the bases.
+        """
         return [
             self._set_out(progress.epoch, i, row, lr if self.carries_changes else row.base)
             for i, (row, lr) in enumerate(zip(progress.memory, lrs, strict=False))
@@ -253,11 +258,14 @@ class LRScheduler(Arguments, Bases):
         return Progress(self._epoch(), rows)
 
     def _put(self, progress: Progress) -> None:
-        numbers = [x for row in progress.memory for x in flat(row)]
+        self._put_memory(progress.memory)
+        super()._put(progress)
+
+    def _put_memory(self, rows: list[Any]) -> None:
+        numbers = [x for row in rows for x in flat(row)]
         self._memory.replace(numbers)
         if self._memory.on_host() is numbers:  # it is not, where they are traced
-            self.__dict__['_known'] = numbers, progress.memory
-        super()._put(progress)
+            self.__dict__['_known'] = numbers, rows
 
     def _states(self) -> list[OptimState]:
         return [*super()._states(), self._memory]
@@ -324,14 +332,21 @@ class LRScheduler(Arguments, Bases):
 
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot as plain data."""
-        return super().state_dict() | row_snapshot(self)
+        return super().state_dict() | self._memory_snapshot()
+
+    def _memory_snapshot(self) -> dict[str, Any]:
+        """Return what it remembers of the groups, as plain data."""
+        return row_snapshot(self)
 
     def _identity(self) -> dict[str, Any]:
         """Return what it was built with that is no live number."""
         return dict(self._fixed)
 
     def _differences(self, saved: Mapping[str, Any]) -> list[str]:
-        return super()._differences(saved) + row_differences(self, saved)
+        return super()._differences(saved) + self._memory_differences(saved)
+
+    def _memory_differences(self, saved: Mapping[str, Any]) -> list[str]:
+        return row_differences(self, saved)
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         progress = Progress(saved['last_epoch'], saved_rows(self, saved))

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..engine.observe import is_tracer
-from .base import Progress
 from .composite import Composite
 from .rate import LRScheduler
 from .row import agree
+from .scheduler import Progress, following
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
@@ -80,7 +80,7 @@ class SequentialLR(Composite):
         return len(self._children)
 
     def _check_step(self, epoch: Any) -> None:
-        then = self._epoch() + 1 if epoch is None else epoch
+        then = following(self._epoch(), epoch)
         if is_tracer(then):
             return
         i, begin = self._running(then)
@@ -100,7 +100,7 @@ class SequentialLR(Composite):
         return self._adopt_each([child._bases() for child in self._children], [bases] * count)
 
     def _adopt(self, bases: list, lrs: list) -> list:
-        each = [child._given_bases(lrs) or bases for child in self._children]
+        each = [child._bases_given_for(lrs) or bases for child in self._children]
         # What runs from a base of its own does not start from the rates before.
         return self._adopt_each(each, [lrs if agree(own, bases) else own for own in each])
 

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..check import check_number
 from ..engine.writing import undone_on_error
-from .base import Progress, Scheduler
 from .row import Row, agree, written
+from .scheduler import Progress, Scheduler
 from .shown import Entries
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['Bases']
+__all__ = ['BaseRates']
 
 
-class Bases(Scheduler):
+class BaseRates(Scheduler):
     """What makes a scheduler start from a base in each group: given to it, or found there.
 
     It *begins* with an optimizer, whose groups it *adopts*, and later groups *join*. What it knows
@@ -28,7 +28,7 @@ class Bases(Scheduler):
 
     __module__ = 'braintools_optim'
 
-    keeps_base = False
+    base_is_private = False
     """Whether a base that it was given is its own, whatever other schedulers start from."""
 
     shares_base = False
@@ -84,7 +84,7 @@ class Bases(Scheduler):
                 self._rebase(bases)
                 self._adopt(bases, bases)
             return
-        if [s for s in optimizer._all_schedulers() if isinstance(s, Bases)] != [self]:
+        if [s for s in optimizer._all_schedulers() if isinstance(s, BaseRates)] != [self]:
             raise ValueError(
                 f'{owner} is one of several schedulers of the learning rate, which share their '
                 f'base: assign base_lrs of the ChainedScheduler or SequentialLR that they are in, '
@@ -99,8 +99,8 @@ class Bases(Scheduler):
     def _begin(self, optimizer: OptaxOptimizer) -> list:
         first = optimizer._initial_lrs(self)
         lrs = optimizer.get_last_lr()
-        given = self._given_bases(lrs)
-        if first is None or self._keeps_base():
+        given = self._bases_given_for(lrs)
+        if first is None or self._has_private_base():
             first = lrs = given or lrs
         elif given is not None and not agree(given, first):
             raise ValueError(
@@ -109,7 +109,7 @@ class Bases(Scheduler):
             )
         return self._adopt(first, lrs)
 
-    def _given_bases(self, lrs: list) -> list | None:
+    def _bases_given_for(self, lrs: list) -> list | None:
         """Return the bases it was given, for groups that have these learning rates now.
 
         One for all is not for groups whose learning rate is not that of the first.
@@ -126,7 +126,7 @@ class Bases(Scheduler):
         rows = list(self._progress().memory)
         spare = rows[len(bases) :]  # given for groups that are still to come
         rows += [rows[0]] * (len(bases) - len(rows))
-        if self._keeps_base():
+        if self._has_private_base():
             bases = lrs = [row.base for row, _ in zip(rows, bases, strict=False)]
         rows = [Row(b, x, x, r.numbers) for b, x, r in zip(bases, lrs, rows, strict=False)]
         self._put(Progress(self._epoch(), rows + spare))
@@ -134,11 +134,11 @@ class Bases(Scheduler):
         self._put(Progress(self._epoch(), written(rows, new) + spare))
         return new
 
-    def _gives_base(self) -> bool:
+    def _was_given_base(self) -> bool:
         return self._given
 
-    def _keeps_base(self) -> bool:
-        return self.keeps_base and self._given
+    def _has_private_base(self) -> bool:
+        return self.base_is_private and self._given
 
     def _own_base(self, group: int) -> Any:
         """Return the base that was given for a group that is yet to come, None if none was."""
@@ -154,7 +154,7 @@ class Bases(Scheduler):
                     f'{type(self).__name__} was given {count} values for {name}, and this is group '
                     f'{i}: construct it with one for each group, or with one number for all.'
                 )
-        if self._keeps_base() and (own := self._own_base(i)) is not None:
+        if self._has_private_base() and (own := self._own_base(i)) is not None:
             base = lr = own
         row = Row(base, lr, lr, rows[min(i, len(rows) - 1)].numbers)
         rows[i : i + 1] = [row]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeGuard
 
 import jax
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..groups import ParamGroup
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['Progress', 'Scheduler', 'call_or_each', 'called', 'is_optimizer']
+__all__ = ['Progress', 'Scheduler', 'call_or_each', 'called', 'following', 'is_optimizer']
 
 OPTIMIZER = ('optimizer', 'optim', 'opt')  # the first argument of schedulers written for torch
 EPOCHS = Range(0.0, 2.0**31, open_high=True)
@@ -91,6 +91,11 @@ class _SchedulerType(type):
                     f'{cls.__name__} has no argument {name!r}; it has '
                     f'{", ".join(parameters)}.{suggestion(name, parameters)}'
                 )
+
+
+def following(present: Any, epoch: Any) -> Any:
+    """Return the epoch that was given, or the next one."""
+    return present + 1 if epoch is None else epoch
 
 
 def is_optimizer(x: Any) -> TypeGuard[OptaxOptimizer]:
@@ -191,8 +196,7 @@ class Scheduler(metaclass=_SchedulerType):
             self._check_groups(len(self.optimizer._groups))
         self._check_step(epoch)
         progress, lrs = self._advanced(self._progress(), self._lrs(), epoch, metric)
-        numbers = [] if self.optimizer is None else [self.optimizer._table.state]
-        with undone_on_error(*self._states(), *numbers):
+        with self._undone_on_error():
             self._drive(progress, lrs)
             self._put(progress)
 
@@ -242,7 +246,9 @@ class Scheduler(metaclass=_SchedulerType):
 
     def _put(self, progress: Progress) -> None:
         """Remember what a step computed."""
-        epoch = progress.epoch
+        self._put_epoch(progress.epoch)
+
+    def _put_epoch(self, epoch: Any) -> None:
         if recorded():
             epoch = self._as_before(epoch)
         if is_tracer(epoch) and jnp.issubdtype(epoch.dtype, jnp.integer):
@@ -261,6 +267,11 @@ class Scheduler(metaclass=_SchedulerType):
                 f'scheduler.last_epoch.value = float(scheduler.last_epoch.value).'
             )
         return epoch
+
+    def _undone_on_error(self) -> AbstractContextManager[None]:
+        """Take back what it remembers, and what it drives, if a change does not end well."""
+        numbers = [] if self.optimizer is None else [self.optimizer._table.state]
+        return undone_on_error(*self._states(), *numbers)
 
     def _states(self) -> list[OptimState]:
         """Return the States that hold what it remembers."""
@@ -340,8 +351,7 @@ class Scheduler(metaclass=_SchedulerType):
         """Take over a snapshot, or raise with every difference, having changed nothing."""
         if wrong := self.differences(state_dict):
             raise IncompatibleCheckpoint(wrong)
-        numbers = [] if self.optimizer is None else [self.optimizer._table.state]
-        with undone_on_error(*self._states(), *numbers):
+        with self._undone_on_error():
             self._restore(state_dict)
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
