@@ -39,8 +39,8 @@ from .algorithms import (
 from .averaging import AveragedModel
 from .checkpoint import CheckpointError, CorruptCheckpoint, IncompatibleCheckpoint, SaveError
 from .checkpoint.background import Saving
+from .checkpoint.judge import LoadReport
 from .checkpoint.legacy import import_braintools
-from .checkpoint.relax import LoadReport
 from .checkpoint.rotation import Checkpointer
 from .checkpoint.whole import load, restore, save
 from .groups import ParamGroup

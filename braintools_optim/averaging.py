@@ -17,7 +17,7 @@ from brainstate.random import RandomState
 from saiunit import Quantity
 
 from .check import check_flag, check_number
-from .engine.leaf import Leaf, flat_values, is_unit_leaf, regrouped
+from .engine.leaf import Leaf, flat_values, is_unit_leaf, regrouped, without_unit
 from .engine.observe import traced
 from .engine.own_state import NumbersState, next_count, weak_scalars
 from .engine.writing import write_all
@@ -251,12 +251,24 @@ def _leaves(path: tuple, averages: bool, mine: Any, theirs: Any) -> list[Leaf | 
             found.append(None)
             continue
         wide = jnp.promote_types(dtype, jnp.float32)
-        found.append(Leaf(name, 0, (), 0, shape, unit, False, frozenset(), wide))
+        found.append(
+            Leaf(
+                name=name,
+                state=0,
+                path=(),
+                depth=0,
+                shape=shape,
+                unit=unit,
+                real_view=False,
+                layouts=frozenset(),
+                state_dtype=wide,
+            )
+        )
     return found
 
 
 def _type(x: Any) -> tuple[tuple, Any]:
-    array = x.mantissa if isinstance(x, Quantity) else x
+    array = without_unit(x)
     return jnp.shape(array), jax.dtypes.result_type(array)
 
 

@@ -17,7 +17,7 @@ from .decay import check_decay_mask
 from .engine.chunks import are_many
 from .engine.closure import step_with_functions
 from .engine.fixed_chain import check_chain, noting_reads, refuse_decay
-from .engine.leaf import Leaf, flat_values, leaves_of
+from .engine.leaf import Leaf, all_leaves, leaves_of
 from .engine.leafwise import leafwise
 from .engine.observe import traced
 from .engine.own_state import ChainState, CoreState, CountState
@@ -393,7 +393,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Saved, Optimizer):
             return
         members = [*group.members, *new]
         plan = GroupPlan.of(manager, leaves, members)
-        old = [x for state in manager for x in flat_values(state.value)[0]]
+        old = all_leaves(state.value for state in manager)
         arrays = [leaf.encode(value) for leaf, value in zip(leaves, old, strict=True)]
         state = self._chain(group, self._hyper(group)).init(plan.tree(arrays))
         paths = [leaves[i].path for i in plan.leaves]

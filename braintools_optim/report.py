@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from .engine.leaf import flat_values
+from .engine.leaf import all_leaves
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
@@ -32,7 +32,7 @@ def describe(optimizer: OptaxOptimizer) -> str:
     rows = [['group', 'parameters', 'numbers', 'state', *columns]]
     chains, count = optimizer._core.peek(), optimizer._core.count
     for group in optimizer.param_groups:
-        leaves = [x for s in group.states() for x in flat_values(s._value)[0]]
+        leaves = all_leaves(s._value for s in group.states())
         rows.append(
             [
                 str(group.index),
@@ -40,7 +40,7 @@ def describe(optimizer: OptaxOptimizer) -> str:
                 f'{sum(int(np.prod(np.shape(x))) for x in leaves):,}',
                 _bytes(chains[group.index]),
                 *(
-                    _number(group.flags.get(k, None) if k in group.flags else group.number(k))
+                    _number(group.flags[k] if k in group.flags else group.number(k))
                     for k in columns
                 ),
             ]

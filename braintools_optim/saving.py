@@ -9,8 +9,8 @@ from typing import Any
 from .checkpoint import single
 from .checkpoint.background import Saving
 from .checkpoint.export import export
+from .checkpoint.judge import Judge, LoadReport
 from .checkpoint.pending import Pending, take_over
-from .checkpoint.relax import Judge, LoadReport
 
 __all__ = ['Saved']
 

@@ -12,7 +12,8 @@ from brainstate import State
 from brainstate.graph import Node
 from brainstate.transform import ProgressBar, for_loop
 
-from .engine.objective import ClosureObjective, number_of
+from .engine.leaf import without_unit
+from .engine.objective import ClosureObjective
 from .engine.observe import traced
 from .engine.program import StatefulProgram
 from .optimizer import OptaxOptimizer
@@ -193,7 +194,7 @@ class TrainStep:
             opt.step(mine, **({} if search is None else search(loss, mine)))
         for scheduler in self.schedulers:
             wants = isinstance(scheduler, LRScheduler) and scheduler._wants_metric()
-            scheduler.step(*([number_of(loss)] if wants else []))
+            scheduler.step(*([without_unit(loss)] if wants else []))
         return (loss, *aux) if self.has_aux else loss
 
     def _checked_loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -206,7 +207,7 @@ class TrainStep:
                     f'with has_aux=True loss_fn must return (loss, aux), got {_shown(out)}.'
                 )
             loss = out[0]
-        number = number_of(loss)
+        number = without_unit(loss)
         real = hasattr(number, 'dtype') and jnp.issubdtype(number.dtype, jnp.floating)
         if isinstance(number, float) or (real and jnp.shape(number) == ()):
             return out
@@ -370,7 +371,7 @@ def _uphill(g: Any) -> Any:
 
 
 def _shown(x: Any) -> str:
-    number = number_of(x)
+    number = without_unit(x)
     if isinstance(number, jax.Array):
         return f'{number.dtype}{list(number.shape)}'
     return type(x).__name__

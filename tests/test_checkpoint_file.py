@@ -23,6 +23,7 @@ from braintools_optim.checkpoint.errors import (
     CorruptCheckpoint,
     IncompatibleCheckpoint,
 )
+from braintools_optim.checkpoint.tree import copied
 
 RNG = np.random.default_rng(0)
 
@@ -210,10 +211,10 @@ def test_memory(tmp_path):
     assert peak(lambda: file.describe(path))[0] < slack
 
 
-def test_snapshot_shares_nothing():
+def test_a_copy_shares_nothing():
     array, device = np.ones(3), jnp.ones(3)
     tree = {'a': array, 'd': device, 'l': (array[::2], 1), 'k': jax.random.key(1), 'b': b'x'}
-    found = file.snapshot(tree)
+    found = copied(tree)
     assert type(found['d']) is np.ndarray and found['l'][1:] == [1] and found['b'] == b'x'
     assert not any(np.shares_memory(found[k], tree[k]) for k in 'ad')
     assert not np.shares_memory(found['l'][0], array)
@@ -251,7 +252,7 @@ def complaints_about_sharded(directory):
         place = NamedSharding(mesh, PartitionSpec(*spec))
         tree = {key: jax.device_put(value, place) for key, value in whole.items()}
         path = os.path.join(directory, 'x.ckpt')
-        for what, saved in (('live', tree), ('snapshot', file.snapshot(tree))):
+        for what, saved in (('live', tree), ('copied', copied(tree))):
             file.write(path, saved)
             found = file.read(path)[1]
             found['k'], key = jax.random.key_data(found['k']), jax.random.key_data(whole['k'])

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..engine.leaf import flat_values
+from ..engine.leaf import all_leaves
 from ..engine.slot import is_masked
 from ..hyper import Hyper
 from ..paths import path_name, plain_keys
@@ -72,7 +72,7 @@ def _complex_again(optimizer: OptaxOptimizer, tree: Any) -> Any:
     """Return a tree with complex numbers where it has pairs of reals in their place."""
     if not optimizer.complex_as_real:
         return tree
-    values = [x for s in optimizer.param_states for x in flat_values(s._value)[0]]
+    values = all_leaves(s._value for s in optimizer.param_states)
     leaves = zip(optimizer._leaves, values, strict=True)
     pairs = {leaf.path for leaf, value in leaves if jnp.iscomplexobj(value)}
 

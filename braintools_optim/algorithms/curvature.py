@@ -9,7 +9,8 @@ import optax
 
 from ..check import check_count
 from ..engine.closure import step_by_closure
-from ..engine.view import GroupView, number_of
+from ..engine.leaf import without_unit
+from ..engine.view import GroupView
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..paths import nest
@@ -210,7 +211,7 @@ class LBFGS(OptaxOptimizer):
         value_fn = extra['value_fn']
         paths = self.param_states.unique_paths
         objective = view.objective(lambda held: value_fn(nest(paths, held)))
-        return {**extra, 'value': view.sign * number_of(extra['value']), 'value_fn': objective}
+        return {**extra, 'value': view.sign * without_unit(extra['value']), 'value_fn': objective}
 
     def _descend(
         self, h: Hyper, chain: Any, value_fn: Any, params: Any, state: Any, value: Any, grads: Any

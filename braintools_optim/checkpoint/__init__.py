@@ -1,7 +1,13 @@
 """Saving and restoring: the file, and optimizers and whole training states in it.
 
-``file`` and what it stands on knows bytes and nested data, nothing of optimizers. ``export`` and
-``restore`` know optimizers, nothing of files. ``single``, ``whole`` and ``rotation`` join them.
+- Bytes and nested data, nothing of optimizers: `file`, on `record`, `codec`, `header`, `tree`,
+  `dtype`, `checksum`, `memory` and `atomic`.
+- Optimizers, nothing of files: `export`, `restore` and `pending`, with `judge` and `place`.
+- Both: `single` (an optimizer), `whole` (a training state), `rotation` (numbered files), with
+  `background` and `progress`.
+- Data of users, and as other encoders give it back: `nested`, `plain`.
+- What is in a file, for people: `describe`, `table`.
+- Files of ``braintools.optim``: `legacy`, `legacy_slot`.
 """
 
 from .errors import CheckpointError, CorruptCheckpoint, IncompatibleCheckpoint, SaveError

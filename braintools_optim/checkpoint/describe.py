@@ -1,4 +1,4 @@
-"""What is in a file, for people: a row for every array, in the memory of one piece."""
+"""Summaries of the arrays in a file, computed in the memory of one piece."""
 
 from __future__ import annotations
 

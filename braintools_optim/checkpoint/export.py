@@ -12,7 +12,7 @@ import numpy as np
 from saiunit import Quantity
 
 from ..check import check_number
-from ..engine.leaf import flat_values
+from ..engine.leaf import all_leaves
 from ..engine.observe import is_tracer
 from ..engine.plan import GroupPlan
 from ..engine.slot import Slot, is_masked, slots_of
@@ -173,7 +173,7 @@ def export_params(
     optimizer: OptaxOptimizer, copied: bool = True
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Return the arrays of the parameters by name, and the units of those that have one."""
-    values = [x for state in optimizer.param_states for x in flat_values(state.value)[0]]
+    values = all_leaves(state.value for state in optimizer.param_states)
     arrays: dict[str, Any] = {}
     units: dict[str, str] = {}
     for leaf, value in zip(optimizer._leaves, values, strict=True):

@@ -4,7 +4,8 @@
     meta, tree = read(path)
 
 The file is a header (a msgpack map), the arrays' bytes in chunks, and an end; see `record` for the
-framing, `header` for the limits, `tree` for what can be saved and `atomic` for how it is replaced.
+framing, `codec` for the limits, `header` for what is checked before the arrays, `tree` for what can
+be saved and `atomic` for how it is replaced.
 """
 
 from __future__ import annotations
@@ -22,22 +23,20 @@ import numpy as np
 
 from . import codec, record
 from .atomic import replacing
-from .describe import ArrayInfo, Description, described
+from .describe import Description, described
 from .dtype import bytes_of, foreign_bytes, to_native
 from .header import FORMAT, Header
 from .memory import empty_arrays
 from .progress import progress
-from .tree import copied, flatten, place, plain, shown
+from .tree import flatten, place, plain, shown
 
 __all__ = [
-    'ArrayInfo',
     'Description',
     'Header',
     'decode',
     'describe',
     'read',
     'read_header',
-    'snapshot',
     'write',
 ]
 
@@ -142,8 +141,3 @@ def describe(path: str | os.PathLike) -> Description:
     """Return what is in a file, all of which is read and checked, a piece at a time."""
     with _opened(path) as (file, size):
         return described(os.fspath(path), file, size)
-
-
-def snapshot(tree: Any) -> Any:
-    """Return nested data whose arrays are on the host and share no memory with anybody's."""
-    return copied(tree)

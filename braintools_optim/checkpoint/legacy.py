@@ -15,10 +15,10 @@ from saiunit import Quantity
 
 from .errors import CheckpointError
 from .export import export, named_slots, slot_name
+from .judge import Judge, LoadReport
 from .legacy_slot import Chain, translated
 from .pending import take_over
 from .plain import plainly, shaped_like
-from .relax import Judge, LoadReport
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer

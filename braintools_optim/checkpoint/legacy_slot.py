@@ -170,16 +170,16 @@ def _ring(chain: Chain, size: int) -> list[int]:
     return [i for i in places if 0.0 < weights[i] < 1e10][-size:]
 
 
-def _size(slot: Slot, chain: Chain) -> int:
+def _size(chain: Chain) -> int:
     return int(chain.numbers['memory_size'])
 
 
 def _pairs(chain: Chain, slot: Slot, path: Any, order: Any) -> Any:
-    return np.asarray(len(_ring(chain, _size(slot, chain))), np.int32)
+    return np.asarray(len(_ring(chain, _size(chain))), np.int32)
 
 
 def _next(chain: Chain, slot: Slot, path: Any, order: Any) -> Any:
-    size = _size(slot, chain)
+    size = _size(chain)
     return np.asarray(len(_ring(chain, size)) % size, np.int32)
 
 
@@ -188,7 +188,7 @@ def _on_ring(name: str) -> Rule:
         memory = chain.field(name, path)
         if memory is None:
             return None
-        size = _size(slot, chain)
+        size = _size(chain)
         ring = np.zeros((size, *memory.shape[1:]), memory.dtype)
         places = _ring(chain, size)
         ring[: len(places)] = memory[places]
@@ -199,7 +199,7 @@ def _on_ring(name: str) -> Rule:
 
 def _scale(chain: Chain, slot: Slot, path: Any, order: Any) -> Any:
     """The curvature of the newest pair, over the square of the gradient's change."""
-    places = _ring(chain, _size(slot, chain))
+    places = _ring(chain, _size(chain))
     if not places or not chain.numbers['scale_init_precond']:
         return np.ones((), slot.value.dtype)
     changes = [chain.field('diff_updates_memory', p) for p in order]

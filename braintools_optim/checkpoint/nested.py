@@ -11,9 +11,9 @@ from brainstate import State
 from saiunit import Quantity
 
 from .codec import DEPTH
+from .judge import Judge
 from .place import placed, placed_parameter
 from .plain import plainly
-from .relax import Judge
 
 __all__ = ['encoded', 'entries', 'restored']
 

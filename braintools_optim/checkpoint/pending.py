@@ -1,4 +1,4 @@
-"""A checkpoint that was loaded before its parameters: kept, and applied when they arrive."""
+"""Loading a snapshot: at once, or, where the parameters are still to come, when they arrive."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import CheckpointError
+from .judge import Judge, LoadReport
 from .plain import shaped_like
-from .relax import Judge, LoadReport
-from .restore import examine
+from .restore import examine, restore
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
@@ -25,13 +25,9 @@ def take_over(
     units: Mapping[str, str] | None = None,
 ) -> LoadReport:
     """Restore a snapshot, or keep it until there are parameters; raise with every difference."""
-    found = examine(optimizer, saved, judge, params, units)
     if len(optimizer.param_states):
-        judge.check_rename()
-        report = judge.conclude()
-        with found.undone_on_error():
-            found.write()
-        return report
+        return restore(optimizer, saved, judge, params, units)
+    examine(optimizer, saved, judge, params, units)
     waiting = Pending(saved, judge, params, units)
     if not waiting.names:
         judge.refuse(
@@ -73,12 +69,7 @@ class Pending:
     def apply(self, optimizer: OptaxOptimizer) -> None:
         """Restore it if all that it has is there."""
         if not self.lacks(optimizer):
-            judge = self.judge.anew()
-            found = examine(optimizer, self.saved, judge, self.params, self.units)
-            judge.check_rename()
-            judge.conclude()
-            with found.undone_on_error():
-                found.write()
+            restore(optimizer, self.saved, self.judge.anew(), self.params, self.units)
 
     def refuse_use(self, optimizer: OptaxOptimizer) -> None:
         """Raise, since what the optimizer holds is not yet what was loaded."""

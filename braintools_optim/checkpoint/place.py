@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from saiunit import Quantity
 
-from .relax import Judge
+from ..engine.leaf import weakly_typed, without_unit
+from .judge import Judge
 
 __all__ = ['placed', 'placed_parameter']
 
@@ -24,7 +25,7 @@ def placed(value: Any, like: Any) -> jax.Array:
 
 def placed_parameter(value: Any, old: Any, name: str, judge: Judge) -> Any:
     """Return a parameter's value of the same kind as the old one, which it stays if none fits."""
-    like = old.mantissa if isinstance(old, Quantity) else old
+    like = without_unit(old)
     array = judge.array(value, like, f'the parameter {name}')
     if array is None:
         return old
@@ -34,5 +35,5 @@ def placed_parameter(value: Any, old: Any, name: str, judge: Judge) -> Any:
     elif isinstance(like, np.generic):
         new = np.array(array)[()]
     elif getattr(like, 'weak_type', isinstance(like, float | complex)):
-        new = jnp.full(array.shape, 0.0).at[...].set(new)
+        new = weakly_typed(new)
     return Quantity(new, unit=old.unit) if isinstance(old, Quantity) else new

@@ -16,15 +16,15 @@ from ..engine.leaf import flat_values
 from ..engine.slot import is_masked, rebuild
 from ..schedulers.snapshot import resized
 from .export import VERSION, export_group, named_slots, refuse_traced, slot_name
+from .judge import Judge, LoadReport
 from .place import placed, placed_parameter
 from .plain import is_count, is_finite, plainly, shaped_like
-from .relax import Judge
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['Restoration', 'check_format', 'examine']
+__all__ = ['Restoration', 'check_format', 'examine', 'restore']
 
 REQUIRED = ('optimizer', 'step_count', 'param_groups', 'opt_state', 'schedulers', 'options')
 KNOWN = (*REQUIRED, 'format', 'schema', 'lr', 'base_lr', 'dtypes', 'defaults')
@@ -63,6 +63,22 @@ class Restoration:
         for state, value in self.params:
             state.value = value
         optimizer._pending = None
+
+
+def restore(
+    optimizer: OptaxOptimizer,
+    saved: Any,
+    judge: Judge,
+    params: Mapping[str, Any] | None = None,
+    units: Mapping[str, str] | None = None,
+) -> LoadReport:
+    """Take a snapshot over; raise with every difference, having changed nothing."""
+    found = examine(optimizer, saved, judge, params, units)
+    judge.check_rename()
+    report = judge.conclude()
+    with found.undone_on_error():
+        found.write()
+    return report
 
 
 def check_format(saved: Mapping[str, Any], judge: Judge) -> None:

@@ -15,7 +15,7 @@ from ..check import check_count, check_metric
 from .atomic import sweep
 from .background import Saving
 from .errors import CheckpointError, CorruptCheckpoint
-from .relax import LoadReport
+from .judge import LoadReport
 from .whole import restore, write
 
 __all__ = ['Checkpointer']

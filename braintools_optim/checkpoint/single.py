@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from . import background, file
+from . import file
+from .background import Saving, run, settle
 from .errors import IncompatibleCheckpoint
 from .export import export, export_params
+from .judge import Judge, LoadReport
 from .nested import encoded
 from .pending import take_over
-from .relax import Judge, LoadReport
+from .tree import copied
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
@@ -26,9 +28,9 @@ def save(
     params: bool = False,
     extra: Any = None,
     in_background: bool = False,
-) -> background.Saving | None:
+) -> Saving | None:
     """Write an optimizer, and what else is asked for, into a file."""
-    path = background.settle(path)
+    path = settle(path)
     meta = export(optimizer, copied=False)
     tree = {'opt_state': meta.pop('opt_state')}
     if params:
@@ -38,13 +40,13 @@ def save(
     if not in_background:
         file.write(path, tree, kind=KIND, meta={'state': meta})
         return None
-    tree = file.snapshot(tree)
-    return background.run(path, lambda: file.write(path, tree, kind=KIND, meta={'state': meta}))
+    tree = copied(tree)
+    return run(path, lambda: file.write(path, tree, kind=KIND, meta={'state': meta}))
 
 
 def load(optimizer: OptaxOptimizer, path: str | os.PathLike, judge: Judge) -> LoadReport:
     """Restore an optimizer from a file, or raise with every difference."""
-    path = background.settle(path)
+    path = settle(path)
     meta, tree = file.read(path)
     state = meta.get('state')
     if not isinstance(state, dict) or not isinstance(tree, dict) or 'opt_state' not in tree:

@@ -15,23 +15,23 @@ from ..engine.observe import is_tracer
 from ..engine.writing import undone_on_error
 from ..optimizer import OptaxOptimizer
 from ..schedulers import Scheduler
-from . import background, file
+from . import file
+from .background import Saving, run, settle
 from .errors import CheckpointError, IncompatibleCheckpoint
 from .export import export, refuse_unloadable
+from .judge import Judge, LoadReport
 from .nested import encoded, entries, restored
 from .plain import plainly, shaped_like
-from .relax import Judge, LoadReport
 from .restore import Restoration, examine
 from .single import state_dict_of
+from .tree import copied
 
 __all__ = ['load', 'restore', 'save', 'write']
 
 KIND = 'training state'
 
 
-def save(
-    path: str | os.PathLike, tree: Any, *, background: bool = False
-) -> background.Saving | None:
+def save(path: str | os.PathLike, tree: Any, *, background: bool = False) -> Saving | None:
     """Write a training state into one file, which at every instant is the old or the new one.
 
     Parameters
@@ -66,9 +66,9 @@ def write(
     in_background: bool = False,
     more: Mapping[str, Any] | None = None,
     then: Callable[[], Any] | None = None,
-) -> background.Saving | None:
+) -> Saving | None:
     """Write a training state, with ``more`` about it in the header, and ``then`` do something."""
-    path = background.settle(path)
+    path = settle(path)
     contents: dict[str, Any] = {}  # what describes them, readable without the arrays
 
     def live(node: Any, where: str) -> Any:
@@ -93,7 +93,7 @@ def write(
     if not in_background:
         finish(data)
         return None
-    return background.run(path, partial(finish, file.snapshot(data)))
+    return run(path, partial(finish, copied(data)))
 
 
 def load(path: str | os.PathLike) -> Any:
@@ -102,7 +102,7 @@ def load(path: str | os.PathLike) -> Any:
 
 
 def _read(path: str | os.PathLike) -> tuple[dict[str, Any], Any]:
-    path = background.settle(path)
+    path = settle(path)
     meta, tree = file.read(path)
     if isinstance(meta.get('state'), dict) and isinstance(tree, dict) and 'opt_state' in tree:
         return meta, {**tree, 'opt': state_dict_of(meta, tree)}

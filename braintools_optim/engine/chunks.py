@@ -21,7 +21,7 @@ from ..paths import Keys
 from .buffers import is_deleted
 from .compiled import entry_of
 from .gradient import assigned, refuse_non_arrays
-from .leaf import flat_values
+from .leaf import all_leaves
 from .leafwise import is_leafwise
 from .part import BySort, Kept, Part, vectors_in_order
 
@@ -76,7 +76,7 @@ class Chunks:
         values, leaves, numbers, grads, _ = args
         flat, _ = _arrays((values, grads, numbers))
         state, _ = _arrays(leaves)
-        old = [x for value in values for x in flat_values(value)[0]]
+        old = all_leaves(values)
         placed = {*map(_sharding, flat), *map(_sharding, state)}
         if len({d for sharding in placed for d in sharding.device_set}) > 1:
             return None

@@ -19,13 +19,13 @@ from .compiled import matmul_precision
 from .computation import own_copies
 from .finite import all_finite, where_finite
 from .gradient import refuse_non_arrays
-from .leaf import regrouped
+from .leaf import regrouped, without_unit
 from .meaning import Meaning
 from .objective import ClosureObjective
 from .observe import traced
 from .own_state import next_count
 from .step import split_extra
-from .view import GroupView, number_of
+from .view import GroupView
 from .writing import write_all
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _compute(
             for leaf, x, old_value in zip(leaves, arrays, old, strict=True)
         ]
         loss, written = objective(regrouped(values, given), others)
-        return view.sign * number_of(loss), (loss, written)
+        return view.sign * without_unit(loss), (loss, written)
 
     arrays = [
         leaf.encode(v) if seen else None for leaf, v, seen in zip(leaves, old, read, strict=True)

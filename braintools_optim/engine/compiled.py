@@ -7,9 +7,14 @@ from typing import Any
 
 import jax
 
-__all__ = ['entry_of', 'matmul_precision', 'signature_of']
+__all__ = ['computes_twice', 'entry_of', 'matmul_precision', 'signature_of']
 
 _CONFIG: Any = jax.config  # its attributes are set dynamically
+
+
+def computes_twice() -> bool:
+    """Whether JAX's settings make it compute again on the arguments, or without a program."""
+    return _CONFIG.jax_debug_nans or _CONFIG.jax_debug_infs or _CONFIG.jax_disable_jit
 
 
 def entry_of(program: Any) -> Any:

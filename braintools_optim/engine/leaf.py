@@ -7,7 +7,7 @@ a gradient against its parameter stands here, and runs when a step is traced.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,10 @@ from ..state import UniqueStateManager
 from ..transforms.masters import wider
 from ..transforms.sparse import coalesced
 
-__all__ = ['Leaf', 'entries_of', 'flat_values', 'leaves_of', 'over_entries', 'regrouped']
+__all__ = [
+    *('Leaf', 'all_leaves', 'entries_of', 'flat_values', 'leaves_of', 'over_entries'),
+    *('regrouped', 'weakly_typed', 'without_unit'),
+]
 
 
 def is_unit_leaf(x: Any) -> bool:
@@ -52,7 +55,7 @@ class Leaf:
 
     def check(self, value: Any) -> None:
         """Raise if the value cannot be optimized."""
-        dtype = jnp.result_type(_mantissa(value))
+        dtype = jnp.result_type(without_unit(value))
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
                 f'parameter {self.name!r} has dtype {dtype}; only floating-point and complex '
@@ -72,21 +75,21 @@ class Leaf:
 
     def check_shape(self, value: Any) -> None:
         """Raise if the value has another shape than when it was registered."""
-        if jnp.shape(_mantissa(value)) != self.shape:
+        if jnp.shape(without_unit(value)) != self.shape:
             raise self.misfit(value)
 
     def check_axes(self, value: Any) -> None:
         """Raise if the value has another shape, even without the axes that vmap may hide."""
         self.check(value)
         axes = iter(self.shape)
-        if not all(size in axes for size in jnp.shape(_mantissa(value))):
+        if not all(size in axes for size in jnp.shape(without_unit(value))):
             raise self.misfit(value)
 
     def misfit(self, value: Any) -> ValueError:
         """Return the error that says that the value has a wrong shape."""
         return ValueError(
             f'parameter {self.name!r} was registered with the shape {self.shape} and now has '
-            f'{jnp.shape(_mantissa(value))}; its moments no longer fit.'
+            f'{jnp.shape(without_unit(value))}; its moments no longer fit.'
         )
 
     def encode(self, value: Any) -> jax.Array:
@@ -97,7 +100,7 @@ class Leaf:
                 f'parameter {self.name!r} was registered in {self.unit or "no unit"} and now holds '
                 f'a value in {unit or "no unit"}; assign it in {self.unit or "no unit"}.'
             )
-        array = jnp.asarray(_mantissa(value))
+        array = jnp.asarray(without_unit(value))
         array = jax.lax.convert_element_type(array, array.dtype)  # drops the weak type
         return self._for_chain(_pairs(array) if self._as_pairs(array) else array)
 
@@ -108,21 +111,21 @@ class Leaf:
 
     def decode(self, array: jax.Array, old: Any) -> Any:
         """Return the chain's array as a parameter of the same kind as ``old``."""
-        like = _mantissa(old)
+        like = without_unit(old)
         if self._as_pairs(like):
             array = array.astype(jnp.finfo(jax.dtypes.result_type(like)).dtype)
             array = jax.lax.complex(array[..., 0], array[..., 1])
         if jax.dtypes.result_type(like) != array.dtype:
             array = array.astype(jax.dtypes.result_type(like))
         if getattr(like, 'weak_type', isinstance(like, float | complex)):
-            array = jnp.full(array.shape, 0.0).at[...].set(array)
+            array = weakly_typed(array)
         return array if self.unit is None else Quantity(array, unit=self.unit)
 
     def gradient(self, g: Any, value: Any) -> Any:
         """Return what the chain sees of a gradient; raise if it is not one of this parameter."""
         self._check_layout(g)
         g = self._without_unit(g)
-        like = _mantissa(value)
+        like = without_unit(value)
         shape = g.shape if isinstance(g, BCOO) else jnp.shape(g)
         if shape != jnp.shape(like):
             raise ValueError(
@@ -197,6 +200,11 @@ def flat_values(value: Any) -> tuple[list[Any], Any]:
     return jax.tree.flatten(value, is_leaf=is_unit_leaf)
 
 
+def all_leaves(values: Iterable[Any]) -> list:
+    """Return the leaves of the values of several States."""
+    return [leaf for value in values for leaf in flat_values(value)[0]]
+
+
 def regrouped(values: list, new: list, found: list | None = None) -> list:
     """Return leaves in the place of those of State values.
 
@@ -248,13 +256,13 @@ def leaves_of(
                 state=position,
                 path=(*plain_keys(path), *plain_keys(sub_path)),
                 depth=len(path),
-                shape=jnp.shape(_mantissa(value)),
+                shape=jnp.shape(without_unit(value)),
                 unit=unit,
                 real_view=real_view,
                 layouts=layouts,
                 state_dtype=precision.state_dtype,
                 master_dtype=precision.master_dtype,
-                is_complex=jnp.iscomplexobj(_mantissa(value)),
+                is_complex=jnp.iscomplexobj(without_unit(value)),
                 tree=tree,
             )
             leaf.check(value)
@@ -263,8 +271,14 @@ def leaves_of(
     return found
 
 
-def _mantissa(value: Any) -> Any:
+def without_unit(value: Any) -> Any:
+    """Return the number of a quantity."""
     return value.mantissa if isinstance(value, Quantity) else value
+
+
+def weakly_typed(array: Any) -> jax.Array:
+    """Return an array typed as Python's floats are, which widen nothing."""
+    return jnp.full(jnp.shape(array), 0.0).at[...].set(array)  # keeps the type of the zeros
 
 
 def _pairs(array: jax.Array) -> jax.Array:

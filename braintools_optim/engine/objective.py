@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 from brainstate.transform import StatefulFunction
 
-from .view import number_of
+from .leaf import without_unit
 
 if TYPE_CHECKING:
     from .step import Stepper
@@ -59,7 +59,7 @@ class ClosureObjective:
         return loss, [v for v, written in zip(there, self.writes, strict=True) if written]
 
     def _check_loss(self, loss: Any) -> None:
-        number = number_of(loss)
+        number = without_unit(loss)
         shape = getattr(number, 'shape', None)
         if shape != () or not jnp.issubdtype(number.dtype, jnp.floating):
             came = type(loss).__name__ if shape is None else f'{number.dtype}{list(shape)}'

@@ -16,6 +16,7 @@ from brainstate import State
 from brainstate.util import StateJaxTracer
 
 from ..state import OptimState
+from .leaf import weakly_typed
 from .observe import is_tracer, recorded, traced, unobserved, x64_enabled
 from .packs import Packed
 
@@ -30,7 +31,7 @@ _MAX_COUNT = int(np.iinfo(np.int32).max)
 
 def weak_scalars(vector: Any) -> list:
     """Return the entries of a vector, weakly typed as Python's floats are: they widen nothing."""
-    weak = jnp.full(np.shape(vector), 0.0).at[:].set(vector)  # keeps the type of the zeros
+    weak = weakly_typed(vector)
     return [weak[i] for i in range(weak.shape[0])]
 
 

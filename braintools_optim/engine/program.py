@@ -19,7 +19,7 @@ from brainstate.transform import StatefulFunction
 
 from ..paths import path_name
 from .buffers import apart, is_deleted, refuse_deleted
-from .compiled import entry_of, matmul_precision, signature_of
+from .compiled import computes_twice, entry_of, matmul_precision, signature_of
 from .observe import any_hooks, is_plain
 from .own_state import CoreState, LateState, NumbersState
 from .shield import ShieldedCall
@@ -27,7 +27,6 @@ from .writing import undone_on_error, write_all
 
 __all__ = ['StatefulProgram']
 
-_CONFIG: Any = jax.config  # its attributes are set dynamically
 _NUMBERS = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
 _REMEMBERED = 4  # programs for the same arguments, for States of other types
 
@@ -184,13 +183,7 @@ class Program:
 
     def watched(self) -> bool:
         """Whether somebody looks at the values, or JAX may run the program twice on them."""
-        return (
-            not self.plain
-            or any_hooks(self.hooks)
-            or _CONFIG.jax_debug_nans
-            or _CONFIG.jax_debug_infs
-            or _CONFIG.jax_disable_jit
-        )
+        return not self.plain or any_hooks(self.hooks) or computes_twice()
 
     # ---- running -------------------------------------------------------------------------
 
@@ -285,7 +278,7 @@ class Program:
 
     def run_watched(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Run it with nothing donated, and write through the States' public property."""
-        if _CONFIG.jax_disable_jit:
+        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
             with undone_on_error(*self.states):
                 return self.function.fun(*args, **kwargs)
         values = [state.value for state in self.states]

@@ -17,7 +17,7 @@ from brainstate import State
 
 from .buffers import refuse_deleted
 from .chunks import Chunks, are_many
-from .compiled import entry_of, matmul_precision, signature_of
+from .compiled import computes_twice, entry_of, matmul_precision, signature_of
 from .computation import Computation
 from .gradient import refuse_non_arrays
 from .observe import any_hooks, is_plain, traced
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ['Stepper', 'split_extra']
 
-_CONFIG: Any = jax.config  # its attributes are set dynamically
 _CONTAINERS = frozenset([dict, list, tuple])
 
 
@@ -69,11 +68,7 @@ class Stepper:
         """
         if traced():
             self._run_observed(self.computation.compute, grads, extra)
-        elif (
-            self.plain
-            and not any_hooks(self.hooks)
-            and not (_CONFIG.jax_debug_nans or _CONFIG.jax_debug_infs or _CONFIG.jax_disable_jit)
-        ):
+        elif self.plain and not any_hooks(self.hooks) and not computes_twice():
             self._run_donating(grads, extra)
         else:
             self._run_observed(self._keep, grads, extra)

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
-from saiunit import Quantity
 
 from .clip import clipped, downhill
 from .gradient import match_gradients
-from .leaf import flat_values, regrouped
+from .leaf import all_leaves, regrouped, without_unit
 from .slot import is_masked
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from .computation import Computation
     from .plan import GroupPlan
 
-__all__ = ['GroupView', 'number_of']
+__all__ = ['GroupView']
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class GroupView:
         """
 
         def value_fn(tree: Any) -> Any:
-            return self.sign * number_of(f(self._values_with(tree)))
+            return self.sign * without_unit(f(self._values_with(tree)))
 
         if not {'grad_clip_norm', 'grad_clip_value'} & set(self.numbers[0]):
             return value_fn
@@ -75,13 +74,8 @@ class GroupView:
 
     def _values_with(self, tree: Any) -> list[Any]:
         """Return the values of the States with the arrays of a chain's tree in their places."""
-        new = [x for value in self.values for x in flat_values(value)[0]]
+        new = all_leaves(self.values)
         for i, array in zip(self.plan.leaves, self.plan.flat(tree), strict=True):
             if not is_masked(array):
                 new[i] = self.computation.leaves[i].decode(array, new[i])
         return regrouped(self.values, new)
-
-
-def number_of(loss: Any) -> Any:
-    """Return a loss without its unit."""
-    return loss.mantissa if isinstance(loss, Quantity) else loss

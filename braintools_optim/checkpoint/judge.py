@@ -17,7 +17,7 @@ __all__ = ['Judge', 'LoadReport']
 
 @dataclass
 class LoadReport:
-    """What a checkpoint was not taken over as it is: all empty where it fits exactly.
+    """In what a checkpoint differs from what it was loaded into: all empty where it fits exactly.
 
     ``extra`` is the user's own data in the checkpoint, None if it has none.
     """
