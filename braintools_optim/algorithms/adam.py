@@ -1,4 +1,4 @@
-"""Adam and its nearest kin."""
+"""Adam and AdamW."""
 
 from __future__ import annotations
 

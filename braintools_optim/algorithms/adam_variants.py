@@ -1,4 +1,4 @@
-"""Adam's nearest variants."""
+"""Adamax, NAdam and RAdam."""
 
 from __future__ import annotations
 

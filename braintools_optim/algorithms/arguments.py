@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ['not_allowed', 'one_of_two']
+__all__ = ['FLOATS', 'not_allowed', 'one_of_two']
+
+FLOATS = (None, 'bfloat16', 'float16', 'float32', 'float64')
+"""What a dtype to compute in may be, by name; None is the parameter's own."""
 
 
 def not_allowed(owner: str, name: str, allowed: str, got: Any) -> ValueError:

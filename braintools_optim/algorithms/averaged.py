@@ -18,13 +18,12 @@ from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import alpha_scheduler, beta3_scheduler, scale_by_ademamix, scale_by_mars
 from ..transforms.mars import CLIPS, VARIANTS, is_matrix
-from .arguments import not_allowed
+from .arguments import FLOATS, not_allowed
 from .chain import descent, users_mask
 
 __all__ = ['AdEMAMix', 'Mars']
 
 NumberOrSchedule = float | Callable[[Any], Any]
-_FLOATS = (None, 'bfloat16', 'float16', 'float32', 'float64')
 
 
 class AdEMAMix(OptaxOptimizer):
@@ -228,7 +227,7 @@ class Mars(OptaxOptimizer):
         owner = type(self).__name__
         _check_schedules(self, gamma=h.gamma)
         check_mask(owner, 'mask', h.mask)
-        for name, allowed in (('variant', VARIANTS), ('clip', CLIPS), ('ns_dtype', _FLOATS)):
+        for name, allowed in (('variant', VARIANTS), ('clip', CLIPS), ('ns_dtype', FLOATS)):
             if getattr(h, name) not in allowed:
                 raise not_allowed(owner, name, f'one of {allowed}', getattr(h, name))
         if not h.optimize_1d and is_zero(h.lr_ref):

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 
 from ..engine.leaf import all_leaves
-from ..engine.slot import is_masked
 from ..hyper import Hyper
 from ..paths import path_name, plain_keys
+from ..transforms.absent import is_masked
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer

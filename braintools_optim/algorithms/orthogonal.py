@@ -13,7 +13,9 @@ from ..ranges import FINITE
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import Reshape, scale_by_muon
-from .arguments import not_allowed
+from ..transforms.orthogonal import NS_COEFFICIENTS, NS_EPS, NS_STEPS
+from .arguments import FLOATS, not_allowed
+from .chain import descent
 
 __all__ = ['Muon']
 
@@ -62,9 +64,9 @@ class Muon(OptaxOptimizer):
         weight_decay: float = 0.1,
         momentum: float = 0.95,
         nesterov: bool = True,
-        ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
-        eps: float = 1e-7,
-        ns_steps: int = 5,
+        ns_coefficients: tuple[float, float, float] = NS_COEFFICIENTS,
+        eps: float = NS_EPS,
+        ns_steps: int = NS_STEPS,
         adjust_lr_fn: str | None = None,
         *,
         reshape: Reshape = None,
@@ -96,17 +98,14 @@ class Muon(OptaxOptimizer):
             )
         if not (callable(h.reshape) or h.reshape in (None, 'last', 'first')):
             raise not_allowed('Muon', 'reshape', "None, 'last', 'first' or a function", h.reshape)
-        if h.ns_dtype not in (None, 'bfloat16', 'float16', 'float32', 'float64'):
-            raise not_allowed('Muon', 'ns_dtype', "None or a float dtype's name", h.ns_dtype)
+        if h.ns_dtype not in FLOATS:
+            raise not_allowed('Muon', 'ns_dtype', f'one of {FLOATS}', h.ns_dtype)
 
     @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """The orthogonal direction, then decay, then the step."""
-        return optax.chain(
-            scale_by_muon(
-                *(h.momentum, h.nesterov, h.ns_coefficients, h.eps, h.ns_steps),
-                *(h.adjust_lr_fn, h.reshape, h.ns_dtype),
-            ),
-            optax.add_decayed_weights(h.weight_decay),
-            optax.scale_by_learning_rate(h.lr),
+        direction = scale_by_muon(
+            *(h.momentum, h.nesterov, h.ns_coefficients, h.eps, h.ns_steps),
+            *(h.adjust_lr_fn, h.reshape, h.ns_dtype),
         )
+        return descent(h, direction, decoupled=True)

@@ -15,8 +15,9 @@ from ..check import check_number
 from ..engine.leaf import all_leaves
 from ..engine.observe import is_tracer
 from ..engine.plan import GroupPlan
-from ..engine.slot import Slot, is_masked, slots_of
+from ..engine.slot import Slot, slots_of
 from ..paths import Keys
+from ..transforms.absent import is_masked
 from .plain import plainly
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ import numpy as np
 
 from ..check import check_number
 from ..engine.leaf import flat_values
-from ..engine.slot import is_masked, rebuild
+from ..engine.slot import rebuild
 from ..schedulers.snapshot import resized
+from ..transforms.absent import is_masked
 from .export import VERSION, export_group, named_slots, refuse_traced, slot_name
 from .judge import Judge, LoadReport
 from .place import placed, placed_parameter

@@ -14,13 +14,14 @@ import optax
 from ..groups import ParamGroup
 from ..hyper import Hyper
 from ..state import UniqueStateManager
+from ..transforms.absent import is_masked
 from .clip import downhill
 from .finite import all_finite, where_finite
 from .gradient import match_gradients
 from .leaf import Leaf, flat_values, regrouped
 from .packs import Packed
 from .plan import GroupPlan
-from .slot import is_masked, with_common, with_masked
+from .slot import with_common, with_masked
 from .view import GroupView
 
 if TYPE_CHECKING:

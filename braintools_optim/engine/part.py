@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..paths import Keys
+from ..transforms.absent import is_masked
 from .gradient import gradient_of
 from .plan import GroupPlan
-from .slot import Slot, is_masked, rebuild, slots_of
+from .slot import Slot, rebuild, slots_of
 
 if TYPE_CHECKING:
     from .computation import Computation

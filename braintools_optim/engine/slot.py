@@ -12,13 +12,12 @@ import optax
 from jax.tree_util import DictKey, GetAttrKey
 
 from ..paths import Keys, plain_key, plain_keys
-from ..transforms.count import is_masked
+from ..transforms.absent import is_masked
 
 __all__ = [
     'Slot',
     'belong',
     'check_vectors',
-    'is_masked',
     'rebuild',
     'slots_of',
     'with_known',

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from ..transforms.absent import is_masked
 from .clip import clipped, downhill
 from .gradient import match_gradients
 from .leaf import all_leaves, regrouped, without_unit
-from .slot import is_masked
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.experimental.sparse import BCOO
 
-from ..transforms.moments import is_absent
+from ..transforms.absent import is_absent
 from .clip import downhill
 from .finite import all_finite, where_finite
 

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .count import advanced, one_minus_power, present, spread, zero_counts
+from .absent import present
+from .count import advanced, one_minus_power, spread, zero_counts
 
 __all__ = [
     'ScaleByNadamState',

@@ -19,6 +19,7 @@ from optax.tree_utils import (
 )
 
 from . import moments
+from .absent import flat, is_absent
 from .count import one_minus_power
 from .wide import widened
 
@@ -105,7 +106,7 @@ def scale_by_ademamix(
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        leaves, treedef = moments.flat(updates)
+        leaves, treedef = flat(updates)
         size = len(leaves)
 
         def at_step(f: Any) -> list[Any]:
@@ -121,7 +122,7 @@ def scale_by_ademamix(
         fast = None if state.m1 is None else treedef.flatten_up_to(state.m1)
         slow, nus = treedef.flatten_up_to(state.m2), treedef.flatten_up_to(state.nu)
         for i, g in enumerate(leaves):
-            if moments.is_absent(g):
+            if is_absent(g):
                 continue
             wide = widened(g)
             m = wide

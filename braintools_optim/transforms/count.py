@@ -15,27 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .absent import is_masked, present
 from .entry import entry, places
 
-__all__ = ['advanced', 'is_masked', 'one_minus_power', 'present', 'spread', 'zero_counts']
+__all__ = ['advanced', 'one_minus_power', 'spread', 'zero_counts']
 
 _MANY = 32  # leaves from which on it pays to share their kernels
-
-
-def is_masked(x: Any) -> bool:
-    """Whether ``x`` stands for an absent leaf, for the ``is_leaf`` of tree functions."""
-    return isinstance(x, optax.MaskedNode)
 
 
 def zero_counts(params: optax.Params) -> jax.Array:
     """Return a count of zero for every leaf; masked ones keep their place."""
     return jnp.zeros(len(jax.tree.leaves(params, is_leaf=is_masked)), jnp.int32)
-
-
-def present(updates: optax.Updates) -> np.ndarray:
-    """Return for each leaf whether it is there, not masked."""
-    leaves = jax.tree.leaves(updates, is_leaf=is_masked)
-    return np.array([not is_masked(x) for x in leaves], bool)
 
 
 def advanced(counts: jax.Array, updates: optax.Updates) -> jax.Array:

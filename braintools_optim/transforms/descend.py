@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .wide import cast_like, largest, moved, wide
+from .wide import cast_like, largest, moved, wide_dtype
 
 __all__ = ['descend']
 
@@ -47,7 +47,7 @@ def descend(
     parameters are returned, not the way there: in a sum with where it began small numbers would be
     lost.
     """
-    kind = wide(params)
+    kind = wide_dtype(params)
     evaluate = jax.value_and_grad(value_fn)
 
     def turn(now: Progress) -> Progress:

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .count import present, zero_counts
+from .absent import present
+from .count import zero_counts
 from .strong_wolfe import StrongWolfeState
-from .wide import inner, largest, wide, widened
+from .wide import inner, largest, wide_dtype, widened
 
 __all__ = ['StepByLbfgsState', 'step_by_lbfgs']
 
@@ -66,8 +67,8 @@ def step_by_lbfgs(
     def init(params: optax.Params) -> StepByLbfgsState:
         zeros = jax.tree.map(jnp.zeros_like, params)
         ring = jax.tree.map(lambda p: jnp.zeros((memory_size, *p.shape), p.dtype), params)
-        zero, one = jnp.zeros((), jnp.int32), jnp.ones((), wide(params))
-        curvatures = jnp.zeros(memory_size, wide(params))
+        zero, one = jnp.zeros((), jnp.int32), jnp.ones((), wide_dtype(params))
+        curvatures = jnp.zeros(memory_size, wide_dtype(params))
         return StepByLbfgsState(
             *(zero, zero_counts(params), zero, zero, one, curvatures),
             *(zeros, zeros, ring, ring, search.init(params)),

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import optax
 
 from . import moments
+from .absent import flat, is_absent
 from .count import one_minus_power
 from .mesh import in_auto_axes
-from .orthogonal import newton_schulz
+from .orthogonal import NS_COEFFICIENTS, NS_EPS, NS_STEPS, newton_schulz
 from .refuse import refuse_complex
 from .wide import widened
 
@@ -139,7 +140,7 @@ def scale_by_mars(
         **extra: Any,
     ) -> tuple[Any, Any]:
         del params, extra
-        leaves, treedef = moments.flat(updates)
+        leaves, treedef = flat(updates)
         size = len(leaves)
 
         def each(tree: Any) -> list[Any]:
@@ -163,17 +164,17 @@ def scale_by_mars(
         lasts = mogs if previous_point_grads is None else each(previous_point_grads)
 
         def corrected(g: Any, last: Any, rate: Any, first: Any) -> Any:
-            if moments.is_absent(g) or not corrects(g):
+            if is_absent(g) or not corrects(g):
                 return None
             wide = widened(g)
-            last = jnp.zeros_like(wide) if moments.is_absent(last) else last.astype(wide.dtype)
+            last = jnp.zeros_like(wide) if is_absent(last) else last.astype(wide.dtype)
             last = jnp.where(first, wide, last) if first is not False else last
             return wide + moments.real_like(rate * b1 / (1.0 - b1), wide) * (wide - last)
 
         changes = list(map(corrected, leaves, lasts, gammas, new))
         changes = _bounded(changes, clip, max_grad_norm)
         for i, g in enumerate(leaves):
-            if moments.is_absent(g):
+            if is_absent(g):
                 continue
             own_b1, own_b2, scale, root = rules[i] if others is None or corrects(g) else others[i]
             c = widened(g) if changes[i] is None else changes[i]
@@ -262,7 +263,6 @@ def _bounded(gradients: list[Any], clip: str | None, bound: Any) -> list[Any]:
 def _orthogonalized(ns_dtype: Any, matrix: jax.Array) -> jax.Array:
     """Return the matrix with singular values near one, longer if it has more rows than columns."""
     rows, cols = matrix.shape[0], math.prod(matrix.shape[1:])
-    coefficients = (3.4445, -4.775, 2.0315)
     matrix_2d = matrix.reshape(rows, cols)
-    flat = newton_schulz(matrix_2d, coefficients, 5, 1e-7, ns_dtype, add_eps=True)
-    return math.sqrt(max(1.0, rows / max(cols, 1))) * flat.reshape(matrix.shape)
+    made = newton_schulz(matrix_2d, NS_COEFFICIENTS, NS_STEPS, NS_EPS, ns_dtype, add_eps=True)
+    return math.sqrt(max(1.0, rows / max(cols, 1))) * made.reshape(matrix.shape)

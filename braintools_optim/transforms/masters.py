@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from . import moments
+from .absent import flat, is_absent
 
 __all__ = ['MasterState', 'wider', 'with_masters']
 
@@ -54,16 +54,16 @@ def with_masters(
         if params is None:
             raise ValueError('with_masters needs params: call update(updates, state, params).')
         inner_state, (masters,) = state
-        narrow, treedef = moments.flat(params)
+        narrow, treedef = flat(params)
         wide = list(map(present, narrow, treedef.flatten_up_to(masters)))
         updates, inner_state = chain.update(
             jax.tree.map(widened, updates), inner_state, treedef.unflatten(wide), **extra
         )
         moved, kept = [], []
         for p, before, u in zip(narrow, wide, treedef.flatten_up_to(updates), strict=True):
-            if moments.is_absent(p) or not is_narrow(p):
+            if is_absent(p) or not is_narrow(p):
                 moved.append(u)
-                kept.append(p if moments.is_absent(p) else jnp.zeros(0, dtype))
+                kept.append(p if is_absent(p) else jnp.zeros(0, dtype))
             else:
                 now = before + u
                 goal, at = now.astype(p.dtype).astype(dtype), p.astype(dtype)
@@ -72,7 +72,7 @@ def with_masters(
         return treedef.unflatten(moved), (inner_state, MasterState(treedef.unflatten(kept)))
 
     def present(p: Any, master: Any) -> Any:
-        if moments.is_absent(p) or not is_narrow(p):
+        if is_absent(p) or not is_narrow(p):
             return p
         return jnp.where(bits(master.astype(p.dtype)) == bits(p), master, p.astype(dtype))
 

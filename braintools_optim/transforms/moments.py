@@ -16,8 +16,6 @@ __all__ = [
     'averaged',
     'by_leaf',
     'first_count',
-    'flat',
-    'is_absent',
     'is_known_zero',
     'next_count',
     'real_like',
@@ -89,16 +87,6 @@ def real_zeros(p: jax.Array) -> jax.Array:
     In less than float32 the small steps of such an average would vanish.
     """
     return jnp.zeros(p.shape, jnp.promote_types(jnp.finfo(p.dtype).dtype, jnp.float32))
-
-
-def is_absent(x: Any) -> bool:
-    """Whether ``x`` stands where a leaf has no gradient, for the ``is_leaf`` of tree functions."""
-    return x is None or isinstance(x, optax.MaskedNode)
-
-
-def flat(updates: optax.Updates) -> tuple[list[Any], Any]:
-    """Return the leaves of a tree, what stands for absent ones among them, and its structure."""
-    return jax.tree.flatten(updates, is_leaf=is_absent)
 
 
 def is_known_zero(x: Any) -> bool:

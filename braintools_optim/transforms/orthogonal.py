@@ -13,7 +13,20 @@ import optax
 from .mesh import in_auto_axes
 from .refuse import leaf_name, refuse_complex
 
-__all__ = ['Reshape', 'ScaleByMuonState', 'newton_schulz', 'scale_by_muon']
+__all__ = [
+    'NS_COEFFICIENTS',
+    'NS_EPS',
+    'NS_STEPS',
+    'Reshape',
+    'ScaleByMuonState',
+    'newton_schulz',
+    'scale_by_muon',
+]
+
+# Keller Jordan's, 2024: the polynomial that lifts small singular values fastest.
+NS_COEFFICIENTS = (3.4445, -4.775, 2.0315)
+NS_STEPS = 5
+NS_EPS = 1e-7
 
 Shape = tuple[int, ...]
 Reshape = str | Callable[[Shape], Shape] | None
@@ -69,9 +82,9 @@ def newton_schulz(
 def scale_by_muon(
     momentum: Any = 0.95,
     nesterov: bool = True,
-    ns_coefficients: Any = (3.4445, -4.775, 2.0315),
-    eps: Any = 1e-7,
-    ns_steps: int = 5,
+    ns_coefficients: Any = NS_COEFFICIENTS,
+    eps: Any = NS_EPS,
+    ns_steps: int = NS_STEPS,
     adjust_lr_fn: str | None = None,
     reshape: Reshape = None,
     ns_dtype: Any = None,

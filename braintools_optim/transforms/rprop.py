@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .count import present, spread, zero_counts
+from .absent import present
+from .count import spread, zero_counts
 
 __all__ = ['StepByRpropState', 'step_by_rprop']
 

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from .mesh import in_auto_axes
+from .refuse import refuse_complex
 
 __all__ = ['ScaleBySm3State', 'scale_by_sm3']
 
@@ -44,9 +45,9 @@ def scale_by_sm3(eps: Any = 1e-8) -> optax.GradientTransformation:
     """
 
     def init(params: optax.Params) -> ScaleBySm3State:
+        refuse_complex(params)
+
         def zeros(p: jax.Array) -> jax.Array:
-            if jnp.iscomplexobj(p):
-                raise TypeError(f'SM3 is for real parameters, got one of dtype {p.dtype}.')
             # Vectors are small; the squares of short numbers need more than they have.
             wide = jnp.promote_types(p.dtype, jnp.float32)
             return jnp.zeros(sum(p.shape) if p.ndim else 1, wide)

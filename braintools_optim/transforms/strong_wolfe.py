@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .wide import cast_like, inner, largest, moved, wide
+from .wide import cast_like, inner, largest, moved, wide_dtype
 
 __all__ = ['StrongWolfeState', 'scale_by_strong_wolfe']
 
@@ -64,7 +64,7 @@ def scale_by_strong_wolfe(
     """
 
     def init(params: optax.Params) -> StrongWolfeState:
-        value = jnp.full((), jnp.inf, wide(params))
+        value = jnp.full((), jnp.inf, wide_dtype(params))
         return StrongWolfeState(
             value, jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.int32)
         )
@@ -82,7 +82,7 @@ def scale_by_strong_wolfe(
         max_linesearch_steps: Any = limit,
         **_: Any,
     ) -> tuple[Any, StrongWolfeState]:
-        kind = wide(params)
+        kind = wide_dtype(params)
         evaluate = jax.value_and_grad(value_fn)
 
         def trial(t: jax.Array) -> Point:

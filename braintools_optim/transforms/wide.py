@@ -1,4 +1,4 @@
-"""Sums over all leaves of a tree, in at least single precision."""
+"""At least single precision: dtypes and casts of trees, and sums over all their leaves."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ['cast_like', 'inner', 'largest', 'moved', 'wide', 'widened']
+__all__ = ['cast_like', 'inner', 'largest', 'moved', 'wide_dtype', 'widened']
 
 
-def wide(tree: Any) -> Any:
+def wide_dtype(tree: Any) -> Any:
     """Return the dtype in which numbers of the whole tree are kept."""
     return jnp.result_type(jnp.float32, *(x.dtype for x in jax.tree.leaves(tree)))
 
@@ -23,13 +23,14 @@ def widened(x: jax.Array) -> jax.Array:
 def inner(one: Any, other: Any) -> jax.Array:
     """Return the inner product of two trees of real arrays."""
     products = jax.tree.map(lambda a, b: jnp.sum(widened(a) * widened(b)), one, other)
-    return sum(jax.tree.leaves(products), start=jnp.zeros((), wide(one)))
+    return sum(jax.tree.leaves(products), start=jnp.zeros((), wide_dtype(one)))
 
 
 def largest(tree: Any) -> jax.Array:
     """Return the largest absolute value; nan if there is one."""
-    tops = [jnp.max(jnp.abs(x), initial=0.0).astype(wide(tree)) for x in jax.tree.leaves(tree)]
-    return jnp.max(jnp.stack([jnp.zeros((), wide(tree)), *tops]))
+    kind = wide_dtype(tree)
+    tops = [jnp.max(jnp.abs(x), initial=0.0).astype(kind) for x in jax.tree.leaves(tree)]
+    return jnp.max(jnp.stack([jnp.zeros((), kind), *tops]))
 
 
 def moved(tree: Any, t: Any, direction: Any) -> Any:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..moments import is_absent
+from ..absent import is_absent
 
 __all__ = [
     'DENSE_PATH',

@@ -15,7 +15,7 @@ import optax
 
 from .norm import ESTIMATORS
 
-__all__ = ['Options', 'given_options', 'is_zero']
+__all__ = ['Options', 'given_options']
 
 
 class Options(NamedTuple):
@@ -115,11 +115,6 @@ def _known_in(value: Any, allowed: Callable[[float], bool]) -> bool:
     if isinstance(value, jax.core.Tracer):
         return True
     return not isinstance(value, bool | str | None) and bool(allowed(float(value)))
-
-
-def is_zero(value: Any) -> bool:
-    """Whether a number is a plain zero, so that its part can be left out."""
-    return isinstance(value, int | float) and value == 0
 
 
 def given_options(

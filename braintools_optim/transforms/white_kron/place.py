@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from ..absent import is_absent
 from ..mesh import in_auto_axes, mesh_of, named_sharding
-from ..moments import is_absent
 
 __all__ = ['Placement', 'on_mesh']
 

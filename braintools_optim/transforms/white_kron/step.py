@@ -20,10 +20,11 @@ import optax
 
 from ..count import advanced, one_minus_power
 from ..entry import entry, places
+from ..moments import is_known_zero
 from .draw import seeds_of
 from .factor import Blocks, Factor, Rule, precondition
 from .layout import ONE_D_PATH, Layout
-from .options import Options, is_zero
+from .options import Options
 from .place import Placement
 
 __all__ = ['Step']
@@ -277,7 +278,7 @@ class Step:
         lr = jnp.maximum(lr, self.numbers['preconditioner_lr_min']).astype(wide)
         noise = self.numbers['noise_scale']
         seeds = None
-        if options.norm_estimator == 'random' or not is_zero(noise):
+        if options.norm_estimator == 'random' or not is_known_zero(noise):
             names = np.array([zlib.crc32(path.encode()) for path in self.paths], np.uint32)
             numbers = [_numbers(flocks[part.flock], part) for part in parts]
             seeds = seeds_of(
@@ -292,7 +293,7 @@ class Step:
             each(lr),
             each(finite & ((count - 1) % options.update_every == 0)),
             each(finite & (count + 1 >= _BALANCE_EVERY) & (since < options.update_every)),
-            None if is_zero(noise) else noise,
+            None if is_known_zero(noise) else noise,
             seeds,
         )
         storage = options.dtype or wide

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ..count import is_masked, zero_counts
-from ..moments import is_absent
+from ..absent import is_absent, is_masked
+from ..count import zero_counts
+from ..moments import is_known_zero
 from ..refuse import refuse_complex
 from .layout import ONE_D_PATH, Layout, broadcast_flags, layout_of
-from .options import Options, given_options, is_zero
+from .options import Options, given_options
 from .place import Placement, on_mesh
 from .step import Step
 
@@ -133,7 +134,7 @@ def skew(
 def _chained(
     style: str, options: Options, learning_rate: Any, weight_decay: Any, mask: Any
 ) -> optax.GradientTransformation:
-    decay = [] if is_zero(weight_decay) else [optax.add_decayed_weights(weight_decay, mask)]
+    decay = [] if is_known_zero(weight_decay) else [optax.add_decayed_weights(weight_decay, mask)]
     return optax.chain(
         _scale_by_white_kron(style, options),
         *decay,
@@ -172,7 +173,7 @@ def _scale_by_white_kron(style: str, options: Options) -> optax.GradientTransfor
             for name, column in columns.items():
                 column.append(made[name])
         trees = {name: jax.tree.unflatten(treedef, column) for name, column in columns.items()}
-        if is_zero(options.b1):
+        if is_known_zero(options.b1):
             trees['mu'] = None
         state = ScaleByWhiteKronState(zero_counts(params), **trees)
         return place.everywhere(state, params)
