@@ -44,9 +44,9 @@ from .checkpoint.legacy import import_braintools
 from .checkpoint.rotation import Checkpointer
 from .checkpoint.whole import load, restore, save
 from .groups import ParamGroup
-from .habits import name_here
 from .hyper import Hyper
 from .optimizer import OptaxOptimizer, Optimizer
+from .other_libraries import name_here
 from .schedulers import (
     SWALR,
     WSDLR,

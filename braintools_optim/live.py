@@ -13,16 +13,17 @@ from .engine.observe import traced
 from .engine.own_state import CoreState
 from .engine.writing import undone_on_error
 from .groups import ParamGroup
-from .habits import (
+from .hyper import Hyper, HyperTable, number_at
+from .other_libraries import (
     argument_here,
+    did_you_mean,
     refuse_assignment,
     refuse_read_only,
     refuse_scheduler,
     way_here,
 )
-from .hyper import Hyper, HyperTable, number_at
 from .ranges import RANGES, Range, range_of
-from .signature import CommonOptions, argument_defaults, argument_names, suggestion
+from .signature import CommonOptions, argument_defaults, argument_names
 
 __all__ = ['LiveNumbers']
 
@@ -81,7 +82,7 @@ class LiveNumbers:
                 known = sorted(argument_names(type(self)))
                 raise TypeError(
                     f'{name} has no argument {key!r}; it has {", ".join(known)}.'
-                    f'{argument_here(name, key) or suggestion(key, known)}'
+                    f'{argument_here(name, key) or did_you_mean(key, known)}'
                 )
         if 'weight_decay' not in declared:
             del hyper['weight_decay']
@@ -294,7 +295,7 @@ class LiveNumbers:
 
     def _no_option(self, name: str) -> str:
         known = sorted((*self._numbers, *self._flags))
-        hint = suggestion(name, known)
+        hint = did_you_mean(name, known)
         if name in CommonOptions.__annotations__:
             hint = f' {name} is an option of the whole optimizer: give it at construction.'
         return (

@@ -30,9 +30,9 @@ from .engine.whole_chain import whole_chain
 from .engine.writing import undone_on_error
 from .fixed_options import FixedOptions
 from .groups import Groups, ParamGroup
-from .habits import refuse_parameters, refuse_rate, refuse_torch_group
 from .hyper import Hyper, HyperTable, number_at
 from .live import LiveNumbers
+from .other_libraries import refuse_parameters, refuse_rate, refuse_torch_group
 from .paths import nest
 from .precision import Precision
 from .rates import DrivenRates

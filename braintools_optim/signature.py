@@ -6,9 +6,7 @@ options: here both are shown again, to ``help``, ``inspect`` and editors.
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Iterable
 from typing import Any, TypedDict
 
 __all__ = [
@@ -18,7 +16,6 @@ __all__ = [
     'common_parameters',
     'constructor_documentation',
     'constructor_signature',
-    'suggestion',
 ]
 
 
@@ -90,12 +87,3 @@ def argument_defaults(cls: type) -> dict[str, Any]:
     """Return the defaults of the arguments that the constructor of ``cls`` shows."""
     parameters = constructor_signature(cls).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
-
-
-def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """Return ' Did you mean ...?' if there is something like it, else nothing."""
-    aliases = {'learning_rate': 'lr', 'beta1': 'betas', 'beta2': 'betas', 'l2': 'weight_decay'}
-    known = list(known)
-    near = [aliases[wrong]] if aliases.get(wrong) in known else []
-    near = near or difflib.get_close_matches(wrong, known, 1)
-    return f' Did you mean {near[0]!r}?' if near else ''

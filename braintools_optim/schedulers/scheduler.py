@@ -16,9 +16,8 @@ from ..check import check_count, check_number, is_real
 from ..checkpoint.errors import IncompatibleCheckpoint
 from ..engine.observe import in_loop, is_tracer, recorded
 from ..engine.writing import put_value, undone_on_error
-from ..habits import is_ours, refuse_stray
+from ..other_libraries import did_you_mean, is_ours, refuse_stray
 from ..ranges import Range
-from ..signature import suggestion
 from ..state import OptimState
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class _SchedulerType(type):
             if name not in parameters:
                 raise TypeError(
                     f'{cls.__name__} has no argument {name!r}; it has '
-                    f'{", ".join(parameters)}.{suggestion(name, parameters)}'
+                    f'{", ".join(parameters)}.{did_you_mean(name, parameters)}'
                 )
 
 

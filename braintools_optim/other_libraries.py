@@ -14,6 +14,7 @@ from .ranges import RANGES
 
 __all__ = [
     'argument_here',
+    'did_you_mean',
     'name_here',
     'refuse_assignment',
     'refuse_parameters',
@@ -47,6 +48,18 @@ WAYS: dict[str, str] = {
 """Attributes of other libraries' optimizers, and what to do instead."""
 
 
+ALIASES = {'learning_rate': 'lr', 'beta1': 'betas', 'beta2': 'betas', 'l2': 'weight_decay'}
+"""Arguments of other libraries' optimizers that have other names here."""
+
+
+def did_you_mean(wrong: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return ' Did you mean ...?' if there is something like it, else nothing."""
+    public = [k for k in known if not k.startswith('_')]
+    near = [ALIASES[wrong]] if ALIASES.get(wrong) in public else []
+    near = near or difflib.get_close_matches(wrong, public, 1, cutoff)
+    return f' Did you mean {near[0]!r}?' if near else ''
+
+
 def way_here(name: str, known: Iterable[str]) -> str:
     """Return what to do instead of reading an attribute that there is not, as a sentence."""
     if name in WAYS:
@@ -54,8 +67,7 @@ def way_here(name: str, known: Iterable[str]) -> str:
         return f' {way[0].upper()}{way[1:]}.'
     if name.startswith('_'):  # Python and JAX look for many of these
         return ''
-    near = difflib.get_close_matches(name, [k for k in known if not k.startswith('_')], 1)
-    return f' Did you mean {near[0]!r}?' if near else ''
+    return did_you_mean(name, known)
 
 
 ONE_PROGRAM = 'Leave it out: it chooses among implementations of one rule, and here there is one.'
@@ -114,9 +126,8 @@ def name_here(name: str, known: Iterable[str]) -> str:
             return f' {way}'
     if name in ('ScipyOptimizer', 'NevergradOptimizer', 'SOFO', 'SOFOScan'):
         return f' It stays where it is: from braintools.optim import {name}.'
-    same = [k for k in known if k.lower() == name.lower()]
-    near = same or difflib.get_close_matches(name, list(known), 1)
-    return f' Did you mean {near[0]!r}?' if near else ''
+    known = list(known)
+    return did_you_mean(name, [k for k in known if k.lower() == name.lower()] or known)
 
 
 READ_ONLY: dict[str, str] = {
@@ -163,10 +174,8 @@ def refuse_stray(owner: Any, name: str, numbers: Iterable[str], more: Iterable[s
             f'{", ".join(numbers) or "none"}.'
         )
     known = {x for x in dir(owner) if not x.startswith('_')}.union(numbers, more)
-    if near := difflib.get_close_matches(name, known, 1, 0.85):
-        raise AttributeError(
-            f'{type(owner).__name__} has no {name!r} to assign. Did you mean {near[0]!r}?'
-        )
+    if hint := did_you_mean(name, known, 0.85):
+        raise AttributeError(f'{type(owner).__name__} has no {name!r} to assign.{hint}')
 
 
 def _numbers_of_kin(owner: Any) -> set[str]:
