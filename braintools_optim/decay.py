@@ -24,7 +24,7 @@ def check_decay_mask(optimizer: OptaxOptimizer) -> None:
         raise TypeError(f'{name} has no argument decay_mask; it is {own.pop()} here.')
     if 'weight_decay' not in optimizer._numbers:
         raise TypeError(f'{name} has no weight_decay, so decay_mask would have no effect.')
-    if not is_leafwise(optimizer.transform) or optimizer._groups[0].chain is not None:
+    if not is_leafwise(optimizer.transform) or optimizer._groups[0].fixed_chain is not None:
         raise TypeError(
             f'the chain of {name} may not update each parameter by itself, so decay_mask cannot '
             f'take the decay from some of them: put these into a group with weight_decay=0.'

@@ -43,7 +43,7 @@ class Groups(FixedList):
         )
 
 
-_ATTRIBUTES = frozenset(['_optimizer', 'index', 'flags', 'members', 'unused', 'chain'])
+_ATTRIBUTES = frozenset(['_optimizer', 'index', 'flags', 'members', 'unused', 'fixed_chain'])
 
 
 class ParamGroup(MutableMapping[str, Any]):
@@ -61,7 +61,7 @@ class ParamGroup(MutableMapping[str, Any]):
         self.flags: Mapping[str, Any] = MappingProxyType(flags)
         self.members: list[int] = []  # positions of its States in optimizer.param_states
         self.unused: frozenset[str] = frozenset()  # numbers that were zero at construction
-        self.chain: Any = None  # a chain fixed at construction; None: built anew in each trace
+        self.fixed_chain: Any = None  # built at construction; None: built anew in each trace
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _ATTRIBUTES:
@@ -119,7 +119,8 @@ class ParamGroup(MutableMapping[str, Any]):
     def copy(self, optimizer: OptaxOptimizer) -> ParamGroup:
         """Return the same group of a copied optimizer."""
         new = ParamGroup(optimizer, self.index, dict(self.flags))
-        new.members, new.unused, new.chain = list(self.members), self.unused, self.chain
+        new.members, new.unused = list(self.members), self.unused
+        new.fixed_chain = self.fixed_chain
         return new
 
     def states(self) -> list[State]:

@@ -254,7 +254,7 @@ class LiveNumbers:
                     raise AttributeError(f'{name!r} of a parameter group is fixed at construction.')
                 raise KeyError(self._no_option(name))
             group = self._groups[index]
-            if group.chain is not None and name != 'lr':
+            if group.fixed_chain is not None and name != 'lr':
                 raise self._baked(name)
             checked[index, name] = self._checked(name, value, self._numbers[name])
             if by_hand and name == 'lr' and self._rate_is_read is False:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Self
@@ -13,6 +12,7 @@ from brainstate import State
 from brainstate.graph import Node
 
 from .check import check_flag, check_number, is_zero
+from .copying import independent_copy
 from .decay import check_decay_mask
 from .engine.chunks import are_many
 from .engine.closure import step_with_functions
@@ -21,7 +21,6 @@ from .engine.leaf import Leaf, all_leaves, leaves_of
 from .engine.leafwise import leafwise
 from .engine.observe import traced
 from .engine.own_state import ChainState, CoreState, CountState
-from .engine.packs import Packed
 from .engine.plan import GroupPlan
 from .engine.slot import belong, check_vectors, with_dtype, with_known
 from .engine.step import Stepper
@@ -33,15 +32,15 @@ from .groups import Groups, ParamGroup
 from .hyper import Hyper, HyperTable, number_at
 from .live import LiveNumbers
 from .other_libraries import refuse_parameters, refuse_rate, refuse_torch_group
-from .paths import nest
+from .paths import Keys, nest
 from .precision import Precision
 from .rates import DrivenRates
 from .report import describe
 from .saving import Saved
 from .schedulers import ConstantLR, LRScheduler, Scheduler
-from .sharding import beside, own_buffers
+from .sharding import own_buffers
 from .signature import constructor_documentation, constructor_signature
-from .state import OptimState, RegisteredStates, UniqueStateManager, with_copies
+from .state import OptimState, RegisteredStates, UniqueStateManager
 from .transforms import scale_by_adam
 
 __all__ = ['OptaxOptimizer', 'Optimizer']
@@ -148,6 +147,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Saved, Optimizer):
     first_moments: tuple[str, ...] = ('mu',)
     """The names of what the chain keeps in ``mu_dtype``, where that is given."""
 
+    # What brainstate's graph functions neither split nor merge: all but the two States.
     graph_invisible_attrs = (
         *('_flags', '_numbers', '_followed', '_options', '_table', '_groups', '_stepper'),
         *('_running', '_declared_names', '_precision'),
@@ -242,7 +242,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Saved, Optimizer):
         traced: numbers that change there are for :meth:`step`, or for brainstate's ``jit``.
         """
         group = self._groups[0]
-        chain = group.chain or self._live(lambda: self._hyper(group))
+        chain = group.fixed_chain or self._live(lambda: self._hyper(group))
         return whole_chain(self, group, self._precision.over(chain))
 
     def _live(self, current: Callable[[], Hyper]) -> optax.GradientTransformationExtraArgs:
@@ -256,8 +256,8 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Saved, Optimizer):
         return optax.GradientTransformationExtraArgs(init, update)
 
     def _chain(self, group: ParamGroup, h: Hyper) -> optax.GradientTransformation:
-        if group.chain is not None:
-            return self._precision.over(noting_reads(self, group.chain))
+        if group.fixed_chain is not None:
+            return self._precision.over(noting_reads(self, group.fixed_chain))
         try:
             return self._precision.over(self.transform(h))
         except jax.errors.ConcretizationTypeError as error:
@@ -379,13 +379,13 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Saved, Optimizer):
         given = {k: v for k, v in options.items() if v is not None}
         self._table.append(group.index, {**numbers, **given})
         self._groups = [*self._groups, group]
-        group.chain = self._fixed_chain(h)
+        group.fixed_chain = self._fixed_chain(h)
         return group
 
     def _enroll(self, manager: UniqueStateManager, group: ParamGroup, new: list[int]) -> None:
         """Give the States at positions ``new`` to a group, with state for all its members."""
         real_view = self.complex_as_real and self._tx is None
-        leaves = leaves_of(
+        leaves = leaves_of(  # checked, the known ones too
             manager, real_view, self.gradient_layouts, self._precision, self._decay_mask
         )
         if not new:
@@ -395,28 +395,31 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Saved, Optimizer):
         plan = GroupPlan.of(manager, leaves, members)
         old = all_leaves(state.value for state in manager)
         arrays = [leaf.encode(value) for leaf, value in zip(leaves, old, strict=True)]
-        state = self._chain(group, self._hyper(group)).init(plan.tree(arrays))
-        paths = [leaves[i].path for i in plan.leaves]
-        values = [arrays[i] for i in plan.leaves]
-        check_vectors(state, paths, type(self).__name__)
-        if (narrow := self._precision.mu_dtype) is not None:
-            owner = type(self).__name__
-            state = with_dtype(state, paths, self.first_moments, narrow, owner)
-        state = own_buffers(state, dict(zip(paths, values, strict=True)))
-        packed, count = self._core.value
+        paths, values = [leaves[i].path for i in plan.leaves], [arrays[i] for i in plan.leaves]
+        state = self._first_state(group, plan.tree(arrays), dict(zip(paths, values, strict=True)))
         if group.members:
             known = GroupPlan.of(self.param_states, self._leaves, group.members).leaves
             before = [self._leaves[i].path for i in known]
-            state = with_known(state, paths, packed[group.index].tree, before)
-        own = Packed.of(state, belong(state, paths))
-        packed = (*packed[: group.index], own, *packed[group.index + 1 :])
-        if are_many(leaves):  # a step may take them in several calls, each with their own state
-            packed = tuple(Packed.of(one.tree) for one in packed)
-        self._core.value = (packed, beside(count, values))
+            state = with_known(state, paths, self._core.chains[group.index], before)
+        # A step may take many leaves in several calls, each with their own state.
+        own = None if are_many(leaves) else belong(state, paths)
+        self._core.put_group(group.index, state, own, values)
         group.members = members
         self.param_states.adopt(manager)
         self._leaves = leaves
         self._stepper = None
+
+    def _first_state(self, group: ParamGroup, params: Any, arrays: Mapping[Keys, Any]) -> Any:
+        """Return the state with which a group's chain begins, in buffers of its own.
+
+        ``arrays`` are those in the tree of parameters, by their paths.
+        """
+        owner, paths = type(self).__name__, list(arrays)
+        state = self._chain(group, self._hyper(group)).init(params)
+        check_vectors(state, paths, owner)
+        if (narrow := self._precision.mu_dtype) is not None:
+            state = with_dtype(state, paths, self.first_moments, narrow, owner)
+        return own_buffers(state, arrays)
 
     @property
     def opt_state(self) -> OptimState | None:
@@ -477,33 +480,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Saved, Optimizer):
     # ---- copying, showing -----------------------------------------------------------------
 
     def __deepcopy__(self, memo: dict) -> OptaxOptimizer:
-        """Return an independent optimizer over the same parameters.
-
-        Of a model that is copied before in the same call it takes the copied parameters.
-        """
-        new = memo[id(self)] = object.__new__(type(self))
-        core, table = self._core.duplicate(), self._table.copy()
-        registered = RegisteredStates(type(self).__name__)
-        registered.adopt(with_copies(self.param_states, memo))
-        schedulers = {id(s): s.copy(new) for s in self._all_schedulers()}
-        own = {
-            '_core': core,
-            'step_count': CountState(core),
-            '_table': table,
-            '_number_state': table.state,
-            '_groups': [group.copy(new) for group in self._groups],
-            'param_states': registered,
-            '_lr_scheduler': schedulers[id(self._lr_scheduler)],
-            '_schedulers': [schedulers[id(s)] for s in self._schedulers],
-            '_stepper': None,
-            '_running': None,
-            '_tx': self._tx,
-        }
-        for name, value in self.__dict__.items():
-            new.__dict__[name] = own[name] if name in own else copy.deepcopy(value, memo)
-        for group in new._groups:  # a chain from default_tx reads the scheduler it was built with
-            group.chain = new._fixed_chain(new._hyper(group))
-        return new
+        return independent_copy(self, memo)
 
     def __copy__(self) -> OptaxOptimizer:
         raise TypeError(

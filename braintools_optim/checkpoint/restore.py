@@ -309,7 +309,7 @@ def _checked_slots(
             name = slot_name(slot, names)
             value = take(slot.name, name)
             what = f'{where}: {slot.name} of {name or "the group"}'
-            own = group.chain is None or slot.name.endswith('count')
+            own = group.fixed_chain is None or slot.name.endswith('count')
             counts = slot.parameter is None and own
             values.append(
                 mine if value is None else _checked_array(value, mine, what, counts, judge)

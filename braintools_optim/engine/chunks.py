@@ -68,7 +68,7 @@ class Chunks:
         optimizer = computation.optimizer
         if (
             not is_leafwise(optimizer.transform)
-            or any(group.chain is not None for group in computation.groups)
+            or any(group.fixed_chain is not None for group in computation.groups)
             or optimizer._options['grad_clip_norm'] is not None
             or optimizer.skip_nonfinite
         ):

@@ -6,6 +6,7 @@ the value is made only when somebody looks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import optax
 from brainstate import State
 from brainstate.util import StateJaxTracer
 
+from ..sharding import beside
 from ..state import OptimState
 from .leaf import weakly_typed
 from .observe import is_tracer, recorded, traced, unobserved, x64_enabled
@@ -143,6 +145,20 @@ class CoreState(LateState):
     def chains(self) -> tuple:
         """The state of each group's chain, a tree."""
         return tuple(packed.tree for packed in self.value[0])
+
+    def put_group(
+        self, index: int, chain: Any, belong: list[bool] | None, arrays: Sequence[jax.Array]
+    ) -> None:
+        """Put the chain state of one group, which may be new, in place of its old one.
+
+        ``belong`` says which of its arrays belong to one parameter, and so may lie with others;
+        None that no array of any group may. The count goes to where ``arrays`` are.
+        """
+        groups, count = self.value
+        groups = (*groups[:index], Packed.of(chain, belong), *groups[index + 1 :])
+        if belong is None:
+            groups = tuple(Packed.of(one.tree) for one in groups)
+        self.value = (groups, beside(count, arrays))
 
     def replace(self, chains: tuple, count: Any) -> None:
         """Write other chain states and a count."""
@@ -309,7 +325,4 @@ class ChainState(PartState):
                 f'the state of group {self._group} is the tree {here}, it cannot become {given}.'
             )
         own = packed[self._group].replaced(new)
-        self._whole.value = (
-            (*packed[: self._group], own, *packed[self._group + 1 :]),
-            count,
-        )
+        self._whole.value = ((*packed[: self._group], own, *packed[self._group + 1 :]), count)

@@ -108,7 +108,7 @@ class MomentumCycle(LRScheduler):
 def _momentum_of(group: ParamGroup) -> str | None:
     """Return which number of a group is its momentum, None if it has none that may change."""
     known = group._optimizer._numbers
-    if group.chain is not None:
+    if group.fixed_chain is not None:
         return None
     if 'betas' in known:
         return 'betas'

@@ -1,0 +1,44 @@
+"""Copying an optimizer: its state, over the same parameters."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+from .engine.own_state import CountState
+from .state import RegisteredStates, with_copies
+
+if TYPE_CHECKING:
+    from .optimizer import OptaxOptimizer
+
+__all__ = ['independent_copy']
+
+
+def independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
+    """Return an independent optimizer over the same parameters, for :func:`copy.deepcopy`.
+
+    Of a model that is copied before in the same call it takes the copied parameters.
+    """
+    new = memo[id(optimizer)] = object.__new__(type(optimizer))
+    core, table = optimizer._core.duplicate(), optimizer._table.copy()
+    registered = RegisteredStates(type(optimizer).__name__)
+    registered.adopt(with_copies(optimizer.param_states, memo))
+    schedulers = {id(s): s.copy(new) for s in optimizer._all_schedulers()}
+    own = {
+        '_core': core,
+        'step_count': CountState(core),
+        '_table': table,
+        '_number_state': table.state,
+        '_groups': [group.copy(new) for group in optimizer._groups],
+        'param_states': registered,
+        '_lr_scheduler': schedulers[id(optimizer._lr_scheduler)],
+        '_schedulers': [schedulers[id(s)] for s in optimizer._schedulers],
+        '_stepper': None,
+        '_running': None,
+        '_tx': optimizer._tx,
+    }
+    for name, value in optimizer.__dict__.items():
+        new.__dict__[name] = own[name] if name in own else copy.deepcopy(value, memo)
+    for group in new._groups:  # a chain from default_tx reads the scheduler it was built with
+        group.fixed_chain = new._fixed_chain(new._hyper(group))
+    return new
