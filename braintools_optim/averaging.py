@@ -19,7 +19,7 @@ from saiunit import Quantity
 from .check import check_flag, check_number
 from .engine.leaf import Leaf, flat_values, is_unit_leaf, regrouped, without_unit
 from .engine.observe import traced
-from .engine.own_state import NumbersState, next_count, weak_scalars
+from .engine.own_state import NumbersState, next_step_count, weak_scalars
 from .engine.writing import write_all
 from .optimizer import Optimizer
 from .paths import path_name
@@ -153,7 +153,7 @@ class AveragedModel(brainstate.nn.Module):
         compute = _averaged if traced() else _program
         moved = compute(plan, _hashable(self.avg_fn), old, new, vector, count)
         changes = zip(mine.values(), moved, strict=True)
-        write_all([*changes, (self.n_averaged, next_count(count))])
+        write_all([*changes, (self.n_averaged, next_step_count(count))])
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the averaged model does; it is what calling the average calls."""

@@ -36,7 +36,7 @@ from .paths import Keys, nest
 from .precision import Precision
 from .rates import DrivenRates
 from .report import describe
-from .saving import Saved
+from .saving import Savable
 from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import own_buffers
 from .signature import constructor_documentation, constructor_signature
@@ -71,7 +71,7 @@ class Optimizer(Node):
         raise NotImplementedError(f'{type(self).__name__} must define update.')
 
 
-class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Saved, Optimizer):
+class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Optimizer):
     """An optimizer whose algorithm is an optax chain.
 
     Every number given at construction (learning rate, decays, ...) is live: assign it on the

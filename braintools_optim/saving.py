@@ -12,10 +12,10 @@ from .checkpoint.export import export
 from .checkpoint.judge import Judge, LoadReport
 from .checkpoint.pending import Pending, take_over
 
-__all__ = ['Saved']
+__all__ = ['Savable']
 
 
-class Saved:
+class Savable:
     """What makes an optimizer be saved and restored."""
 
     state_schema = 1

@@ -190,7 +190,7 @@ class TrainStep:
         self._check_read(gradient.stateful_target.get_states(*args, **kwargs))
         grads, loss, *aux = gradient(*args, **kwargs)
         for opt, mine, search in zip(self.optimizers, grads, searches, strict=True):
-            mine = jax.tree.map(_uphill, mine)
+            mine = jax.tree.map(_conjugated, mine)
             opt.step(mine, **({} if search is None else search(loss, mine)))
         for scheduler in self.schedulers:
             wants = isinstance(scheduler, LRScheduler) and scheduler._wants_metric()
@@ -365,7 +365,7 @@ def _common_length(args: tuple, length: int | None) -> int:
     return lengths.pop()
 
 
-def _uphill(g: Any) -> Any:
+def _conjugated(g: Any) -> Any:
     """Return the gradient as optimizers take it: JAX gives the conjugate for complex numbers."""
     return jnp.conj(g) if jnp.iscomplexobj(g) else g
 

@@ -57,6 +57,16 @@ def test_which_of_a_sequence_runs():
     assert found == [0, 0, 1, 1, 2, 2]
 
 
+def test_a_plateau_has_one_threshold():
+    with pytest.raises(TypeError, match=r'ReduceLROnPlateau needs one number for threshold.*0.2'):
+        bo.ReduceLROnPlateau(0.1, threshold=[0.1, 0.2])
+    plateau = bo.ReduceLROnPlateau([0.1, 0.2], threshold=0.1)
+    with pytest.raises(TypeError, match='one number for threshold'):
+        plateau.threshold = [0.1, 0.2]
+    plateau.threshold = 0.3
+    assert plateau.threshold == 0.3
+
+
 def test_what_a_plateau_remembers():
     opt, _ = two_groups(bo.ReduceLROnPlateau(0.1, patience=1, cooldown=2, min_lr=0.02))
     plateau = opt.lr

@@ -52,7 +52,7 @@ def export(optimizer: OptaxOptimizer, copied: bool = True) -> dict[str, Any]:
         'base_lr': optimizer.base_lr,
         'options': {k: getattr(optimizer, k) for k in optimizer._options},
         'dtypes': {k: None if v is None else np.dtype(v).name for k, v in dtypes.items()},
-        'defaults': {k: plain_number(v) for k, v in optimizer._defaults().items() if k != 'lr'},
+        'defaults': {k: listed(v) for k, v in optimizer._defaults().items() if k != 'lr'},
         'param_groups': groups,
         'opt_state': states,
         'schedulers': schedulers,
@@ -107,12 +107,12 @@ def export_group(optimizer: OptaxOptimizer, group: ParamGroup) -> dict[str, Any]
     values = {k: group.number(k) for k in optimizer._numbers}
     return {
         'params': [names[i] for i in group.members],
-        **{k: plain_number(v) for k, v in values.items()},
+        **{k: listed(v) for k, v in values.items()},
         **{k: plain_flag(v) for k, v in group.flags.items()},
     }
 
 
-def plain_number(number: Any) -> Any:
+def listed(number: Any) -> Any:
     """Return what is written of a live number."""
     return list(number) if isinstance(number, tuple) else number
 

@@ -234,7 +234,7 @@ def _checked_options(
 
 
 def _checked_defaults(optimizer: OptaxOptimizer, saved: Mapping, judge: Judge) -> dict[str, Any]:
-    """Return the numbers of groups that are to come; the first files lack them."""
+    """Return the numbers of groups that are to come, which older files lack."""
     numbers: dict[str, Any] = {}
     for key in sorted(saved, key=str):
         if key not in optimizer._numbers:

@@ -23,7 +23,7 @@ __all__ = ['Checkpointer']
 _NAME = re.compile(r'step-(\d+)(?:\.metric-([^/]+))?\.ckpt')
 
 
-class Kept(NamedTuple):
+class NumberedFile(NamedTuple):
     """A checkpoint in the directory, as its name tells."""
 
     step: int
@@ -94,11 +94,11 @@ class Checkpointer:
 
     # ---- what there is -------------------------------------------------------------------
 
-    def _kept(self) -> list[Kept]:
+    def _kept(self) -> list[NumberedFile]:
         """Return the checkpoints in their order, of each step what was written last."""
         return list({k.step: k for k in self._files()}.values())
 
-    def _files(self) -> list[Kept]:
+    def _files(self) -> list[NumberedFile]:
         """Return all files, in the order of their steps, and of their writing.
 
         There are two of one step where a save was stopped before it had removed what it replaces.
@@ -114,7 +114,7 @@ class Checkpointer:
                 continue  # somebody else's file
             with contextlib.suppress(FileNotFoundError):  # another one has removed it meanwhile
                 written = entry.stat().st_mtime_ns
-                found.append((written, Kept(int(match[1]), metric, entry)))
+                found.append((written, NumberedFile(int(match[1]), metric, entry)))
         found.sort(key=lambda each: (each[1].step, each[0], each[1].path.name))
         return [kept for _, kept in found]
 
@@ -135,7 +135,7 @@ class Checkpointer:
         ranked = self._ranked(self._kept())
         return ranked[0].path if ranked else None
 
-    def _ranked(self, kept: list[Kept]) -> list[Kept]:
+    def _ranked(self, kept: list[NumberedFile]) -> list[NumberedFile]:
         """Return those with a metric, the best first; among equals the newest."""
         sign = 1.0 if self.mode == 'min' else -1.0
         known = [k for k in kept if k.metric is not None and not math.isnan(k.metric)]

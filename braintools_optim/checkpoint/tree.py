@@ -18,7 +18,7 @@ import numpy as np
 from .codec import DEPTH, Malformed
 from .dtype import DTYPES, KEYS, is_dtype
 
-__all__ = ['BYTES', 'INT', 'Entry', 'Leaf', 'copied', 'flatten', 'place', 'plain', 'shown']
+__all__ = ['BYTES', 'INT', 'Entry', 'ArrayToSave', 'copied', 'flatten', 'place', 'plain', 'shown']
 
 BYTES, INT = 'bytes', 'int'  # dtypes beside numpy's; an int is two's complement
 _AXES = 64  # numpy's limit
@@ -109,7 +109,7 @@ def _problem_of_keys(key: Any, dtype: str, shape: list[int]) -> str | None:
     return None
 
 
-class Leaf:
+class ArrayToSave:
     """An array that is to be saved, and its entry; brought to the host when it is needed."""
 
     __slots__ = ('_value', 'entry')
@@ -179,9 +179,9 @@ def _is_near(value: jax.Array) -> bool:
     return len(devices) == 1 and next(iter(devices)).platform == 'cpu'
 
 
-def flatten(tree: Any, depth: int) -> tuple[Any, list[Leaf]]:
+def flatten(tree: Any, depth: int) -> tuple[Any, list[ArrayToSave]]:
     """Split nested data; ``depth`` is that of its top in the header."""
-    leaves: list[Leaf] = []
+    leaves: list[ArrayToSave] = []
     return _split(tree, (), depth, leaves), leaves
 
 
@@ -197,22 +197,22 @@ def plain(value: Any, what: str, depth: int) -> Any:
     return result
 
 
-def _split(value: Any, path: Path, depth: int, leaves: list[Leaf]) -> Any:
+def _split(value: Any, path: Path, depth: int, leaves: list[ArrayToSave]) -> Any:
     kind = type(value)
     if value is None or kind in (bool, float, str):
         return value
     if isinstance(value, np.generic | np.ndarray | jax.Array):
         if isinstance(value, np.ndarray) and kind not in (np.ndarray, np.memmap):
             raise TypeError(f'{shown(path)} is a {_name(kind)}; save a plain numpy array')
-        leaves.append(Leaf(path, value))
+        leaves.append(ArrayToSave(path, value))
         return None
     if isinstance(value, int):
         if -(2**63) <= value < 2**64:
             return int(value)
-        leaves.append(Leaf(path, int(value)))
+        leaves.append(ArrayToSave(path, int(value)))
         return None
     if kind is bytes:
-        leaves.append(Leaf(path, value))
+        leaves.append(ArrayToSave(path, value))
         return None
     if isinstance(value, Mapping) or kind in (list, tuple):
         if depth > DEPTH:

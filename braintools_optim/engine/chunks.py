@@ -23,7 +23,7 @@ from .compiled import entry_of
 from .gradient import assigned, refuse_non_arrays
 from .leaf import all_leaves
 from .leafwise import is_leafwise
-from .part import BySort, Kept, Part, vectors_in_order
+from .part import BySort, Part, StatePositions, vectors_in_order
 
 if TYPE_CHECKING:
     from .computation import Computation
@@ -93,7 +93,9 @@ class Chunks:
         self.values = jax.tree.structure(values)
         self.abstract, self.state_abstract = _abstract(flat), _abstract(state)
         chains = jax.tree.unflatten(treedef, range(len(leaves)))
-        self.kept = [Kept.of(computation, i, packed.tree) for i, packed in enumerate(chains)]
+        self.kept = [
+            StatePositions.of(computation, i, packed.tree) for i, packed in enumerate(chains)
+        ]
         self.entries: list[Any] = []  # of the programs
         self.calls: list[Call] = []
 

@@ -12,10 +12,10 @@ import optax
 
 from .leaf import entries_of, over_entries
 
-__all__ = ['clipped', 'downhill']
+__all__ = ['clipped', 'signed_and_bounded']
 
 
-def downhill(found: list, climbing: Container[int], options: dict[str, Any]) -> list:
+def signed_and_bounded(found: list, climbing: Container[int], options: dict[str, Any]) -> list:
     """Return gradients with the sign turned where that is to climb, and bounded."""
     signed = (over_entries(operator.neg, g) if i in climbing else g for i, g in enumerate(found))
     return clipped(list(signed), options)

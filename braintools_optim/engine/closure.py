@@ -23,7 +23,7 @@ from .leaf import regrouped, without_unit
 from .meaning import Meaning
 from .objective import ClosureObjective
 from .observe import traced
-from .own_state import next_count
+from .own_state import next_step_count
 from .step import split_extra
 from .view import GroupView
 from .writing import write_all
@@ -120,7 +120,7 @@ def _take(stepper: Stepper, closure: Callable[[], Any], descend: Descend) -> Any
         [
             *((p, v) for p, v in zip(stepper.params, moved, strict=True) if v is not None),
             *zip(targets, written, strict=True),
-            (stepper.core, ((packed.like(chain),), next_count(count))),
+            (stepper.core, ((packed.like(chain),), next_step_count(count))),
         ]
     )
     return loss

@@ -15,7 +15,7 @@ from ..groups import ParamGroup
 from ..hyper import Hyper
 from ..state import UniqueStateManager
 from ..transforms.absent import is_masked
-from .clip import downhill
+from .clip import signed_and_bounded
 from .finite import all_finite, where_finite
 from .gradient import match_gradients
 from .leaf import Leaf, flat_values, regrouped
@@ -99,7 +99,7 @@ class Computation:
         """
         optimizer = self.optimizer
         numbers = optimizer._table.unpack(vector)
-        found = downhill(found, self.climbing(), numbers[0])
+        found = signed_and_bounded(found, self.climbing(), numbers[0])
 
         new = list(old)
         new_states: list[Any] = []

@@ -24,7 +24,7 @@ from .packs import Packed
 
 __all__ = [
     *('ChainState', 'CoreState', 'CountState', 'LateState', 'NumbersState'),
-    *('next_count', 'weak_scalars'),
+    *('next_step_count', 'weak_scalars'),
 ]
 
 _FLOAT = frozenset([float])
@@ -37,7 +37,7 @@ def weak_scalars(vector: Any) -> list:
     return [weak[i] for i in range(weak.shape[0])]
 
 
-def next_count(count: Any) -> Any:
+def next_step_count(count: Any) -> Any:
     """Return the count of one more step, which stops at the largest integer."""
     if isinstance(count, jax.core.Tracer):
         return optax.safe_increment(count)

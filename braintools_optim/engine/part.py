@@ -22,10 +22,10 @@ from .slot import Slot, rebuild, slots_of
 if TYPE_CHECKING:
     from .computation import Computation
 
-__all__ = ['BySort', 'Kept', 'Part', 'vectors_in_order']
+__all__ = ['BySort', 'StatePositions', 'Part', 'vectors_in_order']
 
 
-class Kept(NamedTuple):
+class StatePositions(NamedTuple):
     """Where a group's chain state has its leaves: positions among those of all chains."""
 
     own: dict[Keys, dict[str, int]]  # by parameter and slot
@@ -34,7 +34,7 @@ class Kept(NamedTuple):
     places: dict[int, int]  # of the leaves in the vectors
 
     @classmethod
-    def of(cls, computation: Computation, index: int, state: Any) -> Kept:
+    def of(cls, computation: Computation, index: int, state: Any) -> StatePositions:
         """Sort a group's state, whose leaves are their positions."""
         leaves = computation.plans[index].leaves
         kept = cls({}, {}, {}, {leaf: i for i, leaf in enumerate(leaves)})
@@ -105,7 +105,7 @@ class Part:
 
         return jax.eval_shape(init, values)
 
-    def fits(self, kept: list[Kept], paths: Sequence[Keys]) -> bool:
+    def fits(self, kept: list[StatePositions], paths: Sequence[Keys]) -> bool:
         """Whether the state has the slots that it has for leaves of other names."""
         for index, slots in zip(self.indices, self.slots, strict=True):
             named: dict[Any, set[str]] = {}
@@ -118,7 +118,7 @@ class Part:
                 return False
         return True
 
-    def positions(self, kept: list[Kept], paths: Sequence[Keys]) -> BySort:
+    def positions(self, kept: list[StatePositions], paths: Sequence[Keys]) -> BySort:
         """Return where the state of the leaves under these paths stands."""
         found = BySort([], [], [])
         for index, slots in zip(self.indices, self.slots, strict=True):

@@ -21,7 +21,7 @@ from .compiled import computes_twice, entry_of, matmul_precision, signature_of
 from .computation import Computation
 from .gradient import refuse_non_arrays
 from .observe import any_hooks, is_plain, traced
-from .own_state import next_count
+from .own_state import next_step_count
 from .writing import write_all
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Stepper:
         values = [param['_value'] for param in self.param_vars]
         vector = self.numbers.given_out()
         args = (values, leaves, vector, grads, arrays)
-        count = next_count(count)
+        count = next_step_count(count)
         result: list = []
         try:
             kind = static, treedef, type(vector), _kind(grads), matmul_precision()
@@ -201,7 +201,7 @@ class Stepper:
         packed, count = self.core.value
         packed, moved = compute(values, packed, self.numbers.value, grads, extra)
         changes = [(p, v) for p, v in zip(self.params, moved, strict=True) if v is not None]
-        write_all([*changes, (self.core, (packed, next_count(count)))])
+        write_all([*changes, (self.core, (packed, next_step_count(count)))])
 
 
 def _kind(tree: Any) -> type:

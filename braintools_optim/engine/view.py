@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from ..transforms.absent import is_masked
-from .clip import clipped, downhill
+from .clip import clipped, signed_and_bounded
 from .gradient import match_gradients
 from .leaf import all_leaves, regrouped, without_unit
 
@@ -44,7 +44,7 @@ class GroupView:
         """Return gradients that users give as the chain sees those that it is run on."""
         of = self.computation
         found = match_gradients(grads, of.leaf_values(self.values), of.manager, of.leaves)
-        return self.plan.tree(downhill(found, of.climbing(), self.numbers[0]))
+        return self.plan.tree(signed_and_bounded(found, of.climbing(), self.numbers[0]))
 
     def objective(self, f: Callable[[list[Any]], Any]) -> Callable[[Any], Any]:
         """Return a function of the States' values as one to minimize of the chain's tree.

@@ -10,7 +10,7 @@ import optax
 from jax.experimental.sparse import BCOO
 
 from ..transforms.absent import is_absent
-from .clip import downhill
+from .clip import signed_and_bounded
 from .finite import all_finite, where_finite
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def whole_chain(
         found = [None if is_absent(g) else g for g in given]
         finite = all_finite(found) if optimizer.skip_nonfinite else None
         climbing = range(len(found)) if group.flags['maximize'] else ()
-        found = downhill(found, climbing, {k: optimizer._read(0, k) for k in bounds})
+        found = signed_and_bounded(found, climbing, {k: optimizer._read(0, k) for k in bounds})
         found = [old if g is None else g for g, old in zip(found, given, strict=True)]
         new = inner.update(jax.tree.unflatten(treedef, found), state, params, **extra)
         return where_finite(finite, new, (jax.tree.map(jnp.zeros_like, new[0]), state))

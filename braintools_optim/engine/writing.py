@@ -1,4 +1,7 @@
-"""Writing States: as cheaply as can be, and several of them all or not at all."""
+"""Writing States: as cheaply as can be, and several of them all or not at all.
+
+brainstate notes in ``_been_writen``, which it spells so, that a State was written.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..check import check_number
 from ..ranges import Range, range_of
+from .row import Row
 from .scheduler import Progress, Scheduler
 from .shown import Entries
 
@@ -26,6 +27,9 @@ class Arguments(Scheduler):
 
     ranges: Mapping[str, Range] = {}
     """The ranges of live numbers besides those of the formula."""
+
+    of_all_groups: tuple[str, ...] = ()
+    """Live numbers that are one for all groups."""
 
     _names: tuple[str, ...] = ()  # its live numbers ...
     _formula_names: tuple[str, ...] = ()  # ... of which the schedule's come first ...
@@ -64,7 +68,20 @@ class Arguments(Scheduler):
         values = [row.numbers[i] for row in self._progress().memory]
         return Entries(values, lambda new: self._set_number(name, new))
 
+    def _numbers_of(self, row: Row) -> dict[str, Any]:
+        """Return the live numbers of a group by name."""
+        return dict(zip(self._names, row.numbers, strict=True))
+
+    def _check_not_each(self, name: str, value: Any) -> None:
+        """Raise for a list of numbers for what is one for all groups."""
+        if name in self.of_all_groups and isinstance(value, list | tuple):
+            raise TypeError(
+                f'{type(self).__name__} needs one number for {name}, which is for all groups, got '
+                f'{value!r}.'
+            )
+
     def _set_number(self, name: str, value: Any) -> None:
+        self._check_not_each(name, value)
         progress, owner = self._progress(), type(self).__name__
         each = list(value) if isinstance(value, list | tuple) else [value] * len(progress.memory)
         if len(each) != len(progress.memory):
@@ -73,7 +90,7 @@ class Arguments(Scheduler):
             )
         rows = []
         for row, new in zip(progress.memory, each, strict=True):
-            hyper = dict(zip(self._names, row.numbers, strict=True)) | {name: new}
+            hyper = self._numbers_of(row) | {name: new}
             rows.append(row._replace(numbers=self._checked(hyper)))
         self._put(Progress(progress.epoch, rows))
 

@@ -96,7 +96,7 @@ class MomentumCycle(LRScheduler):
         for group, row in zip(self.optimizer._groups, progress.memory, strict=False):
             if (name := _momentum_of(group)) is None:
                 continue
-            own = dict(zip(self._names, row.numbers, strict=True))
+            own = self._numbers_of(row)
             ends = own['max_momentum'], own['base_momentum']
             value = self._momentum(progress.epoch, *ends, own)
             settings[group.index, name] = (

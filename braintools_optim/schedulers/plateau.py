@@ -33,11 +33,10 @@ def _remembered(name: str, doc: str) -> property:
     def write(self: ReduceLROnPlateau, value: Any) -> None:
         progress, owner = self._progress(), type(self).__name__
         extra = list(progress.extra)
-        extra[place] = (
-            check_count(owner, name, value)
-            if place
-            else check_number(owner, name, value, allowed=Range())
-        )
+        if name == 'best':
+            extra[place] = check_number(owner, name, value, allowed=Range())
+        else:
+            extra[place] = check_count(owner, name, value)
         self._put(progress._replace(extra=extra))
 
     def read(self: ReduceLROnPlateau) -> Any:
@@ -77,6 +76,7 @@ class ReduceLROnPlateau(PresentRate):
 
     __module__ = 'braintools_optim'
     ranges = {'factor': DECAY, 'threshold': NON_NEGATIVE, 'min_lr': NON_NEGATIVE}
+    of_all_groups = ('threshold',)  # there is one metric
 
     def __init__(
         self,
@@ -158,16 +158,16 @@ class ReduceLROnPlateau(PresentRate):
         cooling, bad = xp.where(reduce, self.cooldown, cooling), xp.where(reduce, 0, bad)
         rows, new = [], []
         for row, lr in zip(progress.memory, lrs, strict=True):
-            factor, _, min_lr, eps = row.numbers
-            lower = xp.maximum(lr * factor, min_lr)
-            lr = xp.where(reduce & (lr - lower > eps), lower, lr)
+            own = self._numbers_of(row)
+            lower = xp.maximum(lr * own['factor'], own['min_lr'])
+            lr = xp.where(reduce & (lr - lower > own['eps']), lower, lr)
             new.append(lr if xp is jnp else float(lr))
             rows.append(row._replace(written=new[-1]))
         extra = [_number(x) for x in (best, bad, cooling)]
         return Progress(then, rows, extra), new
 
     def _is_better(self, row: Row, metric: Any, best: Any) -> Any:
-        threshold = row.numbers[1]
+        threshold = self._numbers_of(row)['threshold']
         if self.threshold_mode == 'abs':
             bound = best - threshold if self.mode == 'min' else best + threshold
         else:

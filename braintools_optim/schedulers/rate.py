@@ -93,6 +93,8 @@ class LRScheduler(Arguments, BaseRates):
         live = self.schedule.numbers if self.schedule is not None else frozenset()
         # OneCycleLR makes its bases of max_lr, which complaints about their number should name.
         each = {**(numbers or {}), **hyper, 'base_lr': base_lr}
+        for name, value in each.items():
+            self._check_not_each(name, value)
         self._lists = {
             k: len(v)
             for k, v in each.items()

@@ -199,7 +199,7 @@ class SequentialLR(Composite):
 
     def _differences(self, saved: Mapping[str, Any]) -> list[str]:
         wrong = super()._differences(saved)
-        theirs = saved.get('milestones', self.milestones)  # the first files lack them
+        theirs = saved.get('milestones', self.milestones)  # files from before it was saved
         if theirs != self.milestones:
             wrong.append(
                 f'SequentialLR: it was built with milestones {theirs}, here with {self.milestones}'

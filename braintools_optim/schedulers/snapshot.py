@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ['is_code', 'resized', 'row_differences', 'row_snapshot', 'saved_rows']
 
 PER_GROUP = ('base_lrs', 'starts', 'written', 'current_lrs')  # lists of one entry for each group
-_LATER = ('cycle_momentum', 'div_factor')  # what the first files do not tell
+_LATER = ('cycle_momentum', 'div_factor')  # what files do not tell from before it was saved
 
 
 def is_code(value: Any) -> bool:

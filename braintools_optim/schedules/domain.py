@@ -14,7 +14,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Range:
+class Domain:
     """The numbers a hyper-parameter may be; if ``many``, a sequence of them in ascending order."""
 
     allowed: str
@@ -44,13 +44,13 @@ class Range:
 
 
 Scalar = float | jax.Array
-Real = Annotated[Scalar, Range('a finite number')]
-NonNegative = Annotated[Scalar, Range('a finite number >= 0', 0)]
-Positive = Annotated[Scalar, Range('a finite number > 0', math.ulp(0.0))]
-Fraction = Annotated[Scalar, Range('a number from 0 to 1', 0, 1)]
-Count = Annotated[int, Range('an integer >= 0', 0, whole=True)]
-PositiveCount = Annotated[int, Range('an integer >= 1', 1, whole=True)]
-_ASCENDING = Range('integers >= 0 in ascending order', 0, whole=True, many=True)
+Real = Annotated[Scalar, Domain('a finite number')]
+NonNegative = Annotated[Scalar, Domain('a finite number >= 0', 0)]
+Positive = Annotated[Scalar, Domain('a finite number > 0', math.ulp(0.0))]
+Fraction = Annotated[Scalar, Domain('a number from 0 to 1', 0, 1)]
+Count = Annotated[int, Domain('an integer >= 0', 0, whole=True)]
+PositiveCount = Annotated[int, Domain('an integer >= 1', 1, whole=True)]
+_ASCENDING = Domain('integers >= 0 in ascending order', 0, whole=True, many=True)
 Milestones = Annotated[Sequence[int], _ASCENDING]
 Flag = Literal[True, False]
 
