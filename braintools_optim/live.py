@@ -185,7 +185,7 @@ class LiveNumbers:
         return None if running is None else running[0]
 
     def _running_rate(self) -> Hyper | None:
-        """Return the same to whom reads the learning rate, and note that the chain does."""
+        """Return the same to one who reads the learning rate, and note that the chain does."""
         if (h := self._running_hyper()) is not None:
             self.__dict__['_rate_is_read'] = True
         return h

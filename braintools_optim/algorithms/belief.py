@@ -9,6 +9,7 @@ import optax
 from ..engine.leafwise import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
+from ..ranges import NON_NEGATIVE
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_belief, scale_by_yogi
@@ -108,6 +109,8 @@ class Yogi(OptaxOptimizer):
     Where gradients are rare, and Adam forgets them between. Zaheer et al., NeurIPS 2018. Its
     authors' code has a proximal L1 and L2 penalty instead of the weight decay.
     """
+
+    ranges = {'initial_accumulator_value': NON_NEGATIVE}
 
     def __init__(
         self,

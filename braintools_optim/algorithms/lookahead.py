@@ -73,9 +73,12 @@ class Lookahead(OptaxOptimizer):
             raise TypeError(
                 f'{type(self).__name__} over {type(base_optimizer).__name__} has no weight_decay.'
             )
-        taken = self._taken_from(base_optimizer)
+        self._adopt(base_optimizer)
+        arguments = {**self._arguments_of(base_optimizer), **own}
+        for scheduler in base_optimizer._all_schedulers():
+            scheduler._set_optimizer(None)
         try:
-            super().__init__(**{**taken, **own})
+            super().__init__(**arguments)
         except BaseException:
             for scheduler in base_optimizer._all_schedulers():
                 scheduler._set_optimizer(base_optimizer)
@@ -86,18 +89,16 @@ class Lookahead(OptaxOptimizer):
             if scheduler.optimizer is None:
                 self.add_scheduler(scheduler)
 
-    def _taken_from(self, base: OptaxOptimizer) -> dict[str, Any]:
-        """Return the constructor's arguments that are the base optimizer's, taken over."""
-        name, scheduler = type(base).__name__, base.lr
-        if len(base.param_states) or scheduler.optimizer is not base:
+    def _adopt(self, base: OptaxOptimizer) -> None:
+        """Take on what the base optimizer is like; raise if it is in use."""
+        name = type(base).__name__
+        if len(base.param_states) or base.lr.optimizer is not base:
             raise ValueError(
                 f'{type(self).__name__} needs a base optimizer of its own, and this {name} '
                 f'{"has parameters" if len(base.param_states) else "is in use"}; build another.'
             )
-        for each in base._all_schedulers():
-            each._set_optimizer(None)
+        inner = [k for k in (*base._numbers, *base._flags) if k != 'lr']
         clash = ('sync_period', 'alpha')
-        inner = {k: getattr(base, k) for k in (*base._numbers, *base._flags) if k != 'lr'}
         self._names = {k: f'base_{k}' if k in clash else k for k in ('lr', *inner)}
         heads = ((k, k.partition('[')[0]) for k in base.structural)
         self.structural = tuple(self._names[head] + k[len(head) :] for k, head in heads)
@@ -106,11 +107,14 @@ class Lookahead(OptaxOptimizer):
         theirs = {self._names[k]: v for k, v in base.ranges.items() if k in self._names}
         self.ranges = {**theirs, **Lookahead.ranges}
         self.complex_as_real = base.complex_as_real and base._tx is None
+
+    def _arguments_of(self, base: OptaxOptimizer) -> dict[str, Any]:
+        """Return the constructor's arguments that are the base optimizer's."""
+        inner = {own: getattr(base, k) for k, own in self._names.items() if k != 'lr'}
         options = {k: getattr(base, k) for k, v in base._options.items() if v is not None}
         fixed = CommonOptions.__annotations__.keys() - {*base._options, *base._flags}
         options |= {k: getattr(base, k) for k in fixed}
-        lr = base.current_lr if base._lr_is_free else scheduler
-        return {'lr': lr, **{self._names[k]: v for k, v in inner.items()}, **options}
+        return {'lr': base.current_lr if base._lr_is_free else base.lr, **inner, **options}
 
     def _constructor_defaults(self) -> dict[str, Any]:
         named = super()._constructor_defaults()

@@ -106,33 +106,13 @@ class Chunks:
         given, owned = assigned(grads, self.computation.manager, self.computation.leaves)
         kinds: list[Any] = list(map(jax.tree.structure, given))
         starts = np.cumsum([len(old), *(kind.num_leaves for kind in kinds)]).tolist()
+        # Of each leaf the structures of the shares of its gradient, and where their arrays are.
         shares = [[kinds[i] for i in own] for own in owned]
         pieces = [[p for i in own for p in range(starts[i], starts[i + 1])] for own in owned]
-
-        alike: dict[Any, list[int]] = {}
-        for index, (plan, kept) in enumerate(zip(self.computation.plans, self.kept, strict=True)):
-            for i in plan.leaves:
-                leaf = self.computation.leaves[i]
-                slots = sorted(kept.own.get(leaf.path, {}).items())
-                arrays = [flat[i], *(flat[p] for p in pieces[i]), *(state[p] for _, p in slots)]
-                names = tuple(name for name, _ in slots)
-                kind = (
-                    index,
-                    leaf.shape,
-                    leaf.unit,
-                    leaf.decays,
-                    jax.tree.structure(old[i]),
-                    *shares[i],
-                )
-                if pieces[i]:
-                    alike.setdefault((*kind, names, *map(_abstract_one, arrays)), []).append(i)
-        classes = list(alike.values())
-        count = _best_count(list(map(len, classes)))
-        shared = [(c, len(c) // count) for c in classes]
-        bundles = [[i for c, n in shared for i in c[k * n : (k + 1) * n]] for k in range(count)]
-        rest = [i for c, n in shared for i in c[count * n :]]
-        if len(bundles[0]) + len(rest) > _MOST_COMPILED * sum(map(len, classes)):
+        cut = _bundled(self._classes(old, shares, pieces, flat, state))
+        if cut is None:
             return False
+        bundles, rest = cut
         for number, members in enumerate([bundles, [rest]] if rest else [bundles]):
             part = Part(self.computation, members[0], old, shares)
             if not part.fits(self.kept, self._paths(members[0])):
@@ -144,6 +124,23 @@ class Chunks:
                 return False
         self._plan_results(len(state), len(flat), len(old))
         return True
+
+    def _classes(
+        self, old: list, shares: list[list], pieces: list[list[int]], flat: list, state: list
+    ) -> list[list[int]]:
+        """Return the leaves that have gradients, those that one program can serve together."""
+        alike: dict[Any, list[int]] = {}
+        for index, (plan, kept) in enumerate(zip(self.computation.plans, self.kept, strict=True)):
+            for i in plan.leaves:
+                if not pieces[i]:
+                    continue
+                leaf, tree = self.computation.leaves[i], jax.tree.structure(old[i])
+                slots = sorted(kept.own.get(leaf.path, {}).items())
+                arrays = [flat[i], *(flat[p] for p in pieces[i]), *(state[p] for _, p in slots)]
+                names = tuple(name for name, _ in slots)
+                kind = (index, leaf.shape, leaf.unit, leaf.decays, tree, *shares[i], names)
+                alike.setdefault((*kind, *map(_abstract_one, arrays)), []).append(i)
+        return list(alike.values())
 
     def _paths(self, members: list[int]) -> list[Keys]:
         return [self.computation.leaves[i].path for i in members]
@@ -261,6 +258,19 @@ class Chunks:
         for i in self.resting:
             values[i] = None
         return list(self.read_new_leaves(found)), values
+
+
+def _bundled(classes: list[list[int]]) -> tuple[list[list[int]], list[int]] | None:
+    """Return bundles with as many leaves of each class as one another, and the leaves left over.
+
+    None where compiling one bundle and those does not pay.
+    """
+    count = _best_count(list(map(len, classes)))
+    shared = [(c, len(c) // count) for c in classes]
+    bundles = [[i for c, n in shared for i in c[k * n : (k + 1) * n]] for k in range(count)]
+    rest = [i for c, n in shared for i in c[count * n :]]
+    compiled = len(bundles[0]) + len(rest)
+    return None if compiled > _MOST_COMPILED * sum(map(len, classes)) else (bundles, rest)
 
 
 def _best_count(sizes: list[int]) -> int:

@@ -30,9 +30,8 @@ class _Omitted(float):
 OPTIMIZER_RATE = _Omitted(1e-3)
 """Left out, the base is the learning rate that the optimizer's groups have."""
 
-BaseRateArgument: TypeAlias = (
-    'float | Sequence[float] | OptaxOptimizer'  # it may come first, as in torch
-)
+BaseRateArgument: TypeAlias = 'float | Sequence[float] | OptaxOptimizer'
+"""An optimizer may come in its place, as in torch."""
 
 
 class LRScheduler(Arguments, BaseRates):

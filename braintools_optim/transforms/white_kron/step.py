@@ -29,8 +29,11 @@ from .place import Placement
 
 __all__ = ['Step']
 
-_MAX_RMS = 1.1
-_BALANCE_EVERY = 100
+# As in eformer's quad and skew.
+_MAX_RMS = 1.1  # of an update
+_ADAM_SHARE = 5.0  # by which an update is divided to be about as large as Adam's
+_BALANCE_EVERY = 100  # updates
+_LR_STEPS = 10000.0  # in which the rate of the factors falls to 0.7 of itself
 
 
 class Flock(NamedTuple):
@@ -186,7 +189,7 @@ class Step:
         bound = _MAX_RMS / jnp.where(rms > 0, rms, 1.0)
         out = out * jnp.minimum(top * _over(average.scale, out), bound)
         if self.options.lr_style == 'adam':
-            out = out / 5.0
+            out = out / _ADAM_SHARE
         out = jnp.where(_over(average.finite, out), out, 0.0).astype(flock.dtype)
         return [x.reshape(flock.shape) for x in apart(out, at)]
 
@@ -274,7 +277,7 @@ class Step:
             stack = layout.cut(getattr(averages[part.flock], field), field == 'seen')[part.number]
             return stack if part.right is None else self.place.sharded(stack)
 
-        lr = self.numbers['preconditioner_lr'] / jnp.sqrt(1.0 + count / 10000.0)
+        lr = self.numbers['preconditioner_lr'] / jnp.sqrt(1.0 + count / _LR_STEPS)
         lr = jnp.maximum(lr, self.numbers['preconditioner_lr_min']).astype(wide)
         noise = self.numbers['noise_scale']
         seeds = None
