@@ -16,7 +16,7 @@ from .ranges import Range, range_of
 
 __all__ = [
     *('check_count', 'check_flag', 'check_mask', 'check_metric', 'check_number', 'check_range'),
-    *('is_live', 'is_real', 'is_traced', 'is_zero'),
+    *('is_live', 'is_real', 'any_traced', 'is_zero'),
 ]
 
 
@@ -66,7 +66,7 @@ def check_number(
 
 def check_range(owner: str, name: str, number: Any, allowed: Range) -> None:
     """Raise ValueError if a number is known and not allowed."""
-    if not is_traced(number) and number not in allowed:  # nan is in no range
+    if not any_traced(number) and number not in allowed:  # nan is in no range
         raise ValueError(f'{owner} needs {name} in {allowed}, got {name}={number!r}.')
 
 
@@ -109,7 +109,7 @@ def check_mask(owner: str, name: str, mask: Any) -> None:
         )
 
 
-def is_traced(value: Any) -> bool:
+def any_traced(value: Any) -> bool:
     """Whether a number, or one of a tuple, is a tracer."""
     if type(value) is float:  # by far the most frequent
         return False
@@ -119,4 +119,4 @@ def is_traced(value: Any) -> bool:
 
 def is_zero(value: Any) -> bool:
     """Whether a number is known to be zero."""
-    return not is_traced(value) and value == 0.0
+    return not any_traced(value) and value == 0.0

@@ -8,7 +8,7 @@ from typing import Any
 from brainstate import State
 from brainstate.util import StateJaxTracer
 
-from .check import check_flag, check_number, is_live, is_traced, is_zero
+from .check import any_traced, check_flag, check_number, is_live, is_zero
 from .engine.observe import traced
 from .engine.own_state import CoreState
 from .engine.writing import undone_on_error
@@ -45,7 +45,7 @@ class LiveNumbers:
     ranges: Mapping[str, Range] = {}
     """The ranges of numbers that mean something in this class alone, or less than elsewhere.
 
-    All entries of a tuple have that of its name.
+    All entries of a tuple have that of its name. Those of the base classes hold besides.
     """
     none_is_zero: tuple[str, ...] = ()
     """Numbers, or entries of tuples as ``'eps[0]'``, for which None is another word for zero."""
@@ -259,7 +259,7 @@ class LiveNumbers:
             checked[index, name] = self._checked(name, value, self._numbers[name])
             if by_hand and name == 'lr' and self._rate_is_read is False:
                 pair = checked[index, name], group.number(name)
-                if is_traced(pair) or pair[0] != pair[1]:
+                if any_traced(pair) or pair[0] != pair[1]:
                     raise self._baked(name)
             if name in group.unused and not is_zero(checked[index, name]):
                 raise self._no_state(group, name)

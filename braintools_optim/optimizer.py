@@ -13,7 +13,7 @@ from brainstate.graph import Node
 
 from .check import check_flag, check_number, is_zero
 from .copying import independent_copy
-from .decay import check_decay_mask
+from .decay_mask import check_decay_mask
 from .engine.chunks import are_many
 from .engine.closure import step_with_functions
 from .engine.fixed_chain import check_chain, noting_reads, refuse_decay
@@ -34,6 +34,7 @@ from .live import LiveNumbers
 from .other_libraries import refuse_parameters, refuse_rate, refuse_torch_group
 from .paths import Keys, nest
 from .precision import Precision
+from .ranges import inherit_ranges
 from .rates import DrivenRates
 from .report import describe
 from .saving import Savable
@@ -53,6 +54,7 @@ class Optimizer(Node):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        inherit_ranges(cls)
         cls.__signature__ = constructor_signature(cls)
         cls.__doc__ = constructor_documentation(cls)
 

@@ -6,7 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-__all__ = ['DECAY', 'FINITE', 'NON_NEGATIVE', 'RANGES', 'UNIT', 'Range', 'range_of']
+__all__ = [
+    'DECAY',
+    'FINITE',
+    'NON_NEGATIVE',
+    'RANGES',
+    'UNIT',
+    'Range',
+    'inherit_ranges',
+    'range_of',
+]
 
 
 class Range(NamedTuple):
@@ -44,6 +53,13 @@ RANGES: Mapping[str, Range] = {
     'grad_clip_value': CLIP,
 }
 """The ranges of numbers that mean the same in every class; a class says those of its own."""
+
+
+def inherit_ranges(cls: type) -> None:
+    """Let a class have the ranges of its bases besides those that it says itself."""
+    if 'ranges' in vars(cls):
+        bases = [vars(base).get('ranges', {}) for base in reversed(cls.__mro__)]
+        cls.ranges = {name: own for ranges in bases for name, own in ranges.items()}  # type: ignore[attr-defined]
 
 
 def range_of(name: str, own: Mapping[str, Range] | None = None) -> Range:

@@ -36,3 +36,25 @@ def test_lookahead_keeps_the_ranges_of_its_base():
     for name, value in (('base_alpha', 1.0), ('alpha', 1.5)):
         with pytest.raises(ValueError, match=f'Lookahead needs {name} in'):
             setattr(opt, name, value)
+
+
+def test_a_subclass_has_the_ranges_of_its_bases():
+    class Own(bo.RMSprop):
+        ranges = {'warmth': Range(0.0, 1.0)}
+
+        def __init__(self, lr=0.1, alpha=0.9, warmth=0.5):
+            super(bo.RMSprop, self).__init__(
+                lr=lr, alpha=alpha, warmth=warmth, eps=1e-8, momentum=0.0, centered=False
+            )
+
+    for name in ('warmth', 'alpha'):
+        with pytest.raises(ValueError, match=f'Own needs {name} in'):
+            Own(**{name: 1.5})
+
+    class OwnPlateau(bo.ReduceLROnPlateau):
+        ranges = {'factor': Range(0.4, 0.6)}
+
+    for name, value in (('factor', 0.1), ('min_lr', -1.0)):
+        with pytest.raises(ValueError, match=f'OwnPlateau needs {name} in'):
+            OwnPlateau(0.1, **{'factor': 0.5, name: value})
+    assert bo.ReduceLROnPlateau(0.1, factor=0.1).factor == 0.1

@@ -7,7 +7,7 @@ from typing import Unpack
 
 import optax
 
-from ..check import check_range, is_traced
+from ..check import any_traced, check_range
 from ..engine.leafwise import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
@@ -108,7 +108,7 @@ class Rprop(OptaxOptimizer):
         owner, (low, high) = type(self).__name__, h.step_sizes
         check_range(owner, 'etas[0]', h.etas[0], Range(0.0, 1.0, True, True))
         check_range(owner, 'etas[1]', h.etas[1], Range(1.0, math.inf, True, True))
-        if not is_traced(low):
+        if not any_traced(low):
             check_range(owner, 'step_sizes[1]', high, Range(low, open_high=True))
 
     @leafwise

@@ -2,7 +2,7 @@
 
 - Bytes and nested data, nothing of optimizers: `file`, on `record`, `codec`, `header`, `tree`,
   `dtype`, `checksum`, `memory` and `atomic`.
-- Optimizers, nothing of files: `export`, `restore` and `pending`, with `judge` and `place`.
+- Optimizers, nothing of files: `export`, `restore` and `pending`, with `judge` and `devices`.
 - Both: `single` (an optimizer), `whole` (a training state), `rotation` (numbered files), with
   `background` and `progress`.
 - Data of users, and as other encoders give it back: `nested`, `plain`.

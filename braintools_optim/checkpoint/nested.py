@@ -11,8 +11,8 @@ from brainstate import State
 from saiunit import Quantity
 
 from .codec import DEPTH
+from .devices import placed, placed_parameter
 from .judge import Judge
-from .place import placed, placed_parameter
 from .plain import plainly
 
 __all__ = ['encoded', 'entries', 'restored']

@@ -16,9 +16,9 @@ from ..engine.leaf import flat_values
 from ..engine.slot import rebuild
 from ..schedulers.snapshot import resized
 from ..transforms.absent import is_masked
+from .devices import placed, placed_parameter
 from .export import VERSION, export_group, named_slots, refuse_traced, slot_name
 from .judge import Judge, LoadReport
-from .place import placed, placed_parameter
 from .plain import is_count, is_finite, plainly, shaped_like
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import optax
 
-from ..check import is_traced
+from ..check import any_traced
 from ..hyper import Hyper
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def check_chain(owner: str, name: str, given: Any, hint: str, others: str = '') 
 def refuse_decay(owner: str, h: Hyper) -> None:
     """Raise for a weight decay beside a given chain."""
     decay = getattr(h, 'weight_decay', 0.0)
-    if not is_traced(decay) and decay != 0.0:
+    if not any_traced(decay) and decay != 0.0:
         raise ValueError(
             f'{owner} runs the given tx as it is, so weight_decay={decay!r} would have no effect; '
             f'put optax.add_decayed_weights into the chain.'
@@ -60,7 +60,7 @@ def _is_driven(optimizer: OptaxOptimizer) -> bool:
     """Whether somebody changes the learning rate, or wants another one for a group."""
     first = optimizer._numbers['lr']
     lrs = [optimizer._table.read(group.index, 'lr') for group in optimizer._groups]
-    return not optimizer._lr_is_free or any(not is_traced(lr) and lr != first for lr in lrs)
+    return not optimizer._lr_is_free or any(not any_traced(lr) and lr != first for lr in lrs)
 
 
 def warn_of_unread(optimizer: OptaxOptimizer) -> None:

@@ -17,7 +17,7 @@ import saiunit
 from jax.experimental.sparse import BCOO, JAXSparse
 from saiunit import Quantity
 
-from ..decay import decays
+from ..decay_mask import decays
 from ..paths import Keys, path_name, plain_keys
 from ..precision import Precision
 from ..state import UniqueStateManager

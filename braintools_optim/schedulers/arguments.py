@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..check import check_number
-from ..ranges import Range, range_of
+from ..ranges import Range, inherit_ranges, range_of
 from .row import Row
 from .scheduler import Progress, Scheduler
 from .shown import Entries
@@ -35,6 +35,10 @@ class Arguments(Scheduler):
     _formula_names: tuple[str, ...] = ()  # ... of which the schedule's come first ...
     _fixed: Mapping[str, Any] = {}  # ... and all else that it was given
     _lists: dict[str, int]  # the arguments that were given for each group, and for how many
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        inherit_ranges(cls)
 
     def __getattr__(self, name: str) -> Any:
         if name in self._names:

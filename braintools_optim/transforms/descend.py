@@ -14,7 +14,7 @@ from .wide import cast_like, largest, moved, wide_dtype
 __all__ = ['descend']
 
 
-class Progress(NamedTuple):
+class Iterate(NamedTuple):
     """Where the iterations are, and how many evaluations they have taken."""
 
     params: Any
@@ -50,7 +50,7 @@ def descend(
     kind = wide_dtype(params)
     evaluate = jax.value_and_grad(value_fn)
 
-    def turn(now: Progress) -> Progress:
+    def turn(now: Iterate) -> Iterate:
         step, new_state = tx.update(
             *(now.grad, now.state, now.params),
             value=now.value,
@@ -62,7 +62,7 @@ def descend(
         last = iterations >= max_iter
         value, grad, used = _at(new, optax.tree.get(new_state, 'search'), now, last)
         evaluations = now.evaluations + used.astype(jnp.int32)
-        return Progress(
+        return Iterate(
             *(new, cast_like(new_state, now.state), value, grad),
             *(iterations, evaluations),
             going=~(
@@ -74,7 +74,7 @@ def descend(
             ),
         )
 
-    def _at(new: Any, search: Any, now: Progress, last: jax.Array) -> tuple[Any, Any, Any]:
+    def _at(new: Any, search: Any, now: Iterate, last: jax.Array) -> tuple[Any, Any, Any]:
         """Return the objective at a new point: what a line search found there, if it tells."""
         found, its_grad = getattr(search, 'value', None), getattr(search, 'grad', None)
         told = optax.tree.get(getattr(search, 'info', search), 'num_linesearch_steps', 0)
@@ -91,7 +91,7 @@ def descend(
         return jnp.asarray(value).astype(kind), cast_like(grad, params)
 
     one = jnp.ones((), jnp.int32)
-    begin = Progress(
+    begin = Iterate(
         *(params, state, *strongly(value, grad), one - 1, one), ~(largest(grad) <= tolerance_grad)
     )
     end = jax.lax.while_loop(lambda now: now.going, turn, begin)
