@@ -3,8 +3,8 @@
     python -m benchmarks.train [--json FILE]
 
 T1 `bo.train_step` beside a hand-written `jax.jit` with donated arguments, and beside the same step
-in `brainstate.transform.jit`; T2 the same with a scheduler in the program; T3 what `scan` saves.
-T1 also says how much of the written bytes is updated in place.
+in `brainstate.transform.jit`; T2 the same with a scheduler in the program, and what that adds; T3
+what `scan` saves. T1 also says how much of the written bytes is updated in place.
 """
 
 from __future__ import annotations
@@ -135,6 +135,13 @@ def t1(leaves: int = 10) -> list[Ratio]:
 
 def t2(leaves: int = 10) -> list[Ratio]:
     return [
+        compare(
+            f'T2 train_step with a scheduler, {leaves} leaves / without',
+            lambda: ours(leaves, scheduled=True),
+            lambda: ours(leaves),
+            calls=CALLS,
+            target=1.1,
+        ),
         compare(
             f'T2 with a scheduler, {leaves} leaves / the same in brainstate.transform.jit',
             lambda: ours(leaves, scheduled=True),
