@@ -148,7 +148,7 @@ def t2(leaves: int = 10) -> list[Ratio]:
             lambda: in_brainstate(leaves, scheduled=True),
             calls=CALLS,
             target=0.6,
-        )
+        ),
     ]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..signature import argument_defaults
+
 __all__ = ['FLOATS', 'not_allowed', 'one_of_two']
 
 FLOATS = (None, 'bfloat16', 'float16', 'float32', 'float64')
@@ -15,16 +17,16 @@ def not_allowed(owner: str, name: str, allowed: str, got: Any) -> ValueError:
     return ValueError(f'{owner} needs {allowed} for {name}, got {got!r}.')
 
 
-def one_of_two(owner: str, names: str, value: Any, default: Any, other: Any) -> Any:
+def one_of_two(cls: type, name: str, value: Any, other_name: str, other: Any) -> Any:
     """Return what was given under the first of two names, which mean the same, or the other.
 
-    The first one has a default, the other is None if it was not given.
+    The first one has a default in the constructor of ``cls``; the other is None if not given.
     """
     if other is None or value == other:
         return value
-    if value != default:
+    if value != argument_defaults(cls)[name]:
         raise ValueError(
-            f'{owner} has two names for one argument, {names}: got {value!r} and {other!r}; give '
-            f'one of them.'
+            f'{cls.__name__} has two names for one argument, {name} and {other_name}: got '
+            f'{value!r} and {other!r}; give one of them.'
         )
     return other

@@ -76,12 +76,10 @@ class LBFGS(OptaxOptimizer):
             max_eval = max_iter * 5 // 4
         super().__init__(
             lr=lr,
-            memory_size=one_of_two(
-                'LBFGS', 'memory_size and history_size', memory_size, 10, history_size
-            ),
+            memory_size=one_of_two(LBFGS, 'memory_size', memory_size, 'history_size', history_size),
             scale_init_precond=scale_init_precond,
             linesearch=one_of_two(
-                'LBFGS', 'linesearch and line_search_fn', linesearch, None, line_search_fn
+                LBFGS, 'linesearch', linesearch, 'line_search_fn', line_search_fn
             ),
             max_iter=max_iter,
             max_eval=max_eval,

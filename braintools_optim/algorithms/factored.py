@@ -85,10 +85,10 @@ class Adafactor(OptaxOptimizer):
         super().__init__(
             lr=1e-2 if lr is None else lr,
             beta2_decay=one_of_two(
-                'Adafactor', 'beta2_decay and -decay_rate', beta2_decay, -0.8, decay_rate
+                Adafactor, 'beta2_decay', beta2_decay, '-decay_rate', decay_rate
             ),
             eps=eps,
-            d=one_of_two('Adafactor', 'd and clip_threshold', d, 1.0, clip_threshold),
+            d=one_of_two(Adafactor, 'd', d, 'clip_threshold', clip_threshold),
             weight_decay=weight_decay,
             beta1=beta1,
             factored=factored,

@@ -65,7 +65,7 @@ class Lookahead(OptaxOptimizer):
         self.base_optimizer = base_optimizer
         if not isinstance(base_optimizer, OptaxOptimizer):
             owner, hint = type(self).__name__, 'give one, such as Adam(1e-3)'
-            check_chain(owner, 'base_optimizer', base_optimizer, hint, 'an optimizer or ')
+            check_chain(owner, 'base_optimizer', base_optimizer, hint, 'an optimizer')
             self.complex_as_real = False
             super().__init__(**{'lr': 1.0, **own})
             return

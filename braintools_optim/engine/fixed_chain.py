@@ -16,16 +16,19 @@ if TYPE_CHECKING:
 __all__ = ['check_chain', 'refuse_decay', 'warn_of_unread', 'noting_reads']
 
 
-def check_chain(owner: str, name: str, given: Any, hint: str, others: str = '') -> None:
-    """Raise for what is no optax transformation, nor what makes one; ``hint`` says what to do."""
+def check_chain(owner: str, name: str, given: Any, hint: str, or_else: str | None = None) -> None:
+    """Raise for what is no optax transformation, nor what makes one.
+
+    ``hint`` says what to do, ``or_else`` what else could have been given.
+    """
     if isinstance(given, optax.GradientTransformation):
         return
     if hasattr(given, 'gradient_transformation'):  # as optax.MultiSteps has it
         hint = f'give {name}.gradient_transformation()'
     what = f'the class {given.__name__}' if isinstance(given, type) else type(given).__name__
-    raise TypeError(
-        f'{owner} needs {others}an optax.GradientTransformation for {name}, got {what}; {hint}.'
-    )
+    wanted = 'an optax.GradientTransformation'
+    wanted = wanted if or_else is None else f'{or_else} or {wanted}'
+    raise TypeError(f'{owner} needs {wanted} for {name}, got {what}; {hint}.')
 
 
 def refuse_decay(owner: str, h: Hyper) -> None:
