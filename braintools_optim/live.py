@@ -29,7 +29,12 @@ __all__ = ['LiveNumbers']
 
 
 # What is set or read as an attribute of every optimizer, where a number would stand in its way.
-_TAKEN = frozenset(['param_states', 'step_count', 'tx', 'opt_state', 'param_groups', 'step'])
+_TAKEN = frozenset(
+    [
+        *('param_states', 'step_count', 'tx', 'opt_state', 'param_groups', 'step'),
+        *('ranges', 'structural', 'static', 'none_is_zero', 'first_moments', 'more_gradients'),
+    ]
+)
 
 
 class LiveNumbers:
@@ -206,6 +211,8 @@ class LiveNumbers:
         """Return a number of a group: while a chain is traced, the traced one."""
         running = self._running_now()
         numbers = running and running[1]
+        if numbers and name == 'lr':
+            self.__dict__['_rate_is_read'] = True
         return numbers[group][name] if numbers else self._table.read(group, name)
 
     def _defaults(self) -> dict[str, Any]:

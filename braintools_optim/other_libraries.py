@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from brainstate import State
@@ -127,7 +128,8 @@ def name_here(name: str, known: Iterable[str]) -> str:
     if name in ('ScipyOptimizer', 'NevergradOptimizer', 'SOFO', 'SOFOScan'):
         return f' It stays where it is: from braintools.optim import {name}.'
     known = list(known)
-    return did_you_mean(name, [k for k in known if k.lower() == name.lower()] or known)
+    same = [k for k in known if k.lower() == name.lower()]
+    return f' Did you mean {same[0]!r}?' if same else did_you_mean(name, known)
 
 
 READ_ONLY: dict[str, str] = {
@@ -168,7 +170,7 @@ def refuse_stray(owner: Any, name: str, numbers: Iterable[str], more: Iterable[s
         return
     if not is_ours(owner):
         return
-    if name in RANGES or name == 'learning_rate' or name in _numbers_of_kin(owner):
+    if name in _numbers_of_ours():
         raise AttributeError(
             f'{type(owner).__name__} has no number {name!r} to assign; it has '
             f'{", ".join(numbers) or "none"}.'
@@ -178,17 +180,29 @@ def refuse_stray(owner: Any, name: str, numbers: Iterable[str], more: Iterable[s
         raise AttributeError(f'{type(owner).__name__} has no {name!r} to assign.{hint}')
 
 
-def _numbers_of_kin(owner: Any) -> set[str]:
-    """Return the names of numbers that other optimizers have, or other schedulers."""
-    kin = [c for c in reversed(type(owner).__mro__) if hasattr(c, 'ranges')][:1]
-    for cls in kin:
-        kin += cls.__subclasses__()
-    return {name for cls in kin for name in cls.ranges}
+@cache
+def _numbers_of_ours() -> frozenset[str]:
+    """Return the names of all numbers that optimizers and schedulers of this library have."""
+    from .optimizer import OptaxOptimizer
+    from .schedulers import Scheduler
+
+    classes: list[Any] = [OptaxOptimizer, Scheduler]
+    for cls in classes:
+        classes += filter(_is_our_class, cls.__subclasses__())
+    names = {*RANGES, 'learning_rate'}
+    for cls in classes:
+        names.update(getattr(cls, 'ranges', ()))
+        names.update(getattr(getattr(cls, 'schedule', None), 'numbers', ()))
+    return frozenset(names)
+
+
+def _is_our_class(cls: type) -> bool:
+    return cls.__module__.partition('.')[0] == __package__
 
 
 def is_ours(owner: Any) -> bool:
     """Whether the class of an object is one of this library."""
-    return type(owner).__module__.partition('.')[0] == __package__
+    return _is_our_class(type(owner))
 
 
 def refuse_parameters(owner: str, first: Any) -> None:

@@ -58,6 +58,9 @@ RANGES: Mapping[str, Range] = {
 def inherit_ranges(cls: type) -> None:
     """Let a class have the ranges of its bases besides those that it says itself."""
     if 'ranges' in vars(cls):
+        own = vars(cls)['ranges']
+        if not isinstance(own, Mapping) or not all(isinstance(x, Range) for x in own.values()):
+            raise TypeError(f'{cls.__name__}.ranges must be a dict of Range by name, got {own!r}.')
         bases = [vars(base).get('ranges', {}) for base in reversed(cls.__mro__)]
         cls.ranges = {name: own for ranges in bases for name, own in ranges.items()}  # type: ignore[attr-defined]
 

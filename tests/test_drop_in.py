@@ -473,6 +473,16 @@ def test_rates_assigned_before_the_first_step_that_the_chain_does_not_read():
             opt.step({'w': jnp.ones(2)})
 
 
+def test_a_given_chain_that_reads_the_rate_of_a_group():
+    w, grads = ParamState(jnp.ones(2)), {'w': jnp.ones(2)}
+    opt = scheduled(bo.StepLR(0.5, step_size=1), lambda opt, *_: -opt.param_groups[0]['lr'])
+    opt.register_trainable_weights({'w': w})
+    opt.step(grads)
+    opt.current_lr = 0.25
+    opt.step(grads)
+    np.testing.assert_allclose(w.value, 0.25, 1e-6)
+
+
 @pytest.mark.parametrize('jit', [False, True])
 @pytest.mark.parametrize(
     'read',

@@ -509,6 +509,18 @@ def test_complex_parameter_is_two_reals():
         close(getattr(z.value, part), adam_reference(start, clipped, amsgrad=True))
 
 
+def test_a_complex_number_of_python_keeps_both_parts(tmp_path):
+    z = ParamState(1.0 + 2.0j)
+    opt = bo.SGD(0.1).register_trainable_weights({'z': z})
+    opt.step({'z': jnp.asarray(1 + 1j)})
+    close(z.value, 0.9 + 1.9j)
+    assert z.value.weak_type
+    opt.save(tmp_path / 'file', params=True)
+    z.value = 0j
+    opt.load(tmp_path / 'file')
+    close(z.value, 0.9 + 1.9j)
+
+
 def test_complex_parameters_descend():
     """Gradients are dL/dx + i dL/dy, as torch has them: the conjugate of what jax.grad gives."""
     z = ParamState(jnp.array([1 + 2j], jnp.complex64))

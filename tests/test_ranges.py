@@ -58,3 +58,74 @@ def test_a_subclass_has_the_ranges_of_its_bases():
         with pytest.raises(ValueError, match=f'OwnPlateau needs {name} in'):
             OwnPlateau(0.1, **{'factor': 0.5, name: value})
     assert bo.ReduceLROnPlateau(0.1, factor=0.1).factor == 0.1
+
+
+class OwnLookahead(bo.Lookahead):
+    ranges = {'alpha': Range(0.0, 0.5)}
+
+
+def test_lookahead_over_lookahead_keeps_all_numbers():
+    opt = bo.Lookahead(bo.Lookahead(bo.RMSprop(alpha=0.77), alpha=0.3), alpha=0.2)
+    assert (opt.alpha, opt.base_alpha, opt.base_base_alpha) == (0.2, 0.3, 0.77)
+    with pytest.raises(ValueError, match='base_base_alpha in'):
+        opt.base_base_alpha = 1.0
+    for base in (bo.Adam(), optax.sgd(0.1)):
+        with pytest.raises(ValueError, match=r'OwnLookahead needs alpha in \[0, 0.5\]'):
+            OwnLookahead(base, alpha=0.9)
+
+
+def test_lookahead_takes_none_where_its_base_does():
+    opt = bo.Lookahead(bo.Adafactor(beta1=0.9))
+    opt.beta1 = None
+    assert opt.beta1 == 0.0
+
+
+def test_a_class_of_somebody_else_binds_no_other():
+    class Warm(bo.OptaxOptimizer):
+        ranges = {'temperature': Range(0.0, 1.0)}
+
+    opt = bo.Adam()
+    opt.temperature = 3.0
+    assert opt.temperature == 3.0 and 'temperature' in Warm.ranges
+
+
+@pytest.mark.parametrize('name', ['ranges', 'structural', 'static', 'none_is_zero'])
+def test_names_that_no_number_can_have(name):
+    class Own(bo.OptaxOptimizer):
+        def __init__(self, lr=0.1, **hyper):
+            super().__init__(lr=lr, **hyper)
+
+    with pytest.raises(TypeError, match=f'cannot have a hyper-parameter named {name}'):
+        Own(**{name: 1.0})
+
+
+@pytest.mark.parametrize(
+    ('make', 'name'),
+    [
+        (lambda: bo.CosineAnnealingLR(0.1), 'gamma'),
+        (lambda: bo.StepLR(0.1), 'eta_min'),
+        (lambda: bo.StepLR(0.1), 'alpha'),
+        (lambda: bo.ReduceLROnPlateau(0.1), 'gamma'),
+        (lambda: bo.ParamScheduler('weight_decay', abs), 'factor'),
+        (bo.Adam, 'factor'),
+        (bo.Adam, 'gamma'),
+    ],
+)
+def test_a_number_that_others_have_is_not_assigned(make, name):
+    with pytest.raises(AttributeError, match=f'has no number {name!r} to assign'):
+        setattr(make(), name, 0.5)
+
+
+@pytest.mark.parametrize('name', ['sgd', 'LARS', 'lbfgs', 'nadam', 'steplr'])
+def test_other_spellings_of_a_class(name):
+    with pytest.raises(AttributeError) as caught:
+        getattr(bo, name)
+    near = str(caught.value).rpartition('Did you mean ')[2].strip("'?")
+    assert near.lower() == name.lower() and hasattr(bo, near)
+
+
+@pytest.mark.parametrize('ranges', [None, {'alpha': (0.0, 1.0)}, lambda self: {}])
+@pytest.mark.parametrize('base', [bo.Adam, bo.StepLR])
+def test_ranges_that_are_none(base, ranges):
+    with pytest.raises(TypeError, match='Own.ranges must be a dict of Range by name'):
+        type('Own', (base,), {'ranges': ranges})

@@ -39,6 +39,8 @@ def test_where_a_warm_restart_is(mult):
     restarts.T_i.value = int(restarts.T_i)  # as programs for braintools restore it
     saved = restarts.state_dict()
     assert (saved['T_cur'], saved['T_i']) == (restarts.T_cur, restarts.T_i)
+    assert restarts.differences(saved) == []
+    assert 'T_cur and T_i must be' in restarts.differences({**saved, 'T_cur': 99})[0]
     restarts.step(4)
     traced = brainstate.transform.jit(lambda: (restarts.T_cur.value, restarts.T_i.value))()
     assert traced == (1, {1: 3, 2: 6, 3: 9}[mult])
@@ -51,7 +53,11 @@ def test_which_of_a_sequence_runs():
     found = []
     for _ in range(6):
         found.append(opt.lr.current_scheduler_idx)
-        assert opt.lr.state_dict()['current_scheduler_idx'] == found[-1]
+        saved = opt.lr.state_dict()
+        assert saved['current_scheduler_idx'] == found[-1] and opt.lr.differences(saved) == []
+        assert opt.lr.differences({**saved, 'current_scheduler_idx': 7}) == [
+            f'SequentialLR: current_scheduler_idx must be {found[-1]}, got 7'
+        ]
         assert brainstate.transform.jit(lambda: opt.lr.current_scheduler_idx)() == found[-1]
         opt.lr.step()
     assert found == [0, 0, 1, 1, 2, 2]

@@ -98,14 +98,13 @@ class Lookahead(OptaxOptimizer):
                 f'{"has parameters" if len(base.param_states) else "is in use"}; build another.'
             )
         inner = [k for k in (*base._numbers, *base._flags) if k != 'lr']
-        clash = ('sync_period', 'alpha')
-        self._names = {k: f'base_{k}' if k in clash else k for k in ('lr', *inner)}
-        heads = ((k, k.partition('[')[0]) for k in base.structural)
-        self.structural = tuple(self._names[head] + k[len(head) :] for k, head in heads)
+        self._names = {k: _outer_name(k) for k in ('lr', *inner)}
+        self.structural = tuple(map(_outer_name, base.structural))
+        self.none_is_zero = tuple(map(_outer_name, base.none_is_zero))
         self.first_moments, self.more_gradients = base.first_moments, base.more_gradients
         self.static = (*Lookahead.static, *(self._names[k] for k in base._flags))
         theirs = {self._names[k]: v for k, v in base.ranges.items() if k in self._names}
-        self.ranges = {**theirs, **Lookahead.ranges}
+        self.ranges = {**theirs, **type(self).ranges}
         self.complex_as_real = base.complex_as_real and base._tx is None
 
     def _arguments_of(self, base: OptaxOptimizer) -> dict[str, Any]:
@@ -160,3 +159,11 @@ class Lookahead(OptaxOptimizer):
         base._lr_scheduler = self._lr_scheduler  # which the chain may read
         chain = base._fixed_chain(self._base_values(h))
         return None if chain is None else lookahead(chain, h.sync_period, h.alpha)
+
+
+def _outer_name(name: str) -> str:
+    """Return what a number of the base optimizer, or an entry of a tuple, is called outside."""
+    inmost = name
+    while inmost.startswith('base_'):  # of a Lookahead over a Lookahead
+        inmost = inmost.removeprefix('base_')
+    return f'base_{name}' if inmost.partition('[')[0] in ('sync_period', 'alpha') else name

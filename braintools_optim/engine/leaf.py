@@ -277,8 +277,9 @@ def without_unit(value: Any) -> Any:
 
 
 def weakly_typed(array: Any) -> jax.Array:
-    """Return an array typed as Python's floats are, which widen nothing."""
-    return jnp.full(jnp.shape(array), 0.0).at[...].set(array)  # keeps the type of the zeros
+    """Return an array typed as Python's numbers are, which widen nothing."""
+    zero = 0j if jnp.iscomplexobj(array) else 0.0
+    return jnp.full(jnp.shape(array), zero).at[...].set(array)  # keeps the type of the zeros
 
 
 def _pairs(array: jax.Array) -> jax.Array:

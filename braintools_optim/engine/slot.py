@@ -74,7 +74,7 @@ def check_vectors(state: Any, parameters: Sequence[Keys], owner: str) -> None:
             raise TypeError(
                 f'the chain of {owner} keeps {slot.name!r} of shape {shape}; a field of a state '
                 f'whose name begins with leaf_ is a vector with one number for each array of the '
-                f'parameters, {len(parameters)} here. Choose another name.'
+                f'parameters, {len(parameters)} here, masked ones too. Choose another name.'
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -188,22 +188,30 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     @property
     def T_cur(self) -> Any:  # noqa: N802  (torch's name)
         """The epochs since the last restart."""
-        return live_count(lambda: self._cycle()[0])
+        return live_count(lambda: self._cycle(self._epoch())[0])
 
     @property
     def T_i(self) -> Any:  # noqa: N802
         """The epochs from the last restart to the next."""
-        return live_count(lambda: self._cycle()[1])
+        return live_count(lambda: self._cycle(self._epoch())[1])
 
-    def _cycle(self) -> tuple[Any, Any]:
-        epoch = self._epoch()
+    def _cycle(self, epoch: Any) -> tuple[Any, Any]:
         begin, length = evaluate(last_restart, epoch, self.T_0, self.T_mult)
         return epoch - begin, length if is_tracer(length) else int(length)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot as plain data; ``T_cur`` and ``T_i`` in it follow from the epoch."""
-        current, length = self._cycle()
+        current, length = self._cycle(self._epoch())
         return super().state_dict() | {'T_cur': current, 'T_i': length}
+
+    def _differences(self, saved: Mapping[str, Any]) -> list[str]:
+        if wrong := super()._differences(saved):
+            return wrong
+        cycle = self._cycle(saved['last_epoch'])
+        told = tuple(saved.get(k, x) for k, x in zip(('T_cur', 'T_i'), cycle, strict=True))
+        if told != cycle:
+            wrong.append(f'{type(self).__name__}: T_cur and T_i must be {cycle}, got {told}')
+        return wrong
 
 
 class WarmupCosineSchedule(LRScheduler):

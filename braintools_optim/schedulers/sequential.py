@@ -204,6 +204,10 @@ class SequentialLR(Composite):
             wrong.append(
                 f'SequentialLR: it was built with milestones {theirs}, here with {self.milestones}'
             )
+        if not wrong:
+            runs, _ = self._running(saved['last_epoch'])
+            if (told := saved.get('current_scheduler_idx', runs)) != runs:
+                wrong.append(f'SequentialLR: current_scheduler_idx must be {runs}, got {told!r}')
         return wrong
 
     def __repr__(self) -> str:
