@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 __all__ = [
@@ -65,10 +66,12 @@ def inherit_ranges(cls: type) -> None:
         cls.ranges = {name: own for ranges in bases for name, own in ranges.items()}  # type: ignore[attr-defined]
 
 
-def range_of(name: str, own: Mapping[str, Range] | None = None) -> Range:
+def range_of(name: str, own: Mapping[str, Range] = MappingProxyType({})) -> Range:
     """Return the range of a number, or an entry of a tuple of them, as ``'betas[0]'``.
 
     ``own`` are the ranges of the class that has it. What is listed nowhere is any finite number.
     """
-    name = name.partition('[')[0]
-    return (own or {}).get(name) or RANGES.get(name, FINITE)
+    found = own.get(name) or RANGES.get(name)
+    if found is None and name.endswith(']'):
+        return range_of(name.partition('[')[0], own)
+    return found or FINITE
