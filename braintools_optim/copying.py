@@ -23,7 +23,7 @@ def independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
     core, table = optimizer._core.duplicate(), optimizer._table.copy()
     registered = RegisteredStates(type(optimizer).__name__)
     registered.adopt(with_copies(optimizer.param_states, memo))
-    schedulers = {id(s): s.copy(new) for s in optimizer._all_schedulers()}
+    schedulers = {id(s): s.copy(new, memo) for s in optimizer._all_schedulers()}
     own = {
         '_core': core,
         'step_count': CountState(core),

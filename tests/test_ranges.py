@@ -4,6 +4,7 @@ import optax
 import pytest
 
 import braintools_optim as bo
+from braintools_optim import other_libraries
 from braintools_optim.check import check_number
 from braintools_optim.ranges import Range
 
@@ -84,12 +85,16 @@ def test_a_class_of_somebody_else_binds_no_other():
     class Warm(bo.OptaxOptimizer):
         ranges = {'temperature': Range(0.0, 1.0)}
 
+    other_libraries._numbers_of_ours.cache_clear()
     opt = bo.Adam()
     opt.temperature = 3.0
     assert opt.temperature == 3.0 and 'temperature' in Warm.ranges
 
 
-@pytest.mark.parametrize('name', ['ranges', 'structural', 'static', 'none_is_zero'])
+@pytest.mark.parametrize(
+    'name',
+    ['ranges', 'structural', 'static', 'none_is_zero', 'first_moments', 'more_gradients'],
+)
 def test_names_that_no_number_can_have(name):
     class Own(bo.OptaxOptimizer):
         def __init__(self, lr=0.1, **hyper):

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 
 import brainstate
 import jax
@@ -61,6 +62,49 @@ def test_which_of_a_sequence_runs():
         assert brainstate.transform.jit(lambda: opt.lr.current_scheduler_idx)() == found[-1]
         opt.lr.step()
     assert found == [0, 0, 1, 1, 2, 2]
+
+
+PARTS = {
+    'one': lambda opt: bo.StepLR(opt, step_size=2),
+    'sequence': lambda opt: bo.SequentialLR(
+        opt, [bo.LinearLR(opt, total_iters=3), bo.ExponentialLR(opt, 0.5)], [3]
+    ),
+    'plateau': lambda opt: bo.ReduceLROnPlateau(opt, patience=0, factor=0.5),
+}
+
+
+@pytest.mark.parametrize('make', PARTS.values(), ids=PARTS)
+def test_a_copied_scheduler_drives_a_copied_optimizer(make):
+    opt, _ = two_groups(0.1)
+    scheduler = make(opt)
+    metric = [1.0] if isinstance(scheduler, bo.ReduceLROnPlateau) else []
+    scheduler.step(*metric)
+    other, again = copy.deepcopy((scheduler, opt))
+    assert other.optimizer is again is not opt and again.lr is other
+    expected = scheduler.preview(4).tolist()
+    before = opt.get_last_lr()
+    for _ in range(3):
+        other.step(*metric)
+    assert opt.get_last_lr() == before != again.get_last_lr()
+    assert scheduler.preview(4).tolist() == expected and scheduler.last_epoch.value == 1
+    assert other.last_epoch.value == 4
+    for old, new in zip(
+        getattr(scheduler, 'schedulers', []), getattr(other, 'schedulers', []), strict=True
+    ):
+        assert copy.deepcopy(old) is not new and new.optimizer is again
+
+
+def test_copies_of_a_scheduler_that_drives_nothing():
+    parts = [bo.ExponentialLR(0.1, 0.5), bo.StepLR(step_size=1)]
+    for scheduler in (bo.StepLR(0.1, step_size=2), bo.SequentialLR(parts, [2])):
+        scheduler.step()
+        other = copy.deepcopy(scheduler)
+        other.step()
+        assert (scheduler.last_epoch.value, other.last_epoch.value) == (1, 2)
+        with pytest.raises(TypeError, match='copy.deepcopy gives an independent one'):
+            copy.copy(scheduler)
+        with pytest.raises(TypeError, match=r'pickle scheduler.state_dict\(\)'):
+            pickle.dumps(scheduler)
 
 
 def test_a_plateau_has_one_threshold():

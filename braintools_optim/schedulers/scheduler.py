@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -357,15 +358,34 @@ class Scheduler(metaclass=_SchedulerType):
         """Take over a snapshot that fits."""
         self._put(Progress(saved['last_epoch']))
 
-    def copy(self, optimizer: OptaxOptimizer | None) -> Any:
-        """Return the same scheduler for a copy of its optimizer."""
-        new = object.__new__(type(self))
-        memo: dict[int, Any] = {id(self): new}
-        if self.optimizer is not None:
-            memo[id(self.optimizer)] = optimizer
+    def copy(self, optimizer: OptaxOptimizer | None, memo: dict[int, Any]) -> Any:
+        """Return the same scheduler for a copy of its optimizer.
+
+        ``memo`` gets to know it, and those that it is made of, as in :func:`copy.deepcopy`.
+        """
+        new = memo[id(self)] = object.__new__(type(self))
         self._copy_into(new, memo)
         new._set_optimizer(optimizer)
         return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Return it with a copy of the optimizer that it drives, if it drives one."""
+        if self.optimizer is None:
+            return self.copy(None, memo)
+        copy.deepcopy(self.optimizer, memo)  # copies its schedulers, too
+        return memo[id(self)]
+
+    def __copy__(self) -> Any:
+        raise TypeError(
+            f'two {type(self).__name__} cannot share their state; copy.deepcopy gives an '
+            f'independent one, with a copy of the optimizer that it drives.'
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            f'{type(self).__name__} cannot be pickled; pickle scheduler.state_dict(), build the '
+            f'scheduler anew and call load_state_dict.'
+        )
 
     def _copy_into(self, new: Any, memo: dict[int, Any]) -> None:
         """Give a copy its attributes; ``memo`` has what is copied already, by identity."""
