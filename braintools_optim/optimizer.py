@@ -278,10 +278,6 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Optimizer)
         """Whether a step needs the loss, and the function that computes it."""
         return False
 
-    def _search_arguments(self, value: Any, value_fn: Any, grads: Any) -> dict[str, Any]:
-        """Return what a step takes for a line search, by optax's protocol."""
-        return {'value': value, 'value_fn': value_fn, 'grad': grads}
-
     def _fixed_chain(self, h: Hyper) -> optax.GradientTransformation | None:
         """Return the chain that is built once for a group's values, if this is such a class."""
         if self._tx is not None:

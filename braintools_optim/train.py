@@ -227,7 +227,7 @@ class TrainStep:
         else:
             value_fn = self._loss_elsewhere(opt, args, kwargs)
 
-        return lambda loss, grads: opt._search_arguments(loss, value_fn, grads)
+        return lambda loss, grads: {'value': loss, 'value_fn': value_fn, 'grad': grads}
 
     def _loss_elsewhere(self, opt: OptaxOptimizer, args: tuple, kwargs: dict) -> Callable:
         """Return the loss as a function of an optimizer's parameters, all else as it is now."""

@@ -613,3 +613,12 @@ def test_msgpack_of_a_state_dict():
     new, others = untrained(OPTIMIZERS['adamw'])
     new.load_state_dict(msgpack.unpackb(frozen, object_hook=thaw))
     assert same(new.state_dict(), state)
+
+
+def test_numbers_that_contradict_each_other_are_refused():
+    opt = bo.Rprop().register_trainable_weights({'w': ParamState(jnp.ones(2))})
+    saved = opt.state_dict()
+    saved['param_groups']['0']['etas'] = [0.5, 0.9]
+    with pytest.raises(bo.IncompatibleCheckpoint, match=r'group 0: Rprop needs etas\[1\] in'):
+        opt.load_state_dict(saved)
+    assert opt.etas == (0.5, 1.2)

@@ -337,3 +337,22 @@ def test_what_has_units_is_complex_tied_or_nested_is_cut_too(monkeypatch):
         kinds = signature(values_of(tree))
     assert all(np.array_equal(*pair) for pair in zip(*results, strict=True))
     assert kinds == signature(values_of(tree))
+
+
+def test_a_group_that_was_small_is_cut_with_the_others(monkeypatch):
+    monkeypatch.setattr(chunks, '_MANY', 8)
+    first, second = start()
+    opts = [build(lambda: bo.Adam(0.1), [first]), build(lambda: bo.Adam(0.1), start()[:1])]
+    (opt, params), (twin, twins) = opts
+    for (one, parts), many in ((opts[0], True), (opts[1], False)):
+        one.step(gradients(0, parts))  # few leaves, whose moments lie together
+        more = {f'{k}{i}': brainstate.ParamState(jnp.ones(3)) for i in range(3) for k in second}
+        monkeypatch.setattr(chunks, '_MANY', 8 if many else 1000)
+        one.add_param_group(more)
+        parts |= more
+        one.step(gradients(1, parts))
+        one.step(gradients(2, parts))
+    assert cut_into(opt) != [None] and not twin._stepper.chunked
+    assert max(len(m) for one in opt._core.peek() for m in one.layout.members) == 1
+    for name, p in params.items():
+        np.testing.assert_allclose(p.value, twins[name].value, 1e-6)

@@ -478,3 +478,11 @@ def test_a_field_that_is_named_as_what_it_is_not():
         ready(Own)
     opt = Own(lr=0.1).register_trainable_weights({k: ParamState(jnp.ones(2)) for k in 'abc'})
     assert opt.state_dict()['opt_state']['0']['leaf_scale'] == {'a': 1.0, 'b': 1.0, 'c': 1.0}
+
+
+def test_a_hint_names_nothing_private():
+    opt = ready()
+    assert '_leaves' in dir(opt)
+    with pytest.raises(AttributeError, match="no attribute 'leaves'") as caught:
+        getattr(opt, 'leaves')  # noqa: B009  (a bare attribute would be a useless expression)
+    assert '_leaves' not in str(caught.value)

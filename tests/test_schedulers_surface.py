@@ -107,6 +107,25 @@ def test_copies_of_a_scheduler_that_drives_nothing():
             pickle.dumps(scheduler)
 
 
+def test_what_a_subclass_of_a_plateau_shows_is_not_applied():
+    class Shown(bo.ReduceLROnPlateau):
+        def get_lr(self):
+            return [7.0, 7.0]
+
+    opt, _ = two_groups(Shown([0.1, 0.2], patience=0, factor=0.5))
+    assert opt.get_last_lr() == [0.1, 0.2] and opt.lr.get_lr() == [7.0, 7.0]
+    for metric in (1.0, 2.0):
+        opt.lr.step(metric)
+    assert opt.get_last_lr() == [0.05, 0.1]
+
+
+def test_a_cycle_has_its_own_base_for_a_group_to_come():
+    opt = bo.SGD(lr=bo.CyclicLR([0.1, 0.2], max_lr=1.0, step_size_up=4))
+    opt.register_trainable_weights({'w': ParamState(jnp.ones(2))})
+    opt.add_param_group({'v': ParamState(jnp.ones(2))}, lr=0.7)
+    assert opt.get_last_lr() == opt.lr.base_lrs == [0.1, 0.2]
+
+
 def test_a_plateau_has_one_threshold():
     with pytest.raises(TypeError, match=r'ReduceLROnPlateau needs one number for threshold.*0.2'):
         bo.ReduceLROnPlateau(0.1, threshold=[0.1, 0.2])

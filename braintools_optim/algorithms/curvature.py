@@ -181,9 +181,6 @@ class LBFGS(OptaxOptimizer):
     def _searches(self) -> bool:
         return self.linesearch is not None
 
-    def _search_arguments(self, value: Any, value_fn: Any, grads: Any) -> dict[str, Any]:
-        return {'value': value, 'value_fn': value_fn}  # it gives the gradients itself
-
     def _for_search(self, value: Any, value_fn: Any) -> dict[str, Any]:
         """Return what the line search takes; raise if it is missing."""
         needed = {'value': value, 'value_fn': value_fn}
