@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from checkpoint_forge import META, forge, header, small_tree
 
-from braintools_optim.checkpoint import describe, file, progress, record
+from braintools_optim.checkpoint import describe, file, progress_bar, record
 from braintools_optim.checkpoint.dtype import DTYPES
 from braintools_optim.checkpoint.errors import (
     CorruptCheckpoint,
@@ -408,7 +408,7 @@ def test_progress(tmp_path, monkeypatch):
     size = 800_200
     path = written(tmp_path, tree)
     assert shown == []
-    monkeypatch.setattr(progress, 'LONG', size - 1)
+    monkeypatch.setattr(progress_bar, 'LONG', size - 1)
     file.write(path, tree)
     file.read(path)
     file.describe(path)

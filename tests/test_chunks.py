@@ -15,7 +15,7 @@ from cases import CASES, compilations, digest, named, signature, ulps, values_of
 from test_contract import interrupted
 
 import braintools_optim as bo
-from braintools_optim.engine import chunks
+from braintools_optim.engine import chunks, cutting
 
 PACKAGE = str(Path(bo.__file__).parent)
 FIRST = {case.cls: case for case in reversed(CASES)}
@@ -31,9 +31,9 @@ CUT = [
 def tiny(monkeypatch):
     """Cut small steps, into two or three bundles."""
     monkeypatch.setattr(chunks, '_MANY', 2)
-    monkeypatch.setattr(chunks, '_MOST_CALLS', 3)
-    monkeypatch.setattr(chunks, '_CALL', 0)
-    monkeypatch.setattr(chunks, '_MOST_COMPILED', 0.8)
+    monkeypatch.setattr(cutting, '_MOST_CALLS', 3)
+    monkeypatch.setattr(cutting, '_CALL', 0)
+    monkeypatch.setattr(cutting, '_MOST_COMPILED', 0.8)
 
 
 def start(groups=2, dtype=float):
@@ -148,7 +148,7 @@ def test_few_leaves_are_not_cut(monkeypatch):
 )
 def test_bundles_are_small_and_few(sizes, most, monkeypatch):
     monkeypatch.undo()
-    count = chunks._best_count(sizes)
+    count = cutting._best_count(sizes)
     compiled = sum(n // count + n % count for n in sizes)
     assert compiled <= most and 2 <= count <= 48
 
@@ -212,7 +212,7 @@ def test_an_interrupt_at_any_line_leaves_all_old_or_all_new():
 def test_an_interrupt_between_calls_leaves_all_old_or_all_new(nth):
     (opt, params), (twin, twin_params) = twins()
     (cut,) = opt._stepper.chunked.values()
-    old, entries, calls = digest(opt, params), list(cut.entries), []
+    old, whole, calls = digest(opt, params), list(cut.calls), []
 
     def stopping(entry):
         def call(*args):
@@ -223,13 +223,13 @@ def test_an_interrupt_between_calls_leaves_all_old_or_all_new(nth):
 
         return call
 
-    cut.entries[:] = map(stopping, entries)
+    cut.calls[:] = [call._replace(entry=stopping(call.entry)) for call in whole]
     with pytest.raises(KeyboardInterrupt):
         opt.step(gradients(2, params))
     twin.step(gradients(2, twin_params))
     assert digest(opt, params) == (digest(twin, twin_params) if nth else old)
     assert len(calls) == (4 if nth else 1)
-    cut.entries[:] = entries
+    cut.calls[:] = whole
     for o, p in ((opt, params), (twin, twin_params)):
         if nth or o is twin:
             o.step(gradients(3, p))
@@ -353,6 +353,6 @@ def test_a_group_that_was_small_is_cut_with_the_others(monkeypatch):
         one.step(gradients(1, parts))
         one.step(gradients(2, parts))
     assert cut_into(opt) != [None] and not twin._stepper.chunked
-    assert max(len(m) for one in opt._core.peek() for m in one.layout.members) == 1
+    assert max(len(m) for one in opt._core.peek() for m in one.packing.members) == 1
     for name, p in params.items():
         np.testing.assert_allclose(p.value, twins[name].value, 1e-6)

@@ -58,7 +58,7 @@ def test_which_arrays_lie_together():
         jax.tree_util.keystr(path): i
         for i, (path, _) in enumerate(jax.tree_util.tree_flatten_with_path(arrays)[0])
     }
-    members = packed(arrays).layout.members
+    members = packed(arrays).packing.members
     together = [set(m) for m in members if len(m) > 1]
     assert {positions["['half'][0]"], positions["['half'][1]"]} in together
     assert {positions[f"['complex'][{i}]"] for i in range(3)} in together
@@ -70,18 +70,18 @@ def test_which_arrays_lie_together():
 
 def test_what_may_not_or_cannot_lies_alone():
     arrays = [jnp.ones(2), jnp.ones(3), jnp.ones(4)]
-    assert Packed.of(arrays).layout.members == ((0,), (1,), (2,))
-    assert Packed.of(arrays, [True, False, True]).layout.members == ((0, 2), (1,))
+    assert Packed.of(arrays).packing.members == ((0,), (1,), (2,))
+    assert Packed.of(arrays, [True, False, True]).packing.members == ((0, 2), (1,))
     here = jax.device_put(arrays[1], jax.devices()[0])  # committed, the others are not
-    assert packed([arrays[0], here, arrays[2]]).layout.members == ((0, 2), (1,))
+    assert packed([arrays[0], here, arrays[2]]).packing.members == ((0, 2), (1,))
     seen = []
-    jax.jit(lambda x: seen.append(packed(x).layout.members) or x)(arrays)
+    jax.jit(lambda x: seen.append(packed(x).packing.members) or x)(arrays)
     assert seen == [((0,), (1,), (2,))]
 
 
 def test_on_accelerators_all_lie_alone(monkeypatch):
     monkeypatch.setattr(packs, '_PLATFORM', 'gpu')  # as if the arrays here were elsewhere
-    assert packed([jnp.ones(2), jnp.ones(3)]).layout.members == ((0,), (1,))
+    assert packed([jnp.ones(2), jnp.ones(3)]).packing.members == ((0,), (1,))
 
 
 def test_what_is_packed_is_found_again():
@@ -95,7 +95,7 @@ def test_what_is_packed_is_found_again():
 def test_what_is_bound_to_a_device_stays_so():
     arrays = jax.device_put([jnp.ones(2), jnp.ones(3)], jax.devices()[0])
     there = packed(arrays)
-    assert there.layout.members == ((0, 1),)
+    assert there.packing.members == ((0, 1),)
     for x in (*there.buffers, *there.tree, *there.replaced(arrays).buffers):
         assert x.committed
     assert not any(x.committed for x in packed([jnp.ones(2), jnp.ones(3)]).tree)
@@ -126,7 +126,7 @@ def test_other_numbers_in_the_same_layout():
 def test_what_does_not_fit_lies_alone(change):
     other = change(tree())
     new = packed(tree()).replaced(other)
-    assert max(map(len, new.layout.members)) == 1
+    assert max(map(len, new.packing.members)) == 1
     assert_same(new.tree, other)
 
 
@@ -136,9 +136,9 @@ SPEC = jax.sharding.PartitionSpec()
 
 def test_equal_layouts_are_one_to_a_program():
     one, same, other = packed(tree()), packed(tree()), packed([jnp.ones(2), jnp.ones(2)])
-    assert one.layout is not same.layout
-    assert one.layout == same.layout and hash(one.layout) == hash(same.layout)
-    assert one.layout != other.layout and one.layout != 'a layout'
+    assert one.packing is not same.packing
+    assert one.packing == same.packing and hash(one.packing) == hash(same.packing)
+    assert one.packing != other.packing and one.packing != 'a layout'
     calls = []
     double = jax.jit(lambda x: calls.append(1) or jax.tree.map(lambda y: y, x))
     for x in (one, same, other):
@@ -177,7 +177,7 @@ def gradients(t, params):
 def lying(opt):
     """Return how many arrays lie in each buffer of the state."""
     packed, _ = opt._core.value
-    return sorted(len(members) for one in packed for members in one.layout.members)
+    return sorted(len(members) for one in packed for members in one.packing.members)
 
 
 @pytest.mark.parametrize('jitted', [False, True])

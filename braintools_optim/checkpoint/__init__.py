@@ -4,7 +4,7 @@
   `dtype`, `checksum`, `memory` and `atomic`.
 - Optimizers, nothing of files: `export`, `restore` and `pending`, with `judge` and `devices`.
 - Both: `single` (an optimizer), `whole` (a training state), `rotation` (numbered files), with
-  `background` and `progress`.
+  `background` and `progress_bar`.
 - Data of users, and as other encoders give it back: `nested`, `plain`.
 - What is in a file, for people: `describe`, `table`.
 - Files of ``braintools.optim``: `legacy`, `legacy_slot`.

@@ -9,7 +9,7 @@ import numpy as np
 
 from .dtype import PIECE, foreign_bytes, to_native
 from .header import Header
-from .progress import progress
+from .progress_bar import progress_bar
 from .record import Reader
 from .tree import BYTES, INT, Entry, shown
 
@@ -47,7 +47,7 @@ def described(path: str, file: BinaryIO, size: int) -> Description:
     reader = Reader(file)
     header = Header.of(reader, size)
     buffer = np.empty(PIECE, np.uint8)
-    with progress('reading', header.nbytes) as done:
+    with progress_bar('reading', header.nbytes) as done:
         arrays = [_array(entry, reader, buffer, done) for entry in header.entries]
         reader.end()
     return Description(path, size, header.format, header.versions, header.kind, header.meta, arrays)

@@ -27,7 +27,7 @@ from .describe import Description, described
 from .dtype import bytes_of, foreign_bytes, to_native
 from .header import FORMAT, Header
 from .memory import empty_arrays
-from .progress import progress
+from .progress_bar import progress_bar
 from .tree import flatten, place, plain, shown
 
 __all__ = [
@@ -84,7 +84,7 @@ def write(
         }
     )
     total = sum(entry.nbytes for entry in entries)
-    with progress('saving', total) as done, replacing(path) as put:
+    with progress_bar('saving', total) as done, replacing(path) as put:
         writer = record.Writer(put, payload, total)
         for leaf in leaves:
             for piece in bytes_of(leaf.host()):
@@ -123,7 +123,7 @@ def _decoded(file: BinaryIO, size: int) -> tuple[dict[str, Any], Any]:
     reader = record.Reader(file)
     header = Header.of(reader, size)
     arrays: list[np.ndarray] = []
-    with progress('loading', header.nbytes) as done:
+    with progress_bar('loading', header.nbytes) as done:
         for array in empty_arrays([(entry.shape, entry.numpy) for entry in header.entries]):
             reader.read_into(array.reshape(-1).view(np.uint8).data, done)
             arrays.append(array)

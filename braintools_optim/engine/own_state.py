@@ -319,7 +319,7 @@ class ChainState(PartState):
     @value.setter
     def value(self, new: Any) -> None:
         packed, count = self._whole.value
-        here, given = packed[self._group].layout.treedef, jax.tree.structure(new)
+        here, given = packed[self._group].packing.treedef, jax.tree.structure(new)
         if given != here:
             raise TypeError(
                 f'the state of group {self._group} is the tree {here}, it cannot become {given}.'

@@ -27,8 +27,8 @@ _SMALL = 1024  # numbers in an array, at most, that lies in a buffer with others
 _PLATFORM = 'cpu'  # where they do
 
 
-class Layout:
-    """Which leaves of a tree lie in which buffer. Equal layouts are one to compiled programs."""
+class Packing:
+    """Which leaves of a tree lie in which buffer. Equal packings are one to compiled programs."""
 
     __slots__ = ('_hash', '_parts')
 
@@ -47,7 +47,7 @@ class Layout:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Layout) and self._parts == other._parts)
+        return self is other or (isinstance(other, Packing) and self._parts == other._parts)
 
 
 @jax.tree_util.register_pytree_node_class
@@ -57,11 +57,11 @@ class Packed:
     To JAX it is a tree of the buffers.
     """
 
-    __slots__ = ('buffers', 'layout')
+    __slots__ = ('buffers', 'packing')
 
-    def __init__(self, buffers: Sequence[Any], layout: Layout):
+    def __init__(self, buffers: Sequence[Any], packing: Packing):
         self.buffers = buffers
-        self.layout = layout
+        self.packing = packing
 
     @classmethod
     def of(cls, tree: Any, together: Sequence[bool] | None = None) -> Packed:
@@ -83,50 +83,50 @@ class Packed:
         packed = {i for several in members if len(several) > 1 for i in several}
         shapes = tuple(jnp.shape(x) if i in packed else None for i, x in enumerate(leaves))
         buffers = [_in_one_buffer([leaves[i] for i in several]) for several in members]
-        return cls(buffers, Layout(treedef, shapes, tuple(members)))
+        return cls(buffers, Packing(treedef, shapes, tuple(members)))
 
-    def tree_flatten(self) -> tuple[Sequence[Any], Layout]:
-        """Return the buffers and their layout, for JAX."""
-        return self.buffers, self.layout
+    def tree_flatten(self) -> tuple[Sequence[Any], Packing]:
+        """Return the buffers and their packing, for JAX."""
+        return self.buffers, self.packing
 
     @classmethod
-    def tree_unflatten(cls, layout: Layout, buffers: Sequence[Any]) -> Packed:
-        """Return buffers of this layout, for JAX."""
-        return cls(buffers, layout)
+    def tree_unflatten(cls, packing: Packing, buffers: Sequence[Any]) -> Packed:
+        """Return buffers of this packing, for JAX."""
+        return cls(buffers, packing)
 
     @property
     def tree(self) -> Any:
         """The tree of the arrays."""
-        layout = self.layout
-        leaves: list[Any] = [None] * len(layout.shapes)
-        for buffer, members in zip(self.buffers, layout.members, strict=True):
+        packing = self.packing
+        leaves: list[Any] = [None] * len(packing.shapes)
+        for buffer, members in zip(self.buffers, packing.members, strict=True):
             if len(members) == 1:
                 leaves[members[0]] = buffer
                 continue
-            shapes = [layout.shapes[i] for i in members]
+            shapes = [packing.shapes[i] for i in members]
             for i, piece in zip(members, _pieces(buffer, shapes), strict=True):
                 leaves[i] = piece
-        return jax.tree.unflatten(layout.treedef, leaves)
+        return jax.tree.unflatten(packing.treedef, leaves)
 
     def like(self, tree: Any) -> Packed:
-        """Return a tree of the same structure, shapes and dtypes in the same layout."""
+        """Return a tree of the same structure, shapes and dtypes in the same packing."""
         leaves = jax.tree.leaves(tree)
         new = [
             _refilled(buffer, [leaves[i] for i in members])
-            for buffer, members in zip(self.buffers, self.layout.members, strict=True)
+            for buffer, members in zip(self.buffers, self.packing.members, strict=True)
         ]
-        return Packed(new, self.layout)
+        return Packed(new, self.packing)
 
     def replaced(self, tree: Any) -> Packed:
-        """Return any tree, in the same layout if it fits, else each array in its own buffer."""
-        layout = self.layout
+        """Return any tree, in the same packing if it fits, else each array in its own buffer."""
+        packing = self.packing
         leaves, treedef = jax.tree.flatten(tree)
         leaves = [jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in leaves]
         tree = jax.tree.unflatten(treedef, leaves)
-        fits = treedef == layout.treedef and all(
+        fits = treedef == packing.treedef and all(
             shape is None or _fits(leaves[i], shape, buffer)
-            for buffer, members in zip(self.buffers, layout.members, strict=True)
-            for i, shape in ((i, layout.shapes[i]) for i in members)
+            for buffer, members in zip(self.buffers, packing.members, strict=True)
+            for i, shape in ((i, packing.shapes[i]) for i in members)
         )
         return self.like(tree) if fits else self.of(tree)
 

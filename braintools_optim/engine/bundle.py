@@ -1,6 +1,6 @@
 """What a step does to some leaves of an optimizer, whichever they are.
 
-Inside of a part leaves bear numbers for names, so that one program serves all leaves of its kinds.
+Inside of a bundle leaves bear numbers for names, so that one program serves all of their kinds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .slot import Slot, rebuild, slots_of
 if TYPE_CHECKING:
     from .computation import Computation
 
-__all__ = ['BySort', 'StatePositions', 'Part', 'vectors_in_order']
+__all__ = ['BySort', 'StatePositions', 'Bundle', 'vectors_in_order']
 
 
 class StatePositions(NamedTuple):
@@ -58,7 +58,7 @@ class BySort(NamedTuple):
     common: Any  # to all
 
 
-class Part:
+class Bundle:
     """The computation of a step for some leaves."""
 
     def __init__(self, computation: Computation, members: list[int], old: list, shares: list[list]):
@@ -171,10 +171,10 @@ class Part:
 def vectors_in_order(
     entries: Sequence[Sequence[Any]], old: Sequence[Any], order: Sequence[Any]
 ) -> list:
-    """Return vectors of the entries that parts made of them, in order; the others are old."""
+    """Return vectors of the entries that bundles made of them, in order; the others are old."""
     return [
-        jnp.concatenate([*parts, whole])[places]
-        for parts, whole, places in zip(entries, old, order, strict=True)
+        jnp.concatenate([*made, whole])[places]
+        for made, whole, places in zip(entries, old, order, strict=True)
     ]
 
 

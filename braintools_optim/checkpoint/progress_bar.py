@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ['LONG', 'progress']
+__all__ = ['LONG', 'progress_bar']
 
 LONG = 1 << 30  # bytes from which on a person waits
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], Any]]:
+def progress_bar(what: str, total: int) -> Iterator[Callable[[int], Any]]:
     """Give a function that is told how many bytes were done."""
     if total <= LONG or importlib.util.find_spec('tqdm') is None:
         yield int  # takes the number, and shows nothing
