@@ -1,6 +1,7 @@
 """Saving that is killed, fails or competes: the old or the new file is there, whole."""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from braintools_optim.checkpoint import atomic, file
+from braintools_optim.checkpoint import atomic, file, reserve
 from braintools_optim.checkpoint.errors import SaveError
 
 SAVERS = Path(__file__).parent / 'fuzz' / 'kill_savers.py'
@@ -187,8 +188,11 @@ def test_short_writes(path, monkeypatch):
     assert version(path) == 1
 
 
-def test_no_space(path):
-    """The limit of a file's size stands for a full disk: writing fails in the middle."""
+@pytest.mark.parametrize('reserved', [True, False])
+def test_no_space(path, monkeypatch, reserved):
+    """The limit of a file's size stands for a full disk, which unreserved files meet half-way."""
+    if not reserved:
+        monkeypatch.setattr(reserve, '_fallocate', None)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
     try:
@@ -197,6 +201,43 @@ def test_no_space(path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert version(path) == 0 and names(path) == ['x.ckpt']
+
+
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_noticed_before_anything_is_written(path, monkeypatch, number):
+    asked = []
+
+    def full(descriptor, mode, start, size):
+        asked.append((mode, start, size))
+        ctypes.set_errno(number)
+        return -1
+
+    monkeypatch.setattr(reserve, '_fallocate', full)
+    with tapped(monkeypatch) as calls, pytest.raises(SaveError, match='unchanged') as raised:
+        file.write(path, NEW)
+    assert raised.value.__cause__.errno == number
+    assert asked == [(0, 0, NEW['x'].nbytes)]
+    assert 'write' not in [name for name, _ in calls]
+    assert version(path) == 0 and names(path) == ['x.ckpt']
+
+
+@pytest.mark.parametrize('number', [None, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINTR])
+def test_a_system_that_does_not_reserve(path, monkeypatch, number):
+    def refusing(*_):
+        ctypes.set_errno(number)
+        return -1
+
+    monkeypatch.setattr(reserve, '_fallocate', number and refusing)
+    file.write(path, NEW)
+    assert version(path) == 1
+
+
+def test_what_is_reserved_is_the_file(tmp_path):
+    """A file that is reserved is as long as what is written into it, also where that is more."""
+    for size in (0, 1, 5000):
+        with atomic.replacing(tmp_path / 'x', size) as put:
+            put(bytes(size) + b'end')
+        assert (tmp_path / 'x').read_bytes() == bytes(size) + b'end'
 
 
 @contextlib.contextmanager

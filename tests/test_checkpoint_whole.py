@@ -1,12 +1,10 @@
 """Whole training states in one file, and files written in the background."""
 
-import gc
 import subprocess
 import sys
 import threading
 import tracemalloc
 import warnings
-import zlib
 
 import brainstate
 import jax
@@ -19,7 +17,6 @@ from cases import digest
 
 import braintools_optim as bo
 from braintools_optim.checkpoint import file
-from braintools_optim.checkpoint.checksum import Checksum
 
 
 def is_state(x):
@@ -206,29 +203,11 @@ bo.save(sys.argv[1], {'x': np.arange(2_000_000.0)}, background=True)
 
 
 def test_a_background_save_ends_after_the_script(tmp_path):
-    """The thread of its checksum, too, begins when Python has begun to end."""
     path = tmp_path / 'run.ckpt'
     command = [sys.executable, '-W', 'error', '-c', ENDING, str(path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '')
     assert np.array_equal(bo.load(path)['x'], np.arange(2_000_000.0))
-
-
-def test_a_checksum_leaves_no_thread():
-    before = threading.active_count()
-    sum_ = Checksum()
-    sum_.begin(7)
-    data = [bytes([i]) * 1_500_000 for i in range(12)]
-    for part in data:
-        sum_.add(part)
-    assert sum_.value() == zlib.crc32(b''.join(data), 7)
-    helpers = [t for t in threading.enumerate() if t.name == 'checksum']
-    assert helpers
-    del sum_
-    gc.collect()
-    for thread in helpers:
-        thread.join(10)
-    assert threading.active_count() <= before
 
 
 def test_errors_of_background_saves_are_not_lost(tmp_path):

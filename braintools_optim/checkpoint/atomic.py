@@ -16,6 +16,7 @@ import stat
 from collections.abc import Callable, Iterator
 
 from .errors import SaveError
+from .reserve import reserve
 
 try:
     import fcntl
@@ -34,8 +35,11 @@ Put = Callable[[memoryview | bytes], None]
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Put]:
-    """Give a function that takes the new bytes; when the block ends well, they are the file."""
+def replacing(path: str | os.PathLike, size: int = 0) -> Iterator[Put]:
+    """Give a function that takes the new bytes; when the block ends well, they are the file.
+
+    There will be ``size`` of them, or more.
+    """
     try:
         target = os.path.realpath(path)
         directory = os.path.dirname(target)
@@ -47,6 +51,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Put]:
     replaced = False
     try:
         try:
+            reserve(descriptor, size)
             gathered = _Gathered(descriptor)
             yield gathered.put
             gathered.flush()

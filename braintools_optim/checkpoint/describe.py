@@ -58,7 +58,6 @@ def _array(entry: Entry, reader: Reader, buffer: np.ndarray, done: Any) -> Array
     for start in range(0, entry.nbytes, PIECE):
         piece = buffer[: min(PIECE, entry.nbytes - start)]
         reader.read_into(piece.data, done)
-        reader.summed()
         values = piece.view(entry.numpy)
         problem = foreign_bytes(values)
         if problem is not None:

@@ -84,7 +84,7 @@ def write(
         }
     )
     total = sum(entry.nbytes for entry in entries)
-    with progress_bar('saving', total) as done, replacing(path) as put:
+    with progress_bar('saving', total) as done, replacing(path, total) as put:
         writer = record.Writer(put, payload, total)
         for leaf in leaves:
             for piece in bytes_of(leaf.host()):

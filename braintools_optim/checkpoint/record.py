@@ -14,7 +14,6 @@ from typing import Any, BinaryIO
 
 import msgpack
 
-from .checksum import Checksum
 from .dtype import PIECE
 from .errors import CorruptCheckpoint
 
@@ -58,21 +57,21 @@ class Writer:
         self._number = 0
         self._left = data  # what was announced, and hasn't come
         self._room = 0  # what the open chunk still takes
-        self._crc = Checksum()
+        self._crc = 0
         put(MAGIC)
         self._whole(HEADER, header)
 
     def _open(self, kind: int, length: int) -> None:
         self._put(_OPEN.pack(_ARRAY, kind, _BIN, length))
-        self._crc.begin(_start(self._number, kind))
+        self._crc = _start(self._number, kind)
         self._number += 1
 
     def _close(self) -> None:
-        self._put(_CLOSE.pack(_UINT, self._crc.value()))
+        self._put(_CLOSE.pack(_UINT, self._crc))
 
     def _whole(self, kind: int, payload: bytes) -> None:
         self._open(kind, len(payload))
-        self._crc.add(payload)
+        self._crc = zlib.crc32(payload, self._crc)
         self._put(payload)
         self._close()
 
@@ -84,7 +83,7 @@ class Writer:
                 self._left -= self._room
                 self._open(DATA, self._room)
             piece = view[: min(_WRITTEN, self._room)]
-            self._crc.add(piece)
+            self._crc = zlib.crc32(piece, self._crc)
             self._put(piece)
             view = view[len(piece) :]
             self._room -= len(piece)
@@ -108,7 +107,7 @@ class Reader:
         self._next = len(MAGIC)
         self._left = 0  # announced by the header
         self._room = 0  # of the open chunk
-        self._crc = Checksum()
+        self._crc = 0
         magic = file.read(len(MAGIC))
         if magic != MAGIC:
             self._number = 0
@@ -133,12 +132,12 @@ class Reader:
         if found != kind:
             self.fail(f'a record of kind {found} stands where one of kind {kind} belongs')
         self._next = self._offset + _FRAME + length
-        self._crc.begin(_start(self._number, kind))
+        self._crc = _start(self._number, kind)
         return length
 
     def _close(self) -> None:
         tag, crc = _CLOSE.unpack(self._exactly(_CLOSE.size))
-        if tag != _UINT or crc != self._crc.value():
+        if tag != _UINT or crc != self._crc:
             self.fail('its checksum is wrong')
 
     def _whole(self, kind: int, limit: int) -> bytes:
@@ -146,7 +145,7 @@ class Reader:
         if length > limit:
             self.fail(f'it has {length} bytes, and can have {limit} at most')
         payload = self._exactly(length)
-        self._crc.add(payload)
+        self._crc = zlib.crc32(payload, self._crc)
         self._close()
         return payload
 
@@ -159,10 +158,7 @@ class Reader:
         self._left = data
 
     def read_into(self, view: memoryview, done: Callable[[int], Any] = int) -> None:
-        """Fill a buffer with the next of the data; a full chunk is checked before this returns.
-
-        The buffer must stay as it is until its chunk is full, or `summed` is called.
-        """
+        """Fill a buffer with the next of the data; a full chunk is checked before this returns."""
         while len(view):
             if not self._room:
                 self._room = min(CHUNK, self._left)
@@ -174,16 +170,12 @@ class Reader:
             got = self._file.readinto(piece)  # type: ignore[attr-defined]
             if not got:
                 self.fail('the file ends within it')
-            self._crc.add(piece[:got])
+            self._crc = zlib.crc32(piece[:got], self._crc)
             view = view[got:]
             self._room -= got
             done(got)
             if not self._room:
                 self._close()
-
-    def summed(self) -> None:
-        """Be done with the buffers that were filled."""
-        self._crc.value()
 
     def end(self) -> None:
         """Check the last record, and that nothing follows."""
