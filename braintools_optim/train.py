@@ -13,6 +13,7 @@ from brainstate.graph import Node
 from brainstate.transform import ProgressBar, for_loop
 
 from .engine.leaf import without_unit
+from .engine.loss import check_loss, shown
 from .engine.objective import ClosureObjective
 from .engine.observe import traced
 from .engine.program import StatefulProgram
@@ -204,15 +205,13 @@ class TrainStep:
         if self.has_aux:
             if not isinstance(out, tuple | list) or len(out) != 2:
                 raise TypeError(
-                    f'with has_aux=True loss_fn must return (loss, aux), got {_shown(out)}.'
+                    f'with has_aux=True loss_fn must return (loss, aux), got {shown(out)}.'
                 )
             loss = out[0]
-        number = without_unit(loss)
-        real = hasattr(number, 'dtype') and jnp.issubdtype(number.dtype, jnp.floating)
-        if isinstance(number, float) or (real and jnp.shape(number) == ()):
-            return out
-        hint = '; if it returns more than that, say has_aux=True' if isinstance(out, tuple) else ''
-        raise TypeError(f'loss_fn must return the loss, a real scalar, got {_shown(loss)}{hint}.')
+        several = isinstance(out, tuple) and not self.has_aux
+        hint = '; if it returns more than that, say has_aux=True' if several else ''
+        check_loss('loss_fn', loss, hint)
+        return out
 
     def _search(self, opt: OptaxOptimizer, args: tuple, kwargs: dict) -> Callable | None:
         """Return what gives a line search all that it takes, from the loss and gradients."""
@@ -368,10 +367,3 @@ def _common_length(args: tuple, length: int | None) -> int:
 def _conjugated(g: Any) -> Any:
     """Return the gradient as optimizers take it: JAX gives the conjugate for complex numbers."""
     return jnp.conj(g) if jnp.iscomplexobj(g) else g
-
-
-def _shown(x: Any) -> str:
-    number = without_unit(x)
-    if isinstance(number, jax.Array):
-        return f'{number.dtype}{list(number.shape)}'
-    return type(x).__name__

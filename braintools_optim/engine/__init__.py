@@ -16,6 +16,6 @@ In the order in which ``opt.step(grads)`` meets them:
 | `fixed_chain`, `whole_chain` | chains that are built once; ``opt.tx`` |
 | `writing` | writing all States, or none |
 
-Steps on functions of the user's, such as LBFGS' closures: `closure`, `objective`, `meaning`.
+Steps on functions of the user's, as LBFGS takes them: `closure`, `objective`, `loss`, `meaning`.
 Whole functions of States, for `train_step`: `program`, `shield`.
 """

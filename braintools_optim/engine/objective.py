@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 from brainstate.transform import StatefulFunction
 
-from .leaf import without_unit
+from .loss import check_loss
 
 if TYPE_CHECKING:
     from .step import Stepper
@@ -24,7 +23,7 @@ class ClosureObjective:
         self.function = StatefulFunction(closure, name='closure').make_jaxpr()
         self.states = self.function.get_states()
         written = set(map(id, self.function.get_write_states()))
-        self._check_loss(self.function.get_out_shapes()[0])
+        check_loss(f'the closure given to {self.owner}.step', self.function.get_out_shapes()[0])
         names = stepper.computation.manager.names
         self.parameters = {id(s): i for i, s in enumerate(stepper.params)}
         self.others = [s for s in self.states if id(s) not in self.parameters]
@@ -57,13 +56,3 @@ class ClosureObjective:
         after, loss = self.function.jaxpr_call(given)
         there = [v for s, v in zip(self.states, after, strict=True) if id(s) not in self.parameters]
         return loss, [v for v, written in zip(there, self.writes, strict=True) if written]
-
-    def _check_loss(self, loss: Any) -> None:
-        number = without_unit(loss)
-        shape = getattr(number, 'shape', None)
-        if shape != () or not jnp.issubdtype(number.dtype, jnp.floating):
-            came = type(loss).__name__ if shape is None else f'{number.dtype}{list(shape)}'
-            raise TypeError(
-                f'the closure given to {self.owner}.step must return the loss, a real scalar, '
-                f'got {came}.'
-            )
