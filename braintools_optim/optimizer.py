@@ -453,11 +453,15 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Optimizer)
         **extra
             What the chain takes besides (``value``, ``value_fn`` ...), by optax's protocol.
         """
-        stepper = self._stepper or self._new_stepper()
+        stepper = self._ready()
         if extra and not traced() and any(map(callable, extra.values())):
             step_with_functions(stepper, grads, extra)
         else:
             stepper.run(grads, extra)
+
+    def _ready(self) -> Stepper:
+        """Return what takes steps over the present parameters and groups."""
+        return self._stepper or self._new_stepper()
 
     def _new_stepper(self) -> Stepper:
         if not len(self.param_states):

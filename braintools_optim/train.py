@@ -109,7 +109,7 @@ class TrainStep:
         self._check_parameters()
         self._check_schedulers()
         self._donate = donate
-        self._program = StatefulProgram(self._take, donate, self._touched)
+        self._program = StatefulProgram(self._take, donate, self._prepared)
         self._loops: dict[Any, StatefulProgram] = {}
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -159,7 +159,7 @@ class TrainStep:
             def loop(*args: Any) -> Any:
                 return for_loop(self._take, *args, length=length, pbar=bar)
 
-            self._loops[key] = StatefulProgram(loop, self._donate, self._touched)
+            self._loops[key] = StatefulProgram(loop, self._donate, self._prepared)
         return self._loops[key](args, {})
 
     def compiled(self, *args: Any, **kwargs: Any) -> Any:
@@ -235,7 +235,7 @@ class TrainStep:
             out = self._checked_loss(*args, **kwargs)
             return out[0] if self.has_aux else out
 
-        objective = ClosureObjective(closure, opt._stepper or opt._new_stepper())
+        objective = ClosureObjective(closure, opt._ready())
         others = [state.value for state in objective.others]
         paths = [plain_keys(path) for path in opt.param_states.unique_paths]
 
@@ -252,8 +252,10 @@ class TrainStep:
 
     # ---- checks --------------------------------------------------------------------------
 
-    def _touched(self) -> list[State]:
-        """Return all States that a step is known to touch."""
+    def _prepared(self) -> list[State]:
+        """Be ready for a trace; return all States that a step is known to touch."""
+        for opt in self.optimizers:
+            opt._ready().settle()
         own = [s for opt in self.optimizers for s in (opt._core, opt._table.state)]
         rates = [s for scheduler in self.schedulers for s in scheduler._states()]
         return [*self.model_states, *own, *rates, brainstate.random.DEFAULT]

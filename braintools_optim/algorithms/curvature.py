@@ -166,7 +166,7 @@ class LBFGS(OptaxOptimizer):
                 f'{owner}.step takes a closure with one parameter group, and there are '
                 f'{len(self.param_groups)}; give it gradients, or register all parameters at once.'
             )
-        return step_by_closure(self._stepper or self._new_stepper(), closure, self._descend)
+        return step_by_closure(self._ready(), closure, self._descend)
 
     def update(
         self,

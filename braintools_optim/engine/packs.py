@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from ..transforms.mesh import in_auto_axes
 from .buffers import is_deleted
 from .observe import is_tracer
 
@@ -164,6 +165,10 @@ def _refilled(buffer: Any, arrays: list) -> Any:
     """Return a buffer with other arrays in it."""
     if len(arrays) == 1 or not any(map(is_tracer, (buffer, *arrays))):
         return _in_one_buffer(arrays)
+    return in_auto_axes(_overwritten, buffer, buffer, arrays)
+
+
+def _overwritten(buffer: Any, arrays: list) -> Any:
     # One by one: XLA computes each then by itself, and rounds it as if it lay alone.
     start = 0
     for x in arrays:

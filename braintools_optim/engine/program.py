@@ -34,10 +34,10 @@ _REMEMBERED = 4  # programs for the same arguments, for States of other types
 class StatefulProgram:
     """A function with a program for each type of its arguments and of the States it touches."""
 
-    def __init__(self, function: Callable[..., Any], donate: bool, touched: Callable[[], list]):
+    def __init__(self, function: Callable[..., Any], donate: bool, prepared: Callable[[], list]):
         self.function = function
         self.donate = donate
-        self.touched = touched  # gives States that a trace which is interrupted must not change
+        self.prepared = prepared  # gives States that a trace which is interrupted must not change
         self.programs: dict[Any, list[Program]] = {}  # by the types of arguments
         self.latest: dict[Any, Program] = {}  # by what is quickly told of them
         self.recent: Program | None = None
@@ -97,7 +97,7 @@ class StatefulProgram:
         for program in known:
             if program.fits(args, kwargs):
                 return program
-        with undone_on_error(*self.touched()):  # a trace puts tracers into States for a while
+        with undone_on_error(*self.prepared()):  # a trace puts tracers into States for a while
             program = Program(self.function, self.donate, args, kwargs)
         self.programs[key] = [program, *known][:_REMEMBERED]
         return program

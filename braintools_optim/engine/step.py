@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from brainstate import State
 
+from ..sharding import beside, own_buffers
+from ..transforms.mesh import mesh_of, named_sharding
 from .buffers import refuse_deleted
 from .chunks import Chunks, are_many
 from .compiled import computes_twice, entry_of, matmul_precision, signature_of
@@ -22,6 +24,7 @@ from .computation import Computation
 from .gradient import refuse_non_arrays
 from .observe import any_hooks, is_plain, traced
 from .own_state import next_step_count
+from .packs import Packed
 from .writing import write_all
 
 if TYPE_CHECKING:
@@ -100,12 +103,34 @@ class Stepper:
                     self._refuse_deleted(args)
                     raise
             if not result:
+                if self.settle():
+                    self._run_donating(grads, extra)
+                    return
                 self._run_checked(kind, args, held, result)
             self._store(treedef, count, *result[0])
         except BaseException:
             if result:  # the old state was donated: the only whole state is the new one
                 self._store(treedef, count, *result[0])
             raise
+
+    def settle(self) -> bool:
+        """Bring the state onto the mesh on which parameters were put after they were registered.
+
+        Return whether it was elsewhere.
+        """
+        leaves = self.computation.leaves
+        old = self.computation.leaf_values([param.value for param in self.params])
+        arrays = {x.path: x.encode(value) for x, value in zip(leaves, old, strict=True)}
+        packed, count = self.core.value
+        there = map(named_sharding, jax.tree.leaves(packed))
+        if mesh_of(arrays.values()) is None or all(there):
+            return False
+        moved = []
+        for one, plan in zip(packed, self.computation.plans, strict=True):
+            members = {leaves[i].path: arrays[leaves[i].path] for i in plan.leaves}
+            moved.append(Packed.of(own_buffers(one.tree, members)))
+        self.core.value = tuple(moved), beside(count, list(arrays.values()))
+        return True
 
     def _run_checked(self, kind: tuple, args: tuple, copied: bool, result: list) -> None:
         """Run where no entry is known for these arguments, and keep that for the next.

@@ -17,7 +17,7 @@ def in_auto_axes(compute: Callable[..., Any], like: Any, *args: Any) -> Any:
     It may reshape, cut and multiply them, which moves data between shards as nobody wants to spell
     out: where axes of the mesh are explicit, they are automatic inside.
     """
-    mesh = mesh_of(jax.tree.leaves(like))
+    mesh = mesh_of(jax.tree.leaves((like, args)))
     explicit = () if mesh is None else mesh.explicit_axes
     if not explicit:
         return compute(*args)
