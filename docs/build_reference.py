@@ -31,19 +31,30 @@ PARTS = {
 PAGES = {'checkpoint': 'checkpoints', '': 'optimizers'}
 INTRODUCTIONS = {
     'algorithms': 'Besides the arguments shown, every class takes `grad_clip_norm`, '
-    '`grad_clip_value`, `maximize`, `skip_nonfinite`, `decay_mask`, `state_dtype`, '
-    '`master_dtype` and `mu_dtype`, which '
-    '[OptaxOptimizer](optimizers.md#optaxoptimizer) describes. All numbers are live; '
-    'True, False, names and functions are fixed.',
+    '`grad_clip_value`, `maximize`, `skip_nonfinite`, `state_dtype` and `master_dtype`. Classes '
+    'that keep a first moment, as Adam does, take `mu_dtype`, and those that decay each parameter '
+    'by itself take `decay_mask`; the others refuse them. '
+    '[OptaxOptimizer](optimizers.md#optaxoptimizer) describes these options, and the methods '
+    'that all classes have. All numbers are live; True, False, names and functions are fixed.',
     'schedulers': 'Plots and how they are attached: [Schedulers](../schedulers.md). An optimizer '
-    'may be given as the first argument, as in torch.',
+    'may be given as the first argument, as in torch. Methods that all have stand at '
+    '[Scheduler](#scheduler) and [LRScheduler](#lrscheduler).',
     'schedules': 'Pure functions of the step, in `braintools_optim.schedules`: a name called with '
     'a base value and hyper-parameters returns `f(step)`.',
     'transforms': 'Pure optax transformations, in `braintools_optim.transforms`.',
     'checkpoint': 'How they are used: [Checkpoints](../checkpoints.md).',
     '': 'What all algorithms share.',
 }
-QUIET = {'transform', 'validate'}  # what a class overrides to be an algorithm
+QUIET = {'transform', 'validate', 'affine'}  # what a class overrides to be an algorithm
+# What the package calls, and users need not.
+INTERNAL = {
+    *('ParamGroup.copy', 'ParamGroup.hyper', 'ParamGroup.number', 'ParamGroup.set'),
+    *('ChainedScheduler.shares_base', 'SequentialLR.shares_base', 'OptimState.duplicate'),
+    *('Scheduler.copy', 'Scheduler.differences'),
+    *('UniqueStateManager.adopt', 'UniqueStateManager.aliases', 'UniqueStateManager.position'),
+    *('Hyper.replaced', 'Hyper.rate_is_read'),
+}
+MADE_ELSEWHERE = {'Hyper', 'LoadReport', 'ParamGroup', 'Saving', 'TrainStep'}  # not by users
 
 
 # ---- which name stands where -------------------------------------------------------------------
@@ -97,9 +108,9 @@ def markdown(docstring: str) -> str:
     for block in blocks:
         title = re.match(r'(\w[\w ]*)\n-{3,}\n', block)
         body = block[title.end() :] if title else block
-        if title and '>>>' not in body and title[1] in ('Parameters', 'Returns'):
+        if title and '>>>' not in body and title[1] in ('Parameters', 'Attributes', 'Returns'):
             entries, _, rest = body.partition('\n\n')
-            done += [f'**{title[1]}**', '\n'.join(map(entry, re.split(r'\n(?=\S)', entries))), rest]
+            done += [f'**{title[1]}**', listed(entries), rest]
         elif title:
             done += [f'**{title[1]}**', *examples(body)]
         elif block.startswith('.. math::'):
@@ -108,6 +119,11 @@ def markdown(docstring: str) -> str:
         else:
             done += examples(block)
     return '\n\n'.join(filter(None, done))
+
+
+def listed(entries: str) -> str:
+    """Return the parameters of a docstring as a list."""
+    return '\n'.join(map(entry, re.split(r'\n(?=\S)', entries)))
 
 
 def entry(text: str) -> str:
@@ -134,31 +150,67 @@ def call(name: str, thing: Any) -> str:
     """Return how something is called, without annotations."""
     shown = []
     star = False
+    algorithm = isinstance(thing, type) and issubclass(thing, braintools_optim.OptaxOptimizer)
     for p in inspect.signature(thing).parameters.values():
         common = p.kind is p.KEYWORD_ONLY and p.name in CommonOptions.__annotations__
-        if p.name in ('self', 'cls') or (common and name != 'OptaxOptimizer'):
+        if p.name in ('self', 'cls') or (common and algorithm and name != 'OptaxOptimizer'):
             continue
         if p.kind is p.KEYWORD_ONLY and not star:
             shown.append('*')
         star = star or p.kind in (p.KEYWORD_ONLY, p.VAR_POSITIONAL)
         prefix = {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '')
         default = '' if p.default is p.empty else f'={p.default!r}'
-        shown.append(f'{prefix}{p.name}{re.sub("<(?:function|class) ([^ >]*).*>", "...", default)}')
+        default = re.sub('<(?:function|class) .*>|Ellipsis', '...', default)
+        shown.append(f'{prefix}{p.name}{default}')
     return f'{name}({", ".join(shown)})'
 
 
+def owners(cls: type) -> list[type]:
+    """Return a class and its bases without an entry of their own, which an entry of it must tell.
+
+    What they and another public base have in common stands there.
+    """
+    told = {
+        inherited
+        for base in cls.__mro__[1:]
+        if getattr(braintools_optim, base.__name__, None) is base
+        for inherited in base.__mro__
+    }
+    ours = [c for c in cls.__mro__ if c.__module__.partition('.')[0] == 'braintools_optim']
+    return [c for c in ours if c not in told]
+
+
 def members(cls: type) -> list[str]:
-    """Return the methods and properties that a class defines, a line each."""
-    own = {n: x for n, x in vars(cls).items() if not n.startswith('_') and n not in QUIET}
-    lines = []
-    for name, member in own.items():
-        function = getattr(member, 'fget', None) or getattr(member, '__func__', member)
-        if not callable(function) or not inspect.getdoc(function):
-            continue
-        summary = inline(inspect.getdoc(function).split('\n\n')[0].replace('\n', ' '))
-        shown = name if isinstance(member, property) else call(name, function)
-        lines.append(f'- `{shown}`: {summary}')
-    return lines
+    """Return the methods and properties of a class, each with its arguments."""
+    found: dict[str, Any] = {}
+    for owner in owners(cls):
+        for name, member in vars(owner).items():
+            function = getattr(member, '__func__', member)
+            own = isinstance(member, property) or '.' in getattr(function, '__qualname__', '')
+            if own and not name.startswith('_') and f'{cls.__name__}.{name}' not in INTERNAL:
+                found.setdefault(name, member)
+    is_base = cls.__name__ in ('OptaxOptimizer', 'LRScheduler')
+    return [
+        method(name, member)
+        for name, member in found.items()
+        if inspect.getdoc(member) and (is_base or name not in QUIET)
+    ]
+
+
+def method(name: str, member: Any) -> str:
+    """Return an item of a list about a method or property, with a list of its parameters."""
+    function = getattr(member, '__func__', member)
+    shown = name if isinstance(member, property) else call(name, function)
+    first, *blocks = inspect.getdoc(member).split('\n\n')
+    parts = [f'- `{shown}`: {inline(" ".join(first.split()))}']
+    for block in blocks:
+        title = re.match(r'(Parameters|Returns)\n-{3,}\n', block)
+        if title and title[1] == 'Parameters':
+            parts.append(listed(block[title.end() :]))
+        else:
+            text = inline(' '.join(block[title.end() if title else 0 :].split()))
+            parts.append(f'Returns: {text}' if title else text)
+    return '\n\n'.join([parts[0], *(re.sub('^', '    ', x, flags=re.MULTILINE) for x in parts[1:])])
 
 
 def described(name: str, thing: Any) -> str:
@@ -166,12 +218,14 @@ def described(name: str, thing: Any) -> str:
     short = name.rpartition('.')[2]
     error = isinstance(thing, type) and issubclass(thing, Exception)
     head = [f'### {short}']
-    if callable(thing) and not error and not hasattr(thing, '_fields'):
+    plain = error or hasattr(thing, '_fields') or short in MADE_ELSEWHERE
+    if callable(thing) and not plain:
         head.append(f'```python\n{call(short, thing)}\n```')
     if not (doc := inspect.getdoc(thing)):
         return '\n\n'.join([*head, f'Defined as `{thing}`.'])
-    listed = members(thing) if isinstance(thing, type) and not hasattr(thing, '_fields') else []
-    more = ['**Methods and properties**', '\n'.join(listed)] if listed else []
+    has_members = isinstance(thing, type) and not hasattr(thing, '_fields')
+    found = members(thing) if has_members and not error else []
+    more = ['**Methods and properties**', '\n'.join(found)] if found else []
     return '\n\n'.join([*head, markdown(doc), *more])
 
 

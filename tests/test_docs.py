@@ -259,6 +259,30 @@ def test_every_public_name_has_a_docstring():
     assert bare == []
 
 
+def test_the_reference_tells_inherited_methods_with_their_arguments():
+    optimizer = entry_of('OptaxOptimizer', 'optimizers.md')
+    for shown in (
+        '- `load(path, strict=True, cast=False, rename=None)`: Take over a file',
+        '    - `rename` (dict of str): New names of parameters',
+        '- `current_lr`: ',
+        '- `decay_mask`: ',
+        '- `add_scheduler(scheduler)`: ',
+    ):
+        assert shown in optimizer, shown
+    assert '    - `metric` (float, optional): ' in entry_of('Checkpointer', 'checkpoints.md')
+    assert '    - `length` (int, optional): ' in entry_of('TrainStep', 'optimizers.md')
+    assert '- `waiting` (bool): ' in entry_of('LoadReport', 'checkpoints.md')
+    assert 'state_dtype=None' in entry_of('AveragedModel', 'optimizers.md')
+    # A page of one algorithm does not repeat them, and internals are nowhere.
+    assert 'Methods and properties' not in entry_of('AdamW', 'algorithms.md')
+    assert '`hyper(' not in entry_of('ParamGroup', 'optimizers.md')
+
+
+def entry_of(name, page):
+    parts = re.split(r'^### (\w+)$', REFERENCE[page], flags=re.MULTILINE)
+    return parts[parts.index(name) + 1]
+
+
 def test_the_reference_has_no_leftovers_of_its_source():
     for name, text in REFERENCE.items():
         prose = re.sub(r'```.*?```', '', text, flags=re.DOTALL)

@@ -19,7 +19,22 @@ __all__ = ['Judge', 'LoadReport']
 class LoadReport:
     """In what a checkpoint differs from what it was loaded into: all empty where it fits exactly.
 
-    ``extra`` is the user's own data in the checkpoint, None if it has none.
+    Attributes
+    ----------
+    missing : list of str
+        What the checkpoint lacks; it stays as it was.
+    unexpected : list of str
+        What the checkpoint has and nothing here takes.
+    cast : list of str
+        Arrays that came in another precision.
+    renamed : dict of str
+        The new names of parameters by those in the checkpoint.
+    waiting : bool
+        Whether it is kept until the parameters are registered.
+    extra
+        The user's own data in the checkpoint, None if it has none.
+    step : int, optional
+        Which of the checkpoints of a `Checkpointer` it was.
     """
 
     __module__ = 'braintools_optim'
@@ -29,10 +44,8 @@ class LoadReport:
     cast: list[str] = field(default_factory=list)
     renamed: dict[str, str] = field(default_factory=dict)
     waiting: bool = False
-    """Whether it is kept until the parameters are registered."""
     extra: Any = None
     step: int | None = None
-    """Which of the checkpoints of a `Checkpointer` it was."""
 
 
 class Judge:
