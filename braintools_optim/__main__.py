@@ -60,8 +60,13 @@ def listing() -> str:
             own = [str(p).split(':')[0] + _default(p) for p in parameters if p.name not in hidden]
             lines += [f'  {name}({", ".join(own)})', f'      {_first_sentence(kind)}']
         lines.append('')
-    options = ', '.join(sorted(common))
-    return '\n'.join([*lines, f'Every algorithm takes these, too: {options}.'])
+    options = ', '.join(sorted(common - {'mu_dtype', 'decay_mask'}))
+    lines += [
+        f'Every algorithm takes these, too: {options}.',
+        'Those that keep a first moment, as Adam does, take mu_dtype; those that decay each '
+        'parameter by itself, decay_mask.',
+    ]
+    return '\n'.join(lines)
 
 
 def _default(parameter: inspect.Parameter) -> str:

@@ -102,14 +102,23 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Optimizer)
         What narrower parameters are updated and remembered in, such as float32 for parameters in
         bfloat16, in which small updates would vanish. The chain computes in it, too.
     mu_dtype : dtype, optional
-        What first moments (state that is named ``mu``) are kept in.
+        What first moments (state that is named ``mu``) are kept in; a class without any refuses it.
     skip_nonfinite : bool
         Whether a step in which any entry of any gradient is inf or nan leaves all parameters and
         all that the chains remember as they are. ``step_count`` counts it.
     decay_mask : pytree of bool or callable, optional
         Which parameters the weight decay is for: a tree under the keys of
         ``param_states.to_pytree()``, whole or down to where all below is alike, or a function
-        that returns one for the tree of the parameters' values.
+        that returns one for the tree of the parameters' values. A class that does not decay each
+        parameter by itself refuses it.
+
+    Attributes
+    ----------
+    param_states : UniqueStateManager
+        The registered parameters; ``param_states.to_pytree()`` has them under the keys of their
+        gradients.
+    step_count : State
+        How many steps were taken.
 
     Examples
     --------

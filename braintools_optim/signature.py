@@ -24,10 +24,11 @@ class CommonOptions(TypedDict, total=False):
     each entry; ``maximize`` climbs instead of descending. ``state_dtype`` is the dtype in which
     the chain computes and keeps its state, such as float32 for parameters in bfloat16;
     ``master_dtype`` the one in which narrower parameters are updated and remembered, so that no
-    update is lost in rounding; ``mu_dtype`` the one in which it keeps first moments. With
-    ``skip_nonfinite`` a step with an inf or nan in any gradient changes no parameter and no
-    moment. ``decay_mask`` says which parameters the weight decay is for: :class:`OptaxOptimizer`
-    tells more.
+    update is lost in rounding. With ``skip_nonfinite`` a step with an inf or nan in any gradient
+    changes no parameter and no moment. Where the class keeps a first moment, as Adam does,
+    ``mu_dtype`` is the dtype of that; where it decays each parameter by itself, ``decay_mask``
+    says which parameters the weight decay is for; other classes refuse these two.
+    :class:`OptaxOptimizer` tells more.
     """
 
     grad_clip_norm: float | None
