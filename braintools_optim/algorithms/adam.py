@@ -92,6 +92,8 @@ class AdamW(OptaxOptimizer):
     .. math:: \theta \leftarrow \theta - \eta \left(\frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon}
               + \lambda \theta\right)
 
+    with the bias-corrected averages of :class:`Adam`.
+
     Parameters
     ----------
     lr : float or LRScheduler

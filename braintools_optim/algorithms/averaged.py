@@ -33,6 +33,8 @@ class AdEMAMix(OptaxOptimizer):
               {\sqrt{\hat v_t + \epsilon_r} + \epsilon} + \lambda \theta\Big), \quad
               n_t = \beta_{3,t} n_{t-1} + (1 - \beta_{3,t}) g_t
 
+    with Adam's bias-corrected averages :math:`\hat m, \hat v` of the gradient and its square.
+
     Parameters
     ----------
     lr, eps, eps_root : float

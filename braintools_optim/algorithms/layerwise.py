@@ -30,7 +30,8 @@ class Lamb(OptaxOptimizer):
     .. math:: r = \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon} + \lambda \theta, \quad
               \theta \leftarrow \theta - \eta \frac{\|\theta\|}{\|r\|} r
 
-    The quotient of norms is one where a norm is zero.
+    with Adam's bias-corrected averages :math:`\hat m, \hat v` of the gradient and its square. The
+    quotient of norms is one where a norm is zero.
 
     Parameters
     ----------
@@ -72,8 +73,9 @@ class Lamb(OptaxOptimizer):
 class Lars(OptaxOptimizer):
     r"""LARS, as its authors have it: momentum with a learning rate for each layer.
 
-    .. math:: b_t = \mu b_{t-1} + \eta \frac{c \|\theta\|}{\|g_t\| + \lambda \|\theta\| +
-              \epsilon} (g_t + \lambda \theta), \quad \theta \leftarrow \theta - b_t
+    .. math:: d_t = \eta \frac{c \|\theta\|}{\|g_t\| + \lambda \|\theta\| + \epsilon}
+              (g_t + \lambda \theta), \quad b_t = \mu b_{t-1} + d_t, \quad
+              \theta \leftarrow \theta - b_t
 
     The quotient is one where the norm of the parameter or of the gradient is zero.
 
@@ -90,7 +92,7 @@ class Lars(OptaxOptimizer):
     eps : float
         :math:`\epsilon`.
     nesterov : bool
-        Look ahead along the momentum.
+        Look ahead along the momentum: :math:`\theta \leftarrow \theta - d_t - \mu b_t`.
 
     For very large batches, of convolutional networks above all. You et al., arXiv:1708.03888. Its
     authors leave biases and normalizations out: give these to another optimizer.

@@ -33,7 +33,8 @@ class SGD(OptaxOptimizer):
     weight_decay : float
         L2 decay :math:`\lambda`, added to the gradient.
     nesterov : bool
-        Look ahead along the momentum.
+        Look ahead along the momentum: :math:`\theta \leftarrow \theta - \eta (g_t + \lambda \theta
+        + \mu b_t)`.
     dampening : float
         :math:`\tau`; the first gradient enters whole.
 

@@ -27,7 +27,9 @@ class Quad(OptaxOptimizer):
               \quad \theta \leftarrow \theta - \eta \left(\tfrac15 P_l \hat m P_r + \lambda \theta
               \right)
 
-    with :math:`P = Q^T Q`, :math:`T = A A^T` or :math:`A^T A`; more of it in
+    with the bias-corrected momentum :math:`\hat m`, and for each of the two factors :math:`Q` of a
+    block :math:`P = Q^T Q` and a step size :math:`z`. On the left :math:`T = A A^T` and :math:`n` is
+    the number of columns, on the right :math:`A^T A` and the rows; more of it in
     :func:`transforms.scale_by_quad`.
 
     Parameters

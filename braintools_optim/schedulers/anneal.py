@@ -102,7 +102,7 @@ class WarmupScheduler(LRScheduler):
     warmup_epochs : int
         The number of epochs W.
     warmup_start_lr : float or list of float
-        The learning rate of the first epoch.
+        The learning rate of the first epoch, :math:`\eta_s`.
     last_epoch : int
         The epoch to start from.
     """
@@ -157,6 +157,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     .. math:: \eta_t = \eta_{min} + (\eta_0 - \eta_{min}) (1 + \cos(\pi T_{cur} / T_i)) / 2
 
+    at :math:`T_{cur}` epochs after the last restart, :math:`T_i` of which make the present period.
     Changes by hand are overwritten. ``step(epoch)`` takes fractions of an epoch, too.
 
     Parameters
@@ -217,7 +218,9 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 class WarmupCosineSchedule(LRScheduler):
     r"""Rise on a straight line, then anneal along a cosine to a minimum.
 
-    .. math:: \eta_t = \eta_{min} + (\eta_0 - \eta_{min}) (1 + \cos(\pi (t - W) / (T - W))) / 2
+    .. math:: \eta_t = \eta_s + (\eta_0 - \eta_s)\,t / W \text{ for } t < W, \quad
+              \eta_{min} + (\eta_0 - \eta_{min}) (1 + \cos(\pi (t - W) / (T - W))) / 2
+              \text{ for } W \le t \le T
 
     Parameters
     ----------
@@ -226,7 +229,7 @@ class WarmupCosineSchedule(LRScheduler):
     warmup_steps, total_steps : int
         The steps of the rise, W, and of everything, T.
     warmup_start_lr : float or list of float
-        The learning rate of the first step.
+        The learning rate of the first step, :math:`\eta_s`.
     eta_min : float or list of float
         The minimum, which is kept after T.
     last_epoch : int
@@ -258,7 +261,9 @@ class WarmupCosineSchedule(LRScheduler):
 class WSDLR(LRScheduler):
     r"""Warm up, stay, and decay at the end: a trapezoid (arXiv:2404.06395).
 
-    .. math:: \eta_t = \min(t / W, 1)\,d(\max(t - W - S, 0) / D)\,\eta_0
+    .. math:: \eta_t = \eta_s + (\eta_0 - \eta_s)\,t / W \text{ for } t < W, \text{ then }
+              \eta_{min} + (\eta_0 - \eta_{min})\,d(x), \quad
+              x = \min\Big(\frac{\max(t - W - S, 0)}{D}, 1\Big)
 
     For runs whose length is not known beforehand: the decay may begin at any time.
 
@@ -269,9 +274,10 @@ class WSDLR(LRScheduler):
     warmup_steps, stable_steps, decay_steps : int
         The steps of the three parts, W, S and D.
     decay : {'linear', 'cosine', '1-sqrt'}
-        The form of the decay d (1-sqrt: arXiv:2405.18392).
+        The form of the decay d(x): :math:`1 - x`, :math:`(1 + \cos \pi x) / 2`, or
+        :math:`1 - \sqrt x` (arXiv:2405.18392).
     warmup_start_lr, eta_min : float or list of float
-        The first and the last learning rate.
+        The first learning rate :math:`\eta_s` and the last.
     last_epoch : int
         The step to start from.
     """
@@ -305,7 +311,8 @@ class WSDLR(LRScheduler):
 class InverseSqrtLR(LRScheduler):
     r"""Rise on a straight line, then decay as a root of time: the Transformer's schedule.
 
-    .. math:: \eta_t = \min(t / W, \sqrt{S / (S + t - W)})\,\eta_0
+    .. math:: \eta_t = \big(\eta_s + (\eta_0 - \eta_s) \min(t / W, 1)\big)
+              \sqrt{\frac{S}{S + \max(t - W, 0)}}
 
     Parameters
     ----------
@@ -314,7 +321,7 @@ class InverseSqrtLR(LRScheduler):
     warmup_steps : int
         The steps W of the rise.
     warmup_start_lr : float or list of float
-        The learning rate of the first step.
+        The learning rate of the first step, :math:`\eta_s`.
     timescale : int, optional
         The steps S in which the decay begins to show; W if not given (arXiv:1706.03762).
     last_epoch : int
@@ -346,6 +353,7 @@ class SWALR(LRScheduler):
 
     .. math:: \eta_t = \eta_{swa} + (\eta_0 - \eta_{swa})\,\alpha(1 - \min(t / T, 1))
 
+    where :math:`\alpha(x)` is :math:`(1 - \cos \pi x) / 2` ('cos') or :math:`x` ('linear').
     A change by hand is carried on while it anneals, and overwritten at the end. In a `SequentialLR`
     it anneals from the learning rate that it finds, as torch's does.
 

@@ -120,7 +120,8 @@ class CyclicLR(MomentumCycle):
 
     .. math:: \eta_t = \eta_0 + (\eta_{max} - \eta_0)\,\Lambda_t\,s_t
 
-    The momentum moves the other way. Changes by hand are overwritten.
+    where :math:`\Lambda_t` rises from 0 to 1 and falls back to 0, each on a straight line. The
+    momentum moves the other way. Changes by hand are overwritten.
 
     Parameters
     ----------

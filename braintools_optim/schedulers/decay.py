@@ -220,7 +220,8 @@ class InverseTimeLR(LRScheduler):
 class RexLR(LRScheduler):
     r"""Decay slowly at first and fast at the end: REX (arXiv:2107.04197), for short budgets.
 
-    .. math:: \eta_t = \eta_{min} + (\eta_0 - \eta_{min}) \frac{2 (1 - t / T)}{2 - t / T}
+    .. math:: \eta_t = \eta_{min} + (\eta_0 - \eta_{min}) \frac{2 (1 - x)}{2 - x},
+              \quad x = \min(t / T, 1)
 
     Parameters
     ----------

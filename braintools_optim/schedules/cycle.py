@@ -32,6 +32,8 @@ def cosine_restarts(
     r"""Anneal to ``eta_min`` in ``T_0`` steps, restart, each time ``T_mult`` (an int) times longer.
 
     .. math:: \eta_t = \eta_{min} + (\eta - \eta_{min}) (1 + \cos(\pi T_{cur} / T_i)) / 2
+
+    at :math:`T_{cur}` steps after the last restart, :math:`T_i` of which make the present period.
     """
     begin, cycle = last_restart(xp, t, T_0, T_mult)
     return between(eta_min, half_cosine(xp, 1.0 - (t - begin) / cycle))
@@ -68,6 +70,7 @@ def cyclic(
 
     .. math:: \eta_t = \eta + (\eta_{max} - \eta)\,\Lambda_t\,s_t
 
+    where :math:`\Lambda_t` rises from 0 to 1 and falls back to 0, each on a straight line.
     The height s is 1 in ``mode`` 'triangular', halved from cycle to cycle in 'triangular2',
     ``gamma`` to the step in 'exp_range', or ``scale_fn`` of the cycle (counted from 1) or, in
     ``scale_mode`` 'iterations', of the step. Momentum: base max_momentum, max_lr base_momentum.

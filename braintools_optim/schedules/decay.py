@@ -94,7 +94,8 @@ def inverse_time(
 def rex(xp: Any, t: Any, total_iters: PositiveCount, eta_min: Real = 0.0) -> Pair:
     r"""Decay to ``eta_min`` in ``total_iters`` steps (T), slowly, then fast (arXiv:2107.04197).
 
-    .. math:: \eta_t = \frac{1 - t / T}{1/2 + (1 - t / T) / 2}\,\eta
+    .. math:: \eta_t = \eta_{min} + (\eta - \eta_{min}) \frac{2 (1 - x)}{2 - x},
+              \quad x = \min(t / T, 1)
     """
     left = fraction_left(xp, t, total_iters)
     return between(eta_min, 2.0 * left / (1.0 + left))
@@ -111,6 +112,8 @@ def swa(
     r"""Anneal to ``swa_lr`` in ``anneal_epochs`` steps (T): ``anneal_strategy`` 'cos' or 'linear'.
 
     .. math:: \eta_t = \eta_{swa} + (\eta - \eta_{swa})\,\alpha(1 - \min(t / T, 1))
+
+    where :math:`\alpha(x)` is :math:`(1 - \cos \pi x) / 2` ('cos') or :math:`x` ('linear').
     """
     left = xp.where(t < anneal_epochs, fraction_left(xp, t, anneal_epochs), 0.0)
     return between(swa_lr, left if anneal_strategy == 'linear' else half_cosine(xp, left))

@@ -37,7 +37,7 @@ def linear(
 def warmup(xp: Any, t: Any, warmup_epochs: Count = 5, warmup_start_lr: Real = 0.0) -> Pair:
     r"""Rise from ``warmup_start_lr`` on a straight line, in ``warmup_epochs`` steps (W).
 
-    .. math:: \eta_t = \eta_0 + (\eta - \eta_0) \min(t / W, 1)
+    .. math:: \eta_t = \eta_s + (\eta - \eta_s) \min(t / W, 1)
     """
     return between(warmup_start_lr, fraction_done(xp, t, warmup_epochs))
 
@@ -51,9 +51,13 @@ def warmup_cosine(
     warmup_start_lr: Real = 0.0,
     eta_min: Real = 0.0,
 ) -> Pair:
-    r"""Rise from ``warmup_start_lr`` in ``warmup_steps``, anneal to ``eta_min``: ``total_steps``.
+    r"""Rise from ``warmup_start_lr`` in ``warmup_steps`` (W), anneal to ``eta_min`` at step T.
 
-    .. math:: \eta_t = \eta_{min} + (\eta - \eta_{min}) (1 + \cos(\pi (t - W) / (T - W))) / 2
+    .. math:: \eta_t = \eta_s + (\eta - \eta_s)\,t / W \text{ for } t < W, \quad
+              \eta_{min} + (\eta - \eta_{min}) (1 + \cos(\pi (t - W) / (T - W))) / 2
+              \text{ for } W \le t \le T
+
+    where T is ``total_steps``; after it :math:`\eta_{min}` stays.
     """
     decay = xp.maximum(total_steps - warmup_steps, 0)
     return between(
@@ -77,9 +81,12 @@ def wsd(
 ) -> Pair:
     r"""Rise from ``warmup_start_lr``, stay, decay to ``eta_min``: a trapezoid (arXiv:2404.06395).
 
-    .. math:: \eta_t = \min(t / W, 1)\,d(\max(t - W - S, 0) / D)\,\eta
+    .. math:: \eta_t = \eta_s + (\eta - \eta_s)\,t / W \text{ for } t < W, \text{ then }
+              \eta_{min} + (\eta - \eta_{min})\,d(x), \quad
+              x = \min\Big(\frac{\max(t - W - S, 0)}{D}, 1\Big)
 
-    The ``decay`` d(x) is 1 - x, half a cosine, or :math:`1 - \sqrt x` (arXiv:2405.18392).
+    with the steps W, S and D of the three parts. The ``decay`` d(x) is :math:`1 - x`,
+    :math:`(1 + \cos \pi x) / 2`, or :math:`1 - \sqrt x` (arXiv:2405.18392).
     """
     since = xp.maximum(t - warmup_steps, 0) - stable_steps
     down = fraction_left(xp, since, decay_steps)
@@ -101,9 +108,10 @@ def inverse_sqrt(
 ) -> Pair:
     r"""Rise from ``warmup_start_lr`` in ``warmup_steps`` (W), then decay as a root of the step.
 
-    .. math:: \eta_t = \min(t / W, \sqrt{S / (S + t - W)})\,\eta
+    .. math:: \eta_t = \big(\eta_s + (\eta - \eta_s) \min(t / W, 1)\big)
+              \sqrt{\frac{S}{S + \max(t - W, 0)}}
 
-    The ``timescale`` S is W if not given (arXiv:1706.03762).
+    The ``timescale`` S is W if not given (arXiv:1706.03762), or 1 where W is 0.
     """
     scale = xp.maximum(warmup_steps, 1) if timescale is None else timescale
     root = xp.sqrt(scale / (xp.maximum(t - warmup_steps, 0) * 1.0 + scale))

@@ -63,10 +63,11 @@ def scale_by_lars_ratio(
 ) -> optax.GradientTransformation:
     r"""Add the weight decay, and scale every layer by its local learning rate.
 
-    .. math:: u_t = \frac{\eta \|\theta\|}{\|g_t\| + \lambda \|\theta\| + \epsilon}
+    .. math:: u_t = \frac{c \|\theta\|}{\|g_t\| + \lambda \|\theta\| + \epsilon}
               (g_t + \lambda \theta)
 
-    The local learning rate is one where the norm of the parameter or of the gradient is zero. It
+    with the ``trust_coefficient`` c. The local learning rate, which is the quotient, is one where
+    the norm of the parameter or of the gradient is zero. It
     differs from :func:`optax.scale_by_trust_ratio` after the decay in taking the two norms apart.
     """
 

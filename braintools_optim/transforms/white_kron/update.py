@@ -49,9 +49,11 @@ def scale_by_quad(options: Options) -> optax.GradientTransformation:
     .. math:: A = P_l \hat m P_r, \quad P = Q^T Q, \quad T = A A^T, \quad
               Q \leftarrow (I - z (T - n I))\, Q\, (I - z (T - n I)), \quad z = \rho / 2L
 
-    for :math:`Q_l` of blocks of :math:`n` columns, and for :math:`Q_r` with :math:`T = A^T A` and
-    rows; :math:`L` bounds the norm of :math:`T` plus :math:`n`. The update is :math:`P_l \hat m
-    P_r` with the new factors, its root mean square at most 1.1.
+    with the bias-corrected average :math:`\hat m` of the gradient. This is the rule for
+    :math:`Q_l`, where :math:`n` is the number of columns of a block; for :math:`Q_r`
+    :math:`T = A^T A`, and :math:`n` counts rows. :math:`L` bounds the norm of :math:`T` plus
+    :math:`n`, and :math:`\rho` is ``preconditioner_lr``. The update is :math:`P_l \hat m P_r` with
+    the new factors, its root mean square at most 1.1.
 
     Parameters
     ----------
