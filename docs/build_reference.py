@@ -40,8 +40,15 @@ INTRODUCTIONS = {
     'may be given as the first argument, as in torch. Methods that all have stand at '
     '[Scheduler](#scheduler) and [LRScheduler](#lrscheduler).',
     'schedules': 'Pure functions of the step, in `braintools_optim.schedules`: a name called with '
-    'a base value and hyper-parameters returns `f(step)`.',
-    'transforms': 'Pure optax transformations, in `braintools_optim.transforms`.',
+    'a base value and hyper-parameters returns `f(step)`, with steps counted from 0. In the '
+    r'formulas $\eta$ is `base`, the number that is scheduled, such as a learning rate; $\eta_s$ '
+    r'is `warmup_start_lr`, $\eta_{min}$ is `eta_min`, $\eta_{max}$ is `max_lr`, $\gamma$ is '
+    r'`gamma`.',
+    'transforms': 'Pure optax transformations, in `braintools_optim.transforms`. In the formulas '
+    r'$g_t$ is the gradient that comes in, $u_t$ the update that goes out, $\theta$ the parameter; '
+    r'`b1`, `b2` are $\beta_1, \beta_2$, and `eps` is $\epsilon$. An argument that is not '
+    'described means what it means in the [class](algorithms.md) of the algorithm. Numbers may be '
+    'traced; True, False, names and counts are fixed.',
     'checkpoint': 'How they are used: [Checkpoints](../checkpoints.md).',
     '': 'What all algorithms share.',
 }
@@ -97,7 +104,7 @@ def home(name: str, thing: Any) -> ModuleType:
 def inline(text: str) -> str:
     """Turn roles, formulas and literals of reStructuredText into Markdown."""
     text = re.sub(r':math:`([^`]*)`', lambda m: f'${" ".join(m[1].split())}$', text)
-    text = re.sub(r':\w+:`~?(?:[\w.]*\.)?(\w+)`', r'`\1`', text)
+    text = re.sub(r':\w+:`(?:~[\w.]*\.)?([\w.]+)`', r'`\1`', text)
     return re.sub(r'``([^`]+)``', r'`\1`', text)
 
 
@@ -123,6 +130,7 @@ def markdown(docstring: str) -> str:
 
 def listed(entries: str) -> str:
     """Return the parameters of a docstring as a list."""
+    entries = re.sub(r',\n(?=\S)', ', ', entries)  # names that fill more than a line
     return '\n'.join(map(entry, re.split(r'\n(?=\S)', entries)))
 
 
@@ -221,7 +229,7 @@ def described(name: str, thing: Any) -> str:
     plain = error or hasattr(thing, '_fields') or short in MADE_ELSEWHERE
     if callable(thing) and not plain:
         head.append(f'```python\n{call(short, thing)}\n```')
-    if not (doc := inspect.getdoc(thing)):
+    if not (doc := own_doc(thing)):
         return '\n\n'.join([*head, f'Defined as `{thing}`.'])
     has_members = isinstance(thing, type) and not hasattr(thing, '_fields')
     found = members(thing) if has_members and not error else []
@@ -229,9 +237,14 @@ def described(name: str, thing: Any) -> str:
     return '\n\n'.join([*head, markdown(doc), *more])
 
 
+def own_doc(thing: Any) -> str | None:
+    """Return what something says of itself, not what its class says, as of a number."""
+    return None if isinstance(thing, int | float | str) else inspect.getdoc(thing)
+
+
 def summary(thing: Any) -> str:
     """Return the first sentence about something."""
-    lines = (inspect.getdoc(thing) or str(thing)).split('\n\n')[0]
+    lines = (own_doc(thing) or str(thing)).split('\n\n')[0]
     return inline(' '.join(lines.split()))
 
 

@@ -28,8 +28,8 @@ class Quad(OptaxOptimizer):
               \right)
 
     with the bias-corrected momentum :math:`\hat m`, and for each of the two factors :math:`Q` of a
-    block :math:`P = Q^T Q` and a step size :math:`z`. On the left :math:`T = A A^T` and :math:`n` is
-    the number of columns, on the right :math:`A^T A` and the rows; more of it in
+    block :math:`P = Q^T Q` and a step size :math:`z`. On the left :math:`T = A A^T`, and :math:`n`
+    counts the block's columns; on the right :math:`A^T A`, and its rows. More of it in
     :func:`transforms.scale_by_quad`.
 
     Parameters

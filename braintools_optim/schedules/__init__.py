@@ -3,7 +3,8 @@ r"""Learning-rate schedules as pure functions of the step.
 Every name here makes a schedule: ``f = cosine(1e-3, T_max=90)``; then ``f(step)`` is the value at
 that step, counted from 0, for Python ints and traced steps alike, in optax too: ``optax.adam(f)``.
 
-Each is one formula, affine in the base value: :math:`\eta_t = a_t + b_t\,\eta`. A scheduler takes
+Each is one formula, affine in the base value :math:`\eta`, the number that is scheduled:
+:math:`\eta_t = a_t + b_t\,\eta`. A scheduler takes
 :math:`(a_t, b_t)` from ``cosine.pair(t, T_max, eta_min)``, for this closed form or for torch's
 recursion :math:`\eta_{t+1} = a_{t+1} + b_{t+1} (\eta_t - a_t) / b_t`. The pair checks nothing;
 ``cosine.check(owner, T_max=90)`` does, and returns all hyper-parameters in normal form.

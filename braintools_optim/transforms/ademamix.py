@@ -76,9 +76,11 @@ def scale_by_ademamix(
 
     Parameters
     ----------
+    b1, b2, eps, eps_root : float
+        :math:`\beta_1, \beta_2, \epsilon, \epsilon_r`.
     b3, alpha : float or callable
-        Numbers, or schedules, of which a function given as ``b3_scheduler`` or
-        ``alpha_scheduler`` is another spelling.
+        :math:`\beta_3, \alpha`: numbers, or schedules, of which a function given as
+        ``b3_scheduler`` or ``alpha_scheduler`` is another spelling.
     mu_dtype : dtype, optional
         What both averages of the gradient are kept in; each parameter's dtype by default.
     step_offset : int
@@ -167,7 +169,16 @@ def ademamix(
 ) -> optax.GradientTransformation:
     """Descend by `scale_by_ademamix`, with decoupled weight decay where ``mask`` says.
 
-    ``lr`` may be given as ``learning_rate``; it is a number or a schedule.
+    Parameters
+    ----------
+    lr, learning_rate : float or callable
+        A number, or a schedule of the step; give it by one of the two names.
+    weight_decay : float
+        Decay of the parameters.
+    mask : tree of bool or callable, optional
+        Which parameters decay, as :func:`optax.add_decayed_weights` takes it.
+
+    All others are those of :func:`scale_by_ademamix`.
     """
     if (lr is None) == (learning_rate is None):
         came = 'neither' if lr is None else 'both'

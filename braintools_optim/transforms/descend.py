@@ -41,11 +41,27 @@ def descend(
 ) -> tuple[Any, optax.OptState]:
     """Iterate :func:`step_by_lbfgs`, or what is over it, to the end of ``torch.optim.LBFGS.step``.
 
-    It is over after ``max_iter`` iterations or ``max_eval`` evaluations (that of ``value`` and
-    ``grad`` is the first), when no entry of the gradient is above ``tolerance_grad``, or when an
-    iteration changed every parameter or the value by less than ``tolerance_change``. The new
-    parameters are returned, not the way there: in a sum with where it began small numbers would be
-    lost.
+    Parameters
+    ----------
+    tx : optax.GradientTransformationExtraArgs
+        What makes an iteration.
+    value_fn : callable
+        The objective, a function of the parameters.
+    params, state : pytree
+        Where it begins: the parameters, and the state of ``tx``.
+    value, grad : float, pytree
+        The objective there and its gradient, which count as the first evaluation.
+    max_iter, max_eval : int
+        It is over after so many iterations or evaluations ...
+    tolerance_grad : float
+        ... or when no entry of the gradient is above this ...
+    tolerance_change : float
+        ... or when an iteration changed every parameter, or the value, by less than this.
+
+    Returns
+    -------
+    The new parameters and state. The way there is not returned: in a sum with where it began small
+    numbers would be lost.
     """
     kind = wide_dtype(params)
     evaluate = jax.value_and_grad(value_fn)

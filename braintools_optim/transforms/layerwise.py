@@ -148,6 +148,11 @@ def bound_norm(bound: Any) -> optax.GradientTransformation:
     .. math:: u_t = \min\Big(1, \frac{c \|\theta_0\|}{\|\theta + g_t\|}\Big)(\theta + g_t) - \theta
 
     It comes last in a chain.
+
+    Parameters
+    ----------
+    bound : float
+        The multiple :math:`c`.
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:

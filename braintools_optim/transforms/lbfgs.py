@@ -53,14 +53,28 @@ def step_by_lbfgs(
               H_0 = \frac{y_t^\top s_t}{y_t^\top y_t} I
 
     over the last pairs of a step :math:`s` and the change :math:`y` of the gradient over it, but
-    those with :math:`y^\top s \le 10^{-10}`. The step has the length of ``learning_rate``, the
-    first is shorter by :math:`\min(1, 1 / \|g\|_1)`; a line search may change both. Without
-    ``scale_init_precond`` the first is not shorter, and :math:`H_0 = I`.
+    those with :math:`y^\top s \le 10^{-10}`.
 
-    With no entry of the gradient above ``tolerance_grad`` nothing changes, and no step is taken
-    that would go down by less than ``tolerance_change`` to first order. It differs from
-    :func:`optax.lbfgs` in :math:`H_0`, the first step, in what it skips, and in starting anew when
-    other leaves have gradients than in the update before. It comes last in a chain.
+    Parameters
+    ----------
+    learning_rate : float
+        What the direction is multiplied by, in the first step times :math:`\min(1, 1 / \|g\|_1)`
+        besides.
+    memory_size : int
+        How many pairs are remembered.
+    scale_init_precond : bool
+        With False :math:`H_0 = I`, and the first step is not shortened.
+    linesearch : optax.GradientTransformation, optional
+        What changes the length of a step, such as :func:`scale_by_strong_wolfe`; its arguments
+        (``value``, ``value_fn``) are given to ``update``.
+    tolerance_grad : float
+        Where no entry of the gradient is above it, nothing changes.
+    tolerance_change : float
+        A step that would go down by less, to first order, is not taken.
+
+    It differs from :func:`optax.lbfgs` in :math:`H_0`, the first step, in what it skips, and in
+    starting anew when other leaves have gradients than in the update before. It comes last in a
+    chain.
     """
     search = optax.with_extra_args_support(linesearch or optax.identity())
 

@@ -218,7 +218,19 @@ def mars(
     mask: Any = None,
     **kwargs: Any,
 ) -> optax.GradientTransformationExtraArgs:
-    """Descend by `scale_by_mars`, which takes the other arguments, with decoupled weight decay."""
+    """Descend by `scale_by_mars`, which takes the other arguments, with decoupled weight decay.
+
+    Parameters
+    ----------
+    learning_rate : float or callable
+        A number, or a schedule of the step.
+    weight_decay : float
+        Decay of the parameters; a plain 0 adds none.
+    mask : tree of bool or callable, optional
+        Which parameters decay, as :func:`optax.add_decayed_weights` takes it.
+    **kwargs
+        The arguments of :func:`scale_by_mars`.
+    """
     direction = scale_by_mars(**kwargs)
     step = optax.scale_by_learning_rate(learning_rate)
     if moments.is_known_zero(weight_decay):

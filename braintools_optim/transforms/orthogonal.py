@@ -52,8 +52,20 @@ def newton_schulz(
     .. math:: X_0 = G / \max(\|G\|_F, \epsilon), \quad
               X_{k+1} = a X_k + (b A + c A^2) X_k, \quad A = X_k X_k^T
 
-    It runs in ``dtype``, or in the matrix' own of at least float32. With ``add_eps`` it begins
-    with :math:`G / (\|G\|_F + \epsilon)`.
+    Parameters
+    ----------
+    matrix : array
+        :math:`G`, of two axes.
+    coefficients : tuple of float
+        :math:`a, b, c`.
+    steps : int
+        How often it runs.
+    eps : float
+        :math:`\epsilon`, the least norm that is divided by.
+    dtype : dtype, optional
+        What it runs in; the matrix' own, of at least float32, by default.
+    add_eps : bool
+        Begin with :math:`G / (\|G\|_F + \epsilon)` instead.
     """
     a, b, c = coefficients
     x = matrix.astype(dtype or jnp.promote_types(matrix.dtype, jnp.float32))
@@ -98,6 +110,19 @@ def scale_by_muon(
     for a matrix of :math:`r` rows and :math:`c` columns with :math:`\kappa =
     \sqrt{\max(1, r/c)}`, or :math:`0.2 \sqrt{\max(r, c)}` ('match_rms_adamw'). Unlike
     :func:`optax.contrib.scale_by_muon` the average is torch's, without a bias correction.
+
+    Parameters
+    ----------
+    momentum : float
+        Decay :math:`\mu` of the average.
+    nesterov : bool
+        Look ahead along the average.
+    ns_coefficients, eps, ns_steps, ns_dtype
+        What :func:`newton_schulz` is given.
+    adjust_lr_fn : {None, 'original', 'match_rms_adamw'}
+        Which :math:`\kappa`; None is the original.
+    reshape : {None, 'last', 'first'} or callable
+        Which matrix an array is, as in :class:`Muon`.
     """
 
     def init(params: optax.Params) -> ScaleByMuonState:

@@ -118,7 +118,19 @@ def quad(
     weight_decay: Any = 0.1,
     weight_decay_mask: Any = None,
 ) -> optax.GradientTransformation:
-    """Chain :func:`scale_by_quad` with decoupled weight decay and the learning rate."""
+    """Chain :func:`scale_by_quad` with decoupled weight decay and the learning rate.
+
+    Parameters
+    ----------
+    learning_rate : float or callable
+        A number, or a schedule of the step.
+    weight_decay : float
+        Decay of the parameters; a plain 0 adds none.
+    weight_decay_mask : tree of bool or callable, optional
+        Which parameters decay, as :func:`optax.add_decayed_weights` takes it.
+
+    All others are those of :func:`scale_by_quad`.
+    """
     return _chained('quad', options, learning_rate, weight_decay, weight_decay_mask)
 
 
@@ -129,7 +141,19 @@ def skew(
     weight_decay: Any = 0.1,
     weight_decay_mask: Any = None,
 ) -> optax.GradientTransformation:
-    """Chain :func:`scale_by_skew` with decoupled weight decay and the learning rate."""
+    """Chain :func:`scale_by_skew` with decoupled weight decay and the learning rate.
+
+    Parameters
+    ----------
+    learning_rate : float or callable
+        A number, or a schedule of the step.
+    weight_decay : float
+        Decay of the parameters; a plain 0 adds none.
+    weight_decay_mask : tree of bool or callable, optional
+        Which parameters decay, as :func:`optax.add_decayed_weights` takes it.
+
+    All others are those of :func:`scale_by_quad`.
+    """
     return _chained('skew', options, learning_rate, weight_decay, weight_decay_mask)
 
 
