@@ -20,7 +20,15 @@ __all__ = [
 
 
 class Range(NamedTuple):
-    """The numbers a hyper-parameter may take; ``open_high`` leaves ``high`` itself out."""
+    """The numbers that a hyper-parameter may take, for ``ranges`` of an optimizer of your own.
+
+    Parameters
+    ----------
+    low, high : float
+        The least and the largest number.
+    open_low, open_high : bool
+        Leave ``low``, or ``high``, itself out.
+    """
 
     low: float = -math.inf
     high: float = math.inf

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import braintools_optim
-from braintools_optim import schedules, transforms
+from braintools_optim import ranges, schedules, transforms
 from braintools_optim.signature import CommonOptions
 
 PARTS = {
@@ -77,13 +77,14 @@ def modules() -> Iterator[ModuleType]:
 
 
 def public() -> dict[str, Any]:
-    """Return all public names, with those of the two public modules."""
+    """Return all public names, with those of the two public modules, and `Range`."""
     found = {name: getattr(braintools_optim, name) for name in braintools_optim.__all__}
     for part in (schedules, transforms):
         found |= {
             f'{part.__name__.rpartition(".")[2]}.{name}': getattr(part, name)
             for name in part.__all__
         }
+    found['ranges.Range'] = ranges.Range
     return {name: x for name, x in found.items() if not isinstance(x, ModuleType)}
 
 
@@ -226,7 +227,8 @@ def described(name: str, thing: Any) -> str:
     short = name.rpartition('.')[2]
     error = isinstance(thing, type) and issubclass(thing, Exception)
     head = [f'### {short}']
-    plain = error or hasattr(thing, '_fields') or short in MADE_ELSEWHERE
+    state = hasattr(thing, '_fields') and thing is not ranges.Range
+    plain = error or state or short in MADE_ELSEWHERE
     if callable(thing) and not plain:
         head.append(f'```python\n{call(short, thing)}\n```')
     if not (doc := own_doc(thing)):
