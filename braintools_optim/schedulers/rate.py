@@ -59,13 +59,14 @@ class LRScheduler(Arguments, BaseRates):
 
     Examples
     --------
+    >>> import jax.numpy as jnp
     >>> import braintools_optim as bo
     >>> class HalveOnce(bo.LRScheduler):
     ...     def affine(self, epoch, group):
-    ...         return 0.0, 1.0 if epoch < 1 else 0.5
+    ...         return 0.0, jnp.where(epoch < 1, 1.0, 0.5)  # no if: epoch is traced in jit
     >>> opt = bo.SGD(lr=HalveOnce(0.1))
     >>> opt.lr.step()
-    >>> opt.current_lr
+    >>> round(opt.current_lr, 6)
     0.05
     >>> bo.CosineAnnealingLR(0.1, T_max=4).preview(3).round(4).tolist()
     [[0.1], [0.0854], [0.05]]
