@@ -107,44 +107,34 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Optimizer)
         Whether a step in which any entry of any gradient is inf or nan leaves all parameters and
         all that the chains remember as they are. ``step_count`` counts it.
     decay_mask : pytree of bool or callable, optional
-        Which parameters the weight decay is for: a tree under the keys of
-        ``param_states.to_pytree()``, whole or down to where all below is alike, or a function
-        that returns one for the tree of the parameters' values. A class that does not decay each
-        parameter by itself refuses it.
+        Which parameters decay; classes that do not decay each by itself refuse it. It is a tree
+        under the keys of ``param_states.to_pytree()``, whole or down to where all below is alike,
+        or a function that returns one for the tree of the parameters' values.
 
     Attributes
     ----------
-    param_states : UniqueStateManager
-        The registered parameters; ``param_states.to_pytree()`` has them under the keys of their
-        gradients.
-    step_count : State
-        How many steps were taken.
+    param_states, step_count
+        The registered parameters, a `UniqueStateManager`; a State with the number of steps so far.
 
     Examples
     --------
-    >>> import brainstate, jax.numpy as jnp
+    >>> import brainstate, jax.numpy as jnp, optax
     >>> import braintools_optim as bo
     >>> w = brainstate.ParamState(jnp.array([3.0, -2.0]))
     >>> opt = bo.SGD(lr=0.1).register_trainable_weights({'w': w})
     >>> for _ in range(3):
-    ...     grads = brainstate.transform.grad(lambda: (w.value**2).sum(), {'w': w})()
-    ...     opt.step(grads)
+    ...     opt.step(brainstate.transform.grad(lambda: (w.value**2).sum(), {'w': w})())
     >>> w.value.round(3)
     Array([ 1.536, -1.024], dtype=float32)
 
     An algorithm of your own is a signature and a chain:
 
-    >>> import optax
-    >>> class Signum(bo.OptaxOptimizer):
-    ...     def __init__(self, lr=1e-3, momentum=0.9):
-    ...         super().__init__(lr=lr, momentum=momentum)
+    >>> class SignDescent(bo.OptaxOptimizer):
+    ...     def __init__(self, lr=1e-3):
+    ...         super().__init__(lr=lr)
     ...
     ...     def transform(self, h):
-    ...         return optax.chain(
-    ...             optax.trace(h.momentum),
-    ...             optax.scale_by_sign(),
-    ...             optax.scale_by_learning_rate(h.lr),
-    ...         )
+    ...         return optax.chain(optax.scale_by_sign(), optax.scale_by_learning_rate(h.lr))
     """
 
     __module__ = 'braintools_optim'
