@@ -20,14 +20,21 @@ class Hyper:
 
     __module__ = 'braintools_optim'
 
+    rate_is_read = False
+    """Whether somebody has read the learning rate."""
+
     def __init__(self, numbers: Mapping[str, Any], flags: Mapping[str, Any], unused: frozenset):
         self.__dict__.update(flags)
         # What was zero at construction is a plain 0.0: the chain may leave its part out.
         self.__dict__.update({k: _known(k, v, unused) for k, v in numbers.items()})
+        self._rate = self.__dict__.pop('lr', None)
         self._unused = unused
 
     def __getattr__(self, name: str) -> Any:
-        known = ', '.join(sorted(k for k in self.__dict__ if not k.startswith('_')))
+        if name == 'lr' and '_rate' in self.__dict__:
+            self.rate_is_read = True
+            return self._rate
+        known = ', '.join(sorted(['lr', *(k for k in self.__dict__ if not k.startswith('_'))]))
         raise AttributeError(f'this group has no hyper-parameter {name!r}; it has {known}.')
 
     def replaced(self, **numbers: Any) -> Hyper:

@@ -285,6 +285,11 @@ class LiveNumbers:
         self.validate(group.hyper(numbers))
 
     def _baked(self, name: str) -> AttributeError:
+        if self._groups[0].fixed_chain is None:
+            return AttributeError(
+                f'the chain of this {type(self).__name__} does not read {name}: end transform(h) '
+                f'in optax.scale_by_learning_rate(h.lr).'
+            )
         return AttributeError(
             f'{name} is baked into the chain of this {type(self).__name__}; override transform(h) '
             f'instead of default_tx() or tx= to keep it live.'

@@ -258,9 +258,9 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Optimizer)
 
     def _chain(self, group: ParamGroup, h: Hyper) -> optax.GradientTransformation:
         if group.fixed_chain is not None:
-            return self._precision.over(noting_reads(self, group.fixed_chain))
+            return self._precision.over(noting_reads(self, group.fixed_chain, h))
         try:
-            return self._precision.over(self.transform(h))
+            return self._precision.over(noting_reads(self, self.transform(h), h))
         except jax.errors.ConcretizationTypeError as error:
             error.add_note(
                 f'The numbers that {type(self).__name__}.transform is given are traced: use them '

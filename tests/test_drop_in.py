@@ -473,6 +473,24 @@ def test_rates_assigned_before_the_first_step_that_the_chain_does_not_read():
             opt.step({'w': jnp.ones(2)})
 
 
+class Unread(bo.OptaxOptimizer):
+    def transform(self, h):
+        return optax.chain(optax.trace(0.9), optax.scale(-0.1))
+
+
+def test_a_transform_that_does_not_read_the_rate():
+    w, grads = ParamState(jnp.ones(2)), {'w': jnp.ones(2)}
+    opt = Unread(lr=0.1).register_trainable_weights({'w': w})
+    opt.step(grads)
+    with pytest.raises(AttributeError, match=r'does not read lr.*scale_by_learning_rate\(h\.lr\)'):
+        opt.current_lr = 0.2
+    with pytest.warns(UserWarning, match=r'does not read its.*scale_by_learning_rate\(h\.lr\)'):
+        bo.StepLR(opt, step_size=1)
+    driven = Unread(lr=bo.StepLR(0.1, step_size=1)).register_trainable_weights({'w': w})
+    with pytest.warns(UserWarning, match='does not read its learning rate'):
+        driven.step(grads)
+
+
 def test_a_given_chain_that_reads_the_rate_of_a_group():
     w, grads = ParamState(jnp.ones(2)), {'w': jnp.ones(2)}
     opt = scheduled(bo.StepLR(0.5, step_size=1), lambda opt, *_: -opt.param_groups[0]['lr'])

@@ -41,8 +41,11 @@ def refuse_decay(owner: str, h: Hyper) -> None:
         )
 
 
-def noting_reads(optimizer: OptaxOptimizer, chain: Any) -> optax.GradientTransformation:
-    """Return a fixed chain that notes, where it is traced, whether it reads the learning rate."""
+def noting_reads(optimizer: OptaxOptimizer, chain: Any, h: Hyper) -> optax.GradientTransformation:
+    """Return a chain that notes, where it is traced, whether it reads the learning rate.
+
+    ``h`` are the values that it was built from.
+    """
 
     def update(*args: Any, **extra: Any) -> Any:
         before, optimizer._rate_is_read = optimizer._rate_is_read, None
@@ -51,7 +54,7 @@ def noting_reads(optimizer: OptaxOptimizer, chain: Any) -> optax.GradientTransfo
         except BaseException:  # nothing was learnt
             optimizer._rate_is_read = before
             raise
-        optimizer._rate_is_read = bool(optimizer._rate_is_read or before)
+        optimizer._rate_is_read = bool(optimizer._rate_is_read or h.rate_is_read or before)
         if not optimizer._rate_is_read and _is_driven(optimizer):
             warn_of_unread(optimizer)
         return result
@@ -68,11 +71,16 @@ def _is_driven(optimizer: OptaxOptimizer) -> bool:
 
 def warn_of_unread(optimizer: OptaxOptimizer) -> None:
     """Warn that a learning rate which is driven has no effect."""
-    owner = type(optimizer).__name__
+    if optimizer._groups[0].fixed_chain is None:
+        instead = 'end transform(h) in optax.scale_by_learning_rate(h.lr)'
+    else:
+        instead = (
+            'end the chain in optax.scale_by_schedule(scheduler), of the scheduler that is given '
+            'as lr=, or override transform(h)'
+        )
     warnings.warn(
-        f'the chain of this {owner} does not read its learning rate, so schedulers and numbers '
-        f'assigned to it have no effect: end the chain in optax.scale_by_schedule(scheduler), of '
-        f'the scheduler that is given as lr=, or override transform(h).',
+        f'the chain of this {type(optimizer).__name__} does not read its learning rate, so '
+        f'schedulers and numbers assigned to it have no effect: {instead}.',
         UserWarning,
         stacklevel=2,
     )

@@ -118,13 +118,13 @@ class Stepper:
 
         Return whether it was elsewhere.
         """
-        leaves = self.computation.leaves
-        old = self.computation.leaf_values([param.value for param in self.params])
-        arrays = {x.path: x.encode(value) for x, value in zip(leaves, old, strict=True)}
+        values = [param.value for param in self.params]
         packed, count = self.core.value
         there = map(named_sharding, jax.tree.leaves(packed))
-        if mesh_of(arrays.values()) is None or all(there):
+        if mesh_of(jax.tree.leaves(values)) is None or all(there):
             return False
+        leaves, old = self.computation.leaves, self.computation.leaf_values(values)
+        arrays = {x.path: x.encode(value) for x, value in zip(leaves, old, strict=True)}
         moved = []
         for one, plan in zip(packed, self.computation.plans, strict=True):
             members = {leaves[i].path: arrays[leaves[i].path] for i in plan.leaves}
