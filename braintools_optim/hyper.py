@@ -12,7 +12,10 @@ from typing import Any
 
 from .engine.own_state import NumbersState, weak_scalars
 
-__all__ = ['Hyper', 'HyperTable', 'number_at']
+__all__ = ['TO_COME', 'Hyper', 'HyperTable', 'number_at']
+
+TO_COME = -1
+"""Stands for the index of a group that is added later."""
 
 
 class Hyper:
@@ -50,7 +53,7 @@ class Hyper:
 
 @dataclass
 class HyperTable:
-    """The live numbers of every group, as one vector in one State.
+    """The live numbers of every group, and of those to come, as one vector in one State.
 
     An entry is addressed by (group index, name). Whoever writes the vector, the host or a scheduler
     inside jit, it stays one abstract value: nothing retraces.
@@ -93,7 +96,8 @@ class HyperTable:
         entries = weak_scalars(vector)
         groups: list[dict[str, Any]] = [{} for _ in range(self.group_count)]
         for group, name in self.slots:
-            groups[group][name] = self._pick(entries, group, name)
+            if group != TO_COME:
+                groups[group][name] = self._pick(entries, group, name)
         return groups
 
     @property

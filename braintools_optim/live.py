@@ -9,11 +9,9 @@ from brainstate import State
 from brainstate.util import StateJaxTracer
 
 from .check import any_traced, check_flag, check_number, is_live, is_zero
-from .engine.observe import traced
 from .engine.own_state import CoreState
-from .engine.writing import undone_on_error
 from .groups import ParamGroup
-from .hyper import Hyper, HyperTable, number_at
+from .hyper import TO_COME, Hyper, HyperTable, number_at
 from .other_libraries import (
     argument_here,
     did_you_mean,
@@ -55,9 +53,8 @@ class LiveNumbers:
     none_is_zero: tuple[str, ...] = ()
     """Numbers, or entries of tuples as ``'eps[0]'``, for which None is another word for zero."""
 
-    _numbers: dict[str, Any]  # names and defaults of the live numbers that each group has
+    _numbers: dict[str, Any]  # the live numbers that each group has, as they were constructed
     _flags: dict[str, Any]  # names and defaults of the fixed options that each group has
-    _followed: frozenset[str]  # names whose default is what group 0 has: a program assigned it
     _options: dict[str, Any]  # numbers of the whole optimizer; None where switched off
     _table: HyperTable
     _groups: list[ParamGroup]
@@ -91,7 +88,7 @@ class LiveNumbers:
                 )
         if 'weight_decay' not in declared:
             del hyper['weight_decay']
-        self._numbers, self._flags, self._followed = {}, {}, frozenset()
+        self._numbers, self._flags = {}, {}
         for key, value in hyper.items():
             like = declared.get(key, value)
             if isinstance(like, tuple | list):
@@ -166,12 +163,7 @@ class LiveNumbers:
             refuse_read_only(self, name)
             object.__setattr__(self, name, value)
         elif name in known['_numbers']:
-            with undone_on_error(self, self._table.state):
-                new = self._assign({(g.index, name): value for g in self._groups})
-                if traced():  # the value is there when the program has run
-                    known['_followed'] = self._followed | {name}
-                else:
-                    self._set_defaults({name: new[0, name]})
+            self._assign({(g.index, name): value for g in self._groups}, for_all=True)
         elif name in known['_flags']:
             raise AttributeError(
                 f'{name} of {type(self).__name__} is fixed at construction; build a new optimizer.'
@@ -217,14 +209,7 @@ class LiveNumbers:
 
     def _defaults(self) -> dict[str, Any]:
         """Return the numbers that a new group has if it is given none."""
-        follow = self._followed
-        return {k: self._table.read(0, k) if k in follow else v for k, v in self._numbers.items()}
-
-    def _set_defaults(self, numbers: Mapping[str, Any]) -> None:
-        """Give new groups other numbers."""
-        known = self.__dict__
-        known['_numbers'] = {**self._numbers, **numbers}
-        known['_followed'] = self._followed.difference(numbers)
+        return {name: self._table.read(TO_COME, name) for name in self._numbers}
 
     def _checked(self, name: str, value: Any, like: Any) -> Any:
         """Return a number of a group as it is kept, or raise where it is not allowed."""
@@ -247,9 +232,9 @@ class LiveNumbers:
         return name in self.ranges or name in RANGES
 
     def _assign(
-        self, changes: Mapping[tuple[int, str], Any], by_hand: bool = True
-    ) -> dict[tuple[int, str], Any]:
-        """Set live numbers, checked, all with one write; return them as they were checked."""
+        self, changes: Mapping[tuple[int, str], Any], by_hand: bool = True, for_all: bool = False
+    ) -> None:
+        """Set live numbers, checked, all with one write; ``for_all`` for groups to come, too."""
         owner = type(self).__name__
         checked: dict[tuple[int, str], Any] = {}
         for (index, name), value in changes.items():
@@ -273,8 +258,9 @@ class LiveNumbers:
         if type(self).validate is not LiveNumbers.validate:
             for index in {index for index, _ in checked}:
                 self._validate_changes(self._groups[index], checked)
+        if for_all:
+            checked |= {(TO_COME, name): value for (_, name), value in checked.items()}
         self._table.write(checked)
-        return checked
 
     def _validate_changes(self, group: ParamGroup, changes: Mapping[tuple[int, str], Any]) -> None:
         numbers = {n: changes.get((group.index, n), group.number(n)) for n in self._numbers}

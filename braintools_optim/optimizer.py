@@ -29,7 +29,7 @@ from .engine.whole_chain import whole_chain
 from .engine.writing import undone_on_error
 from .fixed_options import FixedOptions
 from .groups import Groups, ParamGroup
-from .hyper import Hyper, HyperTable, number_at
+from .hyper import TO_COME, Hyper, HyperTable, number_at
 from .live import LiveNumbers
 from .other_libraries import refuse_parameters, refuse_rate, refuse_torch_group
 from .paths import Keys, nest
@@ -150,7 +150,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Optimizer)
 
     # What brainstate's graph functions neither split nor merge: all but the two States.
     graph_invisible_attrs = (
-        *('_flags', '_numbers', '_followed', '_options', '_table', '_groups', '_stepper'),
+        *('_flags', '_numbers', '_options', '_table', '_groups', '_stepper'),
         *('_running', '_declared_names', '_precision'),
         *('_schedulers', '_lr_scheduler', '_lr_is_free', '_rate_is_read', '_tx'),
         *('param_states', '_leaves'),
@@ -206,6 +206,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Optimizer)
         self._lr_scheduler = scheduler or ConstantLR(self._numbers['lr'], 1.0, 0)
         self._lr_is_free = scheduler is None  # the first scheduler that is added takes its place
         self._new_group(self._numbers, self._flags, self._options)
+        self._table.append(TO_COME, self._numbers)
         if decay_mask is not None:
             check_decay_mask(self)
         self._lr_scheduler.attach_optimizer(self)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import brainstate
 import jax
+import jax.numpy as jnp
 from brainstate import State
 from brainstate.graph import Node, states
 from jax.tree_util import DictKey
@@ -27,8 +28,9 @@ class OptimState(brainstate.LongTermState):
     __module__ = 'braintools_optim'
 
     def duplicate(self) -> OptimState:
-        """Return a State of its own with the same value."""
-        return type(self)(self.value)
+        """Return a State of its own with a copy of the value."""
+        own = jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, self.value)
+        return type(self)(own)
 
 
 def is_state(x: Any) -> bool:

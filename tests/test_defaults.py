@@ -51,6 +51,35 @@ def test_what_was_assigned_for_all_is_for_those_to_come(road):
     assert with_another_group(opt) == (GIVEN[0], 0.5)
 
 
+def test_what_a_program_assigned_for_all_is_not_what_group_0_has_since():
+    opt = adamw()
+    program = jit(lambda eps: (setattr(opt, 'betas', (0.5, 0.75)), setattr(opt, 'eps', eps)))
+    program(0.25)
+    opt.param_groups[0].update(betas=(0.25, 0.5), eps=1.0)
+    assert with_another_group(opt) == GIVEN
+    program = jit(lambda eps: (setattr(opt, 'betas', (0.5, 0.75)), setattr(opt, 'eps', eps)))
+    for eps in (0.5, 0.25):  # the second time it is not traced
+        program(eps)
+        opt.param_groups[0].update(betas=(0.25, 0.5), eps=1.0)
+    assert with_another_group(opt) == GIVEN
+
+
+def test_a_program_that_failed_leaves_no_trace_in_the_numbers_of_groups_to_come():
+    opt = adamw()
+    with pytest.raises(ZeroDivisionError):
+        jit(lambda: (assigned(opt), 1 / 0))()
+    opt.param_groups[0].update(betas=(0.25, 0.5), eps=1.0)
+    assert with_another_group(opt) == ((0.9, 0.999), 1e-8)
+
+
+def test_saving_refuses_a_number_of_groups_to_come_that_no_file_may_have():
+    opt = adamw()
+    jit(lambda eps: setattr(opt, 'eps', eps))(-1.0)
+    opt.param_groups[0]['eps'] = 1e-8
+    with pytest.raises(ValueError, match='groups to come: .*eps'):
+        opt.state_dict()
+
+
 def test_a_program_that_was_not_traced_to_its_end_changes_nothing():
     opt = adamw()
 

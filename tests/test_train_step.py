@@ -1,5 +1,6 @@
 """`train_step` is the loop that one writes by hand: the same numbers, in place, all or nothing."""
 
+import copy
 import gc
 import re
 import sys
@@ -372,6 +373,41 @@ def test_old_arrays_are_gone_or_kept():
         step(*BATCHES[0])
         model.head.value = old
         step(*BATCHES[0])
+
+
+def test_counts_that_were_read_outlive_the_next_step():
+    model = Net()
+    opt = registered(bo.Adam(bo.StepLR(0.1, step_size=2)), model.params())
+    step = bo.train_step(model, opt, square(model), scheduler=opt.lr)
+    counts, epochs = [], []
+    for batch in BATCHES[:3]:
+        step(*batch)
+        counts.append(opt.step_count.value)
+        epochs.append(opt.lr.last_epoch.value)
+    assert list(map(int, counts)) == list(map(int, epochs)) == [1, 2, 3]
+
+
+SCHEDULERS = {
+    'StepLR': lambda opt: bo.StepLR(opt, step_size=2, gamma=0.5),
+    'plateau': lambda opt: bo.ReduceLROnPlateau(opt, patience=0),
+    'sequence': lambda opt: bo.SequentialLR(
+        opt, [bo.LinearLR(total_iters=2), bo.ExponentialLR(gamma=0.5)], milestones=[2]
+    ),
+    'other number': lambda opt: bo.ParamScheduler(opt, 'eps', bo.schedules.cosine(1e-8, T_max=9)),
+}
+
+
+@pytest.mark.parametrize('make', SCHEDULERS.values(), ids=SCHEDULERS)
+def test_a_copy_outlives_the_steps_of_its_original(make):
+    model = Net()
+    opt = registered(bo.Adam(0.1), model.params())
+    step = bo.train_step(model, opt, square(model), scheduler=make(opt))
+    step(*BATCHES[0])
+    copied, saved = copy.deepcopy(opt), opt.state_dict()
+    step(*BATCHES[1])  # which takes the original's memory over
+    again = copied.state_dict()
+    for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(saved), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_view_on_the_host_stays_as_it_was():

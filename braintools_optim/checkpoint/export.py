@@ -84,6 +84,8 @@ def _out_of_range(optimizer: OptaxOptimizer, schedulers: list[dict[str, Any]]) -
             for k, like in optimizer._numbers.items()
         ]
         checks.append((where, partial(optimizer._validate_changes, group, {})))
+    for k, value in optimizer._defaults().items():
+        checks.append(('groups to come: ', partial(optimizer._checked, k, value, value)))
     for where, check in checks:
         try:
             check()

@@ -14,6 +14,7 @@ import numpy as np
 from ..check import check_number
 from ..engine.leaf import flat_values
 from ..engine.slot import rebuild
+from ..hyper import TO_COME
 from ..schedulers.snapshot import resized
 from ..transforms.absent import is_masked
 from .devices import placed, placed_parameter
@@ -59,8 +60,8 @@ class Restoration:
         if self.schedulers:
             for group, base in zip(self.joining, bases, strict=True):
                 optimizer._join_schedulers(group, base)
-        optimizer._table.write(self.numbers)
-        optimizer._set_defaults(self.defaults)
+        defaults = {(TO_COME, name): value for name, value in self.defaults.items()}
+        optimizer._table.write({**self.numbers, **defaults})
         for state, value in self.params:
             state.value = value
         optimizer._pending = None

@@ -290,9 +290,10 @@ class CountState(PartState):
 
     @property
     def value(self) -> Any:
-        """The number of steps taken."""
+        """The number of steps taken, which outlives the next step."""
         self._whole.check_readable('step_count')
-        return self._whole.count
+        count = self._whole.count
+        return jnp.copy(count) if isinstance(count, jax.Array) and not is_tracer(count) else count
 
     @value.setter
     def value(self, new: Any) -> None:

@@ -289,15 +289,21 @@ class Program:
 
 
 def _can_take_over(old: Any, new: Any) -> bool:
-    """Whether a new value can take over the buffers of the old one, and should."""
+    """Whether a new value can take over the buffers of the old one, and should.
+
+    Numbers and random keys are small, and who keeps one must find it alive.
+    """
     tree: Any = jax.tree.structure(old)
-    types = zip(map(jax.typeof, jax.tree.leaves(old)), jax.tree.leaves(new), strict=False)
-    return tree == jax.tree.structure(new) and all(
-        x.shape == y.shape
-        and x.dtype == y.dtype
-        # A random key is small, and who keeps one to restore it must find it alive.
-        and not jnp.issubdtype(y.dtype, jax.dtypes.extended)
-        for x, y in types
+    types = list(zip(map(jax.typeof, jax.tree.leaves(old)), jax.tree.leaves(new), strict=False))
+    return (
+        tree == jax.tree.structure(new)
+        and any(y.shape for _, y in types)
+        and all(
+            x.shape == y.shape
+            and x.dtype == y.dtype
+            and not jnp.issubdtype(y.dtype, jax.dtypes.extended)
+            for x, y in types
+        )
     )
 
 

@@ -116,7 +116,7 @@ class Stepper:
     def settle(self) -> bool:
         """Bring the state onto the mesh on which parameters were put after they were registered.
 
-        Return whether it was elsewhere.
+        Return whether it moved.
         """
         values = [param.value for param in self.params]
         packed, count = self.core.value
@@ -130,7 +130,7 @@ class Stepper:
             members = {leaves[i].path: arrays[leaves[i].path] for i in plan.leaves}
             moved.append(Packed.of(own_buffers(one.tree, members)))
         self.core.value = tuple(moved), beside(count, list(arrays.values()))
-        return True
+        return all(map(named_sharding, jax.tree.leaves(moved)))
 
     def _run_checked(self, kind: tuple, args: tuple, copied: bool, result: list) -> None:
         """Run where no entry is known for these arguments, and keep that for the next.
