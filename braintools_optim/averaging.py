@@ -11,9 +11,8 @@ import brainstate
 import jax
 import jax.numpy as jnp
 import numpy as np
-from brainstate import ParamState, ShortTermState, State
+from brainstate import ParamState, State
 from brainstate.graph import Node
-from brainstate.random import RandomState
 from saiunit import Quantity
 
 from .check import check_flag, check_number
@@ -26,7 +25,7 @@ from .paths import path_name
 from .precision import checked_dtype
 from .ranges import UNIT
 from .signature import constructor_signature
-from .state import OptimState
+from .state import PASSING, OptimState
 
 __all__ = ['AveragedModel']
 
@@ -36,7 +35,6 @@ _TORCH = {
     'avg_fn, a function of one array.',
     'device': 'The copy lies where the model does.',
 }
-_PASSING = (ShortTermState, RandomState, OptimState)  # of a run, not of what was learned
 
 
 class AveragedModel(brainstate.nn.Module):
@@ -224,7 +222,7 @@ def _weights(decay: Any) -> list:
 def _lasting(model: Node) -> dict[tuple, State]:
     """Return the States of a model that outlast a run, each once, by path."""
     found = brainstate.graph.states(model)
-    return {path: state for path, state in found.items() if not isinstance(state, _PASSING)}
+    return {path: state for path, state in found.items() if not isinstance(state, PASSING)}
 
 
 def _leaves(path: tuple, averages: bool, mine: Any, theirs: Any) -> list[Leaf | None]:
@@ -262,6 +260,7 @@ def _leaves(path: tuple, averages: bool, mine: Any, theirs: Any) -> list[Leaf | 
                 real_view=False,
                 layouts=frozenset(),
                 state_dtype=wide,
+                dtype=dtype,
             )
         )
     return found

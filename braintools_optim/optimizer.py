@@ -41,7 +41,7 @@ from .saving import Savable
 from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import own_buffers
 from .signature import constructor_documentation, constructor_signature
-from .state import OptimState, RegisteredStates, UniqueStateManager
+from .state import OptimState, RegisteredStates, UniqueStateManager, check_trainable
 from .transforms import scale_by_adam
 
 __all__ = ['OptaxOptimizer', 'Optimizer']
@@ -382,6 +382,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Optimizer)
 
     def _enroll(self, manager: UniqueStateManager, group: ParamGroup, new: list[int]) -> None:
         """Give the States at positions ``new`` to a group, with state for all its members."""
+        check_trainable(manager, new)
         real_view = self.complex_as_real and self._tx is None
         leaves = leaves_of(  # checked, the known ones too
             manager, real_view, self.gradient_layouts, self._precision, self._decay_mask

@@ -6,11 +6,23 @@ from collections.abc import Callable
 from typing import Any
 
 from .engine.fixed_chain import warn_of_unread
+from .fixed_list import FixedList
 from .groups import ParamGroup
 from .hyper import Hyper, HyperTable
 from .schedulers import LRScheduler, Scheduler
 
 __all__ = ['DrivenRates']
+
+
+class AddedSchedulers(FixedList):
+    """The schedulers of an optimizer, as it shows them."""
+
+    def how_to(self) -> str:
+        """Return what to do instead."""
+        return (
+            'the schedulers of an optimizer cannot be changed in this list: add_scheduler adds '
+            'one, and none can be taken away.'
+        )
 
 
 class DrivenRates:
@@ -50,7 +62,7 @@ class DrivenRates:
     @property
     def schedulers(self) -> list[Scheduler]:
         """The schedulers that were added to the optimizer."""
-        return list(self._schedulers)
+        return AddedSchedulers(self._schedulers)
 
     @property
     def base_lr(self) -> Any:

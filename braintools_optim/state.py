@@ -7,19 +7,23 @@ States under one path are two parameters, and the second gets a path of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import brainstate
 import jax
 import jax.numpy as jnp
-from brainstate import State
+from brainstate import BatchState, ShortTermState, State
 from brainstate.graph import Node, states
+from brainstate.random import RandomState
 from jax.tree_util import DictKey
 
 from .paths import Keys, elementary, nest, path_name, plain_key, plain_keys
 
-__all__ = ['OptimState', 'RegisteredStates', 'UniqueStateManager', 'with_copies']
+__all__ = [
+    *('PASSING', 'OptimState', 'RegisteredStates', 'UniqueStateManager', 'check_trainable'),
+    'with_copies',
+]
 
 
 class OptimState(brainstate.LongTermState):
@@ -31,6 +35,22 @@ class OptimState(brainstate.LongTermState):
         """Return a State of its own with a copy of the value."""
         own = jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, self.value)
         return type(self)(own)
+
+
+PASSING = (ShortTermState, RandomState, OptimState)
+"""States of a run, not of what was learned."""
+
+
+def check_trainable(manager: UniqueStateManager, positions: Sequence[int]) -> None:
+    """Raise for States at these positions that something else than gradients changes."""
+    for i in positions:
+        state = manager.unique_states[i]
+        if isinstance(state, (*PASSING, BatchState)):
+            raise TypeError(
+                f'{manager.names[i]!r} is a {type(state).__name__}, which is no parameter: what '
+                f'the model itself writes is not trained. Register '
+                f'model.states(brainstate.ParamState).'
+            )
 
 
 def is_state(x: Any) -> bool:

@@ -317,6 +317,37 @@ def test_an_outer_optimizer_in_other_jax_transforms(wrong):
     assert_usable(opt, params)
 
 
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda opt: opt.lr.step(),
+        lambda opt: setattr(opt, 'current_lr', 0.5),
+        lambda opt: setattr(opt, 'eps', 0.5),
+        lambda opt: opt.param_groups[0].update(eps=0.5),
+    ],
+    ids=['scheduler', 'rate', 'all groups', 'one group'],
+)
+@pytest.mark.parametrize('transform', [jax.jit, jax.vmap], ids=['jit', 'vmap'])
+def test_numbers_are_not_assigned_once_while_a_plain_jax_program_is_traced(change, transform):
+    opt = bo.Adam(bo.StepLR(0.1, step_size=1)).register_trainable_weights(
+        {'w': brainstate.ParamState(1.0)}
+    )
+    before = opt.current_lr, opt.eps, opt.lr.last_epoch.value
+    with pytest.raises(brainstate.TraceContextError, match='brainstate.transform.jit'):
+        transform(lambda x: (change(opt), x)[1])(jnp.ones(2))
+    assert (opt.current_lr, opt.eps, opt.lr.last_epoch.value) == before
+
+    def inside(lr):
+        own = bo.Adam(bo.StepLR(lr, step_size=1)).register_trainable_weights(
+            {'w': brainstate.ParamState(lr)}
+        )
+        change(own)
+        own.lr.step()
+        return own.current_lr
+
+    transform(inside)(jnp.ones(2))
+
+
 @over_classes('outer_trace')
 def test_numbers_may_be_read_in_a_plain_jax_transform(case):
     opt, params = start_run(case, 1)

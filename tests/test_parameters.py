@@ -576,8 +576,13 @@ def keeps(value):
     ('first', 'then', 'says'),
     [
         (jnp.ones(3), jnp.arange(3), "'w' has dtype int32; only floating-point"),
-        (jnp.ones(3), jnp.ones(3) * 1j, "'w' was registered as real and is complex64 now"),
-        (jnp.ones(3) * 1j, jnp.ones(3), "'w' was registered as complex and is float32 now"),
+        (jnp.ones(3), jnp.ones(3) * 1j, "'w' was registered as float32 and is complex64 now"),
+        (jnp.ones(3) * 1j, jnp.ones(3), "'w' was registered as complex64 and is float32 now"),
+        (
+            jnp.ones(3, jnp.bfloat16),
+            jnp.ones(3),
+            "'w' was registered as bfloat16 and is float32 now; .*before they are registered",
+        ),
         (
             {'a': jnp.ones(3)},
             {'b': jnp.ones(3)},
@@ -589,7 +594,7 @@ def keeps(value):
             r"'w' was registered as the tree .*'a'.*'b'.* now; its moments",
         ),
     ],
-    ids=['integers', 'complex', 'real', 'other keys', 'more leaves'],
+    ids=['integers', 'complex', 'real', 'wider', 'other keys', 'more leaves'],
 )
 def test_a_parameter_that_became_another_kind_is_named(first, then, says, stepped, road):
     """It is not trained with what is left of each step after rounding to an integer."""
@@ -607,6 +612,22 @@ def test_a_parameter_that_became_another_kind_is_named(first, then, says, steppe
     w.value = first
     opt.step({'other': jnp.ones(1)})
     assert opt.step_count.value == count + 1
+
+
+@pytest.mark.parametrize(
+    'kind', [brainstate.BatchState, brainstate.ShortTermState, brainstate.HiddenState]
+)
+def test_what_a_model_writes_by_itself_is_no_parameter(kind):
+    model = brainstate.nn.Module()
+    model.w, model.running = param(1.0), kind(jnp.zeros(2))
+    opt = bo.AdamW(0.1)
+    with pytest.raises(TypeError, match=f"'running' is a {kind.__name__}.*ParamState"):
+        opt.register_trainable_weights(model.states())
+    assert not len(opt.param_states)
+    opt.register_trainable_weights(model.states(ParamState))
+    with pytest.raises(TypeError, match=f"'more' is a {kind.__name__}"):
+        opt.add_param_group({'more': model.running})
+    assert len(opt.param_groups) == 1
 
 
 @pytest.mark.parametrize('size', [3, 2000])

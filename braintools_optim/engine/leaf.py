@@ -48,7 +48,7 @@ class Leaf:
     real_view: bool  # complex numbers are shown to the chain as pairs of reals
     layouts: frozenset[str]  # of its gradients: 'dense', 'sparse'
     state_dtype: Any  # what the chain computes in, None for the parameter's own dtype
-    is_complex: bool = False  # whether it was when it was registered
+    dtype: Any  # when it was registered
     tree: Any = None  # what the leaves of its State formed then
     decays: bool = True  # whether the weight decay is for it
     master_dtype: Any = None  # the least precision of its gradients
@@ -61,16 +61,16 @@ class Leaf:
                 f'parameter {self.name!r} has dtype {dtype}; only floating-point and complex '
                 f'parameters can be optimized. Convert it, or leave it out of the registered tree.'
             )
-        if jnp.issubdtype(dtype, jnp.complexfloating) != self.is_complex:
-            was = 'complex' if self.is_complex else 'real'
-            raise TypeError(
-                f'parameter {self.name!r} was registered as {was} and is {dtype} now; its moments '
-                f'no longer fit.'
-            )
         if jnp.finfo(dtype).bits > jnp.finfo(jax.dtypes.canonicalize_dtype(dtype)).bits:
             raise TypeError(
                 f'parameter {self.name!r} is {dtype}, and JAX computes in float32 now: leave '
                 f'jax_enable_x64 as it was when the parameter was made, or convert it.'
+            )
+        if dtype != self.dtype:
+            raise TypeError(
+                f'parameter {self.name!r} was registered as {self.dtype} and is {dtype} now; its '
+                f'moments no longer fit. Convert parameters before they are registered, or build a '
+                f'new optimizer.'
             )
 
     def check_shape(self, value: Any) -> None:
@@ -262,7 +262,7 @@ def leaves_of(
                 layouts=layouts,
                 state_dtype=precision.state_dtype,
                 master_dtype=precision.master_dtype,
-                is_complex=jnp.iscomplexobj(without_unit(value)),
+                dtype=jnp.result_type(without_unit(value)),
                 tree=tree,
             )
             leaf.check(value)

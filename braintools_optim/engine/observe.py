@@ -18,7 +18,16 @@ from brainstate._state_global_hooks import GlobalHookRegistry
 from jax._src.core import trace_state_clean  # brainstate's own comparison takes thrice as long
 
 __all__ = [
-    *('any_hooks', 'in_loop', 'is_plain', 'is_tracer', 'recorded', 'traced', 'unobserved'),
+    *(
+        'any_hooks',
+        'in_foreign_trace',
+        'in_loop',
+        'is_plain',
+        'is_tracer',
+        'recorded',
+        'traced',
+        'unobserved',
+    ),
     'x64_enabled',
 ]
 
@@ -46,6 +55,15 @@ def in_loop() -> bool:
 def traced() -> bool:
     """Whether a brainstate or JAX transformation is tracing at present."""
     return bool(TRACE_CONTEXT.state_stack) or not trace_state_clean()
+
+
+def in_foreign_trace(state: State) -> bool:
+    """Whether JAX alone traces a program, in which a State that was made outside is nothing."""
+    return (
+        not trace_state_clean()
+        and not TRACE_CONTEXT.state_stack
+        and not state._trace_state.is_valid()
+    )
 
 
 def x64_enabled() -> bool:

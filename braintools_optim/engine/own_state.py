@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from brainstate import State
+from brainstate import State, TraceContextError
 from brainstate.util import StateJaxTracer
 
 from ..sharding import beside
 from ..state import OptimState
 from .leaf import weakly_typed
-from .observe import is_tracer, recorded, traced, unobserved, x64_enabled
+from .observe import in_foreign_trace, is_tracer, recorded, traced, unobserved, x64_enabled
 from .packs import Packed
 
 __all__ = [
@@ -216,6 +216,12 @@ class NumbersState(LateState):
         if not _FLOAT.issuperset(map(type, numbers)) and any(map(is_tracer, numbers)):
             wide = jnp.result_type(float)
             self.value = jnp.stack([jnp.asarray(x, wide) for x in numbers])
+        elif in_foreign_trace(self):
+            raise TraceContextError(
+                'a number of an optimizer, such as its learning rate, is assigned in a program of '
+                'plain JAX (jax.jit, jax.vmap ...), which would do so once, while it is traced: '
+                'use brainstate.transform.jit, or assign it outside.'
+            )
         elif unobserved(self):  # a third of the cost of the public property
             self.put_parts(numbers)
         else:

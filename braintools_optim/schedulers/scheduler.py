@@ -203,6 +203,11 @@ class Scheduler(metaclass=_SchedulerType):
     def _checked_epoch(self, epoch: Any) -> Any:
         owner = type(self).__name__
         if not is_tracer(epoch):
+            if isinstance(epoch, jax.Array) and jnp.issubdtype(epoch.dtype, jnp.floating):
+                raise TypeError(
+                    f'{owner}.step takes an epoch, got an array of {epoch.dtype}, such as a loss '
+                    f'is: ReduceLROnPlateau takes one. Give the fraction of an epoch as a float.'
+                )
             number = check_number(owner, 'epoch', epoch, allowed=EPOCHS)
             return int(number) if number.is_integer() else number
         if epoch.shape != () or not is_real(epoch.dtype):

@@ -30,8 +30,8 @@ def lookahead(
               \text{ at every } k \text{th update, else } \theta \leftarrow \theta + u_t
 
     with the updates :math:`u` of ``fast``. It differs from :func:`optax.lookahead` in keeping the
-    slow weights :math:`\phi` in its state, and in counting every leaf's updates on its own. It
-    comes last in a chain.
+    slow weights :math:`\phi` in its state, and in counting every leaf's updates on its own. They
+    are what the parameters are when a period begins. It comes last in a chain.
     """
     inner = optax.with_extra_args_support(fast)
 
@@ -42,12 +42,13 @@ def lookahead(
         updates, fast_state = inner.update(updates, state.fast, params, **extra)
         counts = advanced(state.leaf_counts, updates)
         due = counts >= sync_period
-        at = spread(due, updates)
+        at, begins = spread(due, updates), spread(state.leaf_counts == 0, updates)
 
-        def pulled(s: Any, p: Any, u: Any, now: Any) -> Any:
+        def pulled(s: Any, p: Any, u: Any, first: Any, now: Any) -> Any:
+            s = jnp.where(first, p, s)  # parameters may have been replaced since init
             return jnp.where(now, s + alpha * (p + u - s), s).astype(s.dtype)
 
-        slow = jax.tree.map(pulled, state.slow, params, updates, at)
+        slow = jax.tree.map(pulled, state.slow, params, updates, begins, at)
         updates = jax.tree.map(
             lambda u, s, p, now: jnp.where(now, s - p, u), updates, slow, params, at
         )
