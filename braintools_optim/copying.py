@@ -1,20 +1,53 @@
-"""Copying an optimizer: its state, over the same parameters."""
+"""Copying an optimizer as a whole: its state, over the same parameters."""
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from brainstate import State
 
 from .engine.own_state import CountState
-from .state import RegisteredStates, with_copies
+from .state import OptimState, RegisteredStates, with_copies
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
 
-__all__ = ['independent_copy']
+__all__ = ['Copied']
+
+_STATES = frozenset(['_core', '_number_state'])
 
 
-def independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
+class Copied:
+    """What happens to an optimizer that is copied, pickled, or taken apart by brainstate."""
+
+    def __deepcopy__(self, memo: dict) -> Any:
+        return _independent_copy(self, memo)  # type: ignore[arg-type]  # mixed into one
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError(
+            f'two {type(self).__name__} cannot share their state; copy.deepcopy gives an '
+            f'independent optimizer over the same parameters.'
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            f'{type(self).__name__} cannot be pickled, since it shares its parameters with a '
+            f'model; pickle opt.state_dict(), build the optimizer anew and call load_state_dict.'
+        )
+
+    @property
+    def graph_invisible_attrs(self) -> tuple[str, ...]:
+        """What brainstate's graph functions neither split nor merge: all but States of its own."""
+        users = {
+            name
+            for name, value in vars(self).items()
+            if isinstance(value, State) and not isinstance(value, OptimState)
+        }
+        return tuple(vars(self).keys() - _STATES - users)
+
+
+def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
     """Return an independent optimizer over the same parameters, for :func:`copy.deepcopy`.
 
     Of a model that is copied before in the same call it takes the copied parameters.

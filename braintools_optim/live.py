@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,13 +27,12 @@ from .signature import CommonOptions, argument_defaults, argument_names
 __all__ = ['LiveNumbers']
 
 
-# What is set or read as an attribute of every optimizer, where a number would stand in its way.
-_TAKEN = frozenset(
-    [
-        *('param_states', 'step_count', 'tx', 'opt_state', 'param_groups', 'step'),
-        *('ranges', 'structural', 'static', 'none_is_zero', 'first_moments', 'more_gradients'),
-    ]
-)
+@functools.cache
+def _taken() -> frozenset[str]:
+    """Return the attributes of every optimizer, where a number would stand in their way."""
+    from .optimizer import OptaxOptimizer
+
+    return frozenset({*dir(OptaxOptimizer), 'param_states', 'step_count'} - {'lr'})
 
 
 class LiveNumbers:
@@ -73,7 +73,7 @@ class LiveNumbers:
         name = type(self).__name__
         declared = self._constructor_defaults()
         for key, value in hyper.items():
-            if key in _TAKEN:
+            if key in _taken():
                 raise TypeError(
                     f'{name} cannot have a hyper-parameter named {key}: an optimizer has another '
                     f'meaning for it. Choose another name.'

@@ -12,7 +12,7 @@ from brainstate import State
 from brainstate.graph import Node
 
 from .check import check_flag, check_number, is_zero
-from .copying import independent_copy
+from .copying import Copied
 from .decay_mask import check_decay_mask
 from .engine.chunks import are_many
 from .engine.closure import step_with_functions
@@ -73,7 +73,7 @@ class Optimizer(Node):
         raise NotImplementedError(f'{type(self).__name__} must define update.')
 
 
-class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Optimizer):
+class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Optimizer):
     """An optimizer whose algorithm is an optax chain.
 
     Every number given at construction (learning rate, decays, ...) is live: assign it on the
@@ -147,15 +147,6 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Optimizer)
     """The arguments of a step that are gradients, too."""
     first_moments: tuple[str, ...] = ('mu',)
     """The names of what the chain keeps in ``mu_dtype``, where that is given."""
-
-    # What brainstate's graph functions neither split nor merge: all but the two States.
-    graph_invisible_attrs = (
-        *('_flags', '_numbers', '_options', '_table', '_groups', '_stepper'),
-        *('_running', '_declared_names', '_precision'),
-        *('_schedulers', '_lr_scheduler', '_lr_is_free', '_rate_is_read', '_tx'),
-        *('param_states', '_leaves'),
-        *('step_count', '_pending'),
-    )
 
     param_states: RegisteredStates
     step_count: OptimState
@@ -479,23 +470,6 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Optimizer)
     def update(self, grads: Any = None, **extra: Any) -> None:
         """Do the same as :meth:`step`."""
         self.step(grads, **extra)
-
-    # ---- copying, showing -----------------------------------------------------------------
-
-    def __deepcopy__(self, memo: dict) -> OptaxOptimizer:
-        return independent_copy(self, memo)
-
-    def __copy__(self) -> OptaxOptimizer:
-        raise TypeError(
-            f'two {type(self).__name__} cannot share their state; copy.deepcopy gives an '
-            f'independent optimizer over the same parameters.'
-        )
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError(
-            f'{type(self).__name__} cannot be pickled, since it shares its parameters with a '
-            f'model; pickle opt.state_dict(), build the optimizer anew and call load_state_dict.'
-        )
 
     def __repr__(self) -> str:
         return describe(self)

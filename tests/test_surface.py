@@ -544,6 +544,34 @@ def test_graph_finds_the_states():
     assert len(brainstate.graph.states(opt, ParamState)) == 0  # the model's
 
 
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: bo.AdamW(0.1, decay_mask={'w': True, 'v': False}, skip_nonfinite=True),
+        lambda: bo.Lookahead(bo.Adam(0.1)),
+        lambda: bo.Quad(0.1),
+    ],
+    ids=['AdamW', 'Lookahead', 'Quad'],
+)
+def test_graph_has_the_two_states_alone_and_those_of_a_subclass(make):
+    opt = make()
+    assert set(vars(opt)) - set(opt.graph_invisible_attrs) == {'_core', '_number_state'}
+    opt.temperature = brainstate.State(jnp.ones(()))
+    assert opt.temperature in brainstate.graph.states(opt).values()
+
+
+@pytest.mark.parametrize(
+    'name', ['save', 'schedulers', 'update', 'step_count', 'ranges']
+)
+def test_a_number_cannot_be_named_like_what_all_optimizers_have(name):
+    class Named(bo.OptaxOptimizer):
+        def __init__(self, lr=0.1, **numbers):
+            super().__init__(lr=lr, **numbers)
+
+    with pytest.raises(TypeError, match=f'named {name}.*another name'):
+        Named(**{name: 0.5})
+
+
 def test_graph_of_a_module_with_an_optimizer():
     trainer = Trainer()
     trainer.opt.step({('weight',): trainer.model.weight.value})

@@ -48,7 +48,6 @@ class Lookahead(OptaxOptimizer):
 
     static: tuple[str, ...] = ('sync_period',)
     ranges: Mapping[str, Range] = {'alpha': UNIT}
-    graph_invisible_attrs = (*OptaxOptimizer.graph_invisible_attrs, 'base_optimizer')  # type: ignore[assignment]
 
     def __init__(
         self,
