@@ -560,9 +560,7 @@ def test_graph_has_the_two_states_alone_and_those_of_a_subclass(make):
     assert opt.temperature in brainstate.graph.states(opt).values()
 
 
-@pytest.mark.parametrize(
-    'name', ['save', 'schedulers', 'update', 'step_count', 'ranges']
-)
+@pytest.mark.parametrize('name', ['save', 'schedulers', 'update', 'step_count', 'ranges'])
 def test_a_number_cannot_be_named_like_what_all_optimizers_have(name):
     class Named(bo.OptaxOptimizer):
         def __init__(self, lr=0.1, **numbers):
