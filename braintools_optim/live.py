@@ -21,7 +21,7 @@ from .other_libraries import (
     refuse_scheduler,
     way_here,
 )
-from .ranges import RANGES, Range, range_of
+from .ranges import FINITE, RANGES, Range, range_of
 from .signature import CommonOptions, argument_defaults, argument_names
 
 __all__ = ['LiveNumbers']
@@ -211,9 +211,12 @@ class LiveNumbers:
         """Return the numbers that a new group has if it is given none."""
         return {name: self._table.read(TO_COME, name) for name in self._numbers}
 
-    def _checked(self, name: str, value: Any, like: Any) -> Any:
-        """Return a number of a group as it is kept, or raise where it is not allowed."""
-        allowed = range_of(name, self.ranges)
+    def _checked(self, name: str, value: Any, like: Any, driven: bool = False) -> Any:
+        """Return a number of a group as it is kept, or raise where it is not allowed.
+
+        A learning rate that is driven may be negative, as torch's schedulers make it.
+        """
+        allowed = FINITE if driven and name == 'lr' else range_of(name, self.ranges)
         if type(value) is float:  # by far the most frequent
             return check_number(type(self).__name__, name, value, like, allowed)
         if name == 'lr':
@@ -248,7 +251,7 @@ class LiveNumbers:
             group = self._groups[index]
             if group.fixed_chain is not None and name != 'lr':
                 raise self._baked(name)
-            checked[index, name] = self._checked(name, value, self._numbers[name])
+            checked[index, name] = self._checked(name, value, self._numbers[name], not by_hand)
             if by_hand and name == 'lr' and self._rate_is_read is False:
                 pair = checked[index, name], group.number(name)
                 if any_traced(pair) or pair[0] != pair[1]:

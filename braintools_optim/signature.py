@@ -9,6 +9,8 @@ from __future__ import annotations
 import inspect
 from typing import Any, TypedDict
 
+from .engine.leafwise import is_leafwise
+
 __all__ = [
     'CommonOptions',
     'argument_defaults',
@@ -66,13 +68,18 @@ def _is_common(p: inspect.Parameter) -> bool:
 
 
 def constructor_signature(cls: type) -> inspect.Signature:
-    """Return the signature of ``cls(...)`` with ``**common`` written out."""
+    """Return the signature of ``cls(...)`` with ``**common`` written out.
+
+    It lacks ``decay_mask`` where that is refused.
+    """
     first, *given = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
-    names = {p.name for p in given}
+    left_out = {p.name for p in given}
+    if 'weight_decay' not in left_out or not is_leafwise(getattr(cls, 'transform', None)):
+        left_out.add('decay_mask')
     shown: list[inspect.Parameter] = []
     for p in given:
         if _is_common(p):
-            shown += [option for option in common_parameters() if option.name not in names]
+            shown += [option for option in common_parameters() if option.name not in left_out]
         else:
             shown.append(p)
     return inspect.Signature(shown)

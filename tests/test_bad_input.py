@@ -256,6 +256,13 @@ CONSTRUCTION = {
         *(lambda: bo.OptaxOptimizer(tx=optax.sgd), TypeError),
         ['OptaxOptimizer', 'tx', 'GradientTransformation', 'function'],
     ),
+    'average of SM3': (lambda: bo.SM3(momentum=1.5), ValueError, ['SM3', 'momentum', '1.5']),
+    'eps of SparseAdam': (lambda: bo.SparseAdam(eps=0.0), ValueError, ['SparseAdam', 'eps', '(0']),
+    'offset of AdEMAMix': (
+        lambda: bo.AdEMAMix(step_offset=2),
+        ValueError,
+        ['AdEMAMix', 'step_offset', '0 or 1', '2'],
+    ),
     'scheduler class': (lambda: bo.Adam(lr=bo.ConstantLR), TypeError, ['Adam', 'lr', 'ConstantLR']),
     'optax schedule': (
         *(lambda: bo.Adam(lr=optax.cosine_decay_schedule(0.1, 9)), TypeError),

@@ -403,3 +403,15 @@ def test_adafactor_forgets_at_once_without_a_decay(shape):
         ends.append(w.value)
     np.testing.assert_allclose(ends[1], ends[0], rtol=1e-6)
     assert jnp.all(ends[0] < 0.97)
+
+
+def test_lookahead_over_sparse_adam():
+    """A row that has a gradient for the second time is synchronized with what it was at first."""
+    fast, slow = ParamState(jnp.ones((3, 2))), ParamState(jnp.ones((3, 2)))
+    inner = bo.SparseAdam(0.1).register_trainable_weights({'w': fast})
+    opt = bo.Lookahead(bo.SparseAdam(0.1), sync_period=2).register_trainable_weights({'w': slow})
+    for row in (0, 1):
+        gradient = BCOO((jnp.ones((1, 2)), jnp.array([[row]])), shape=(3, 2))
+        for one in (inner, opt):
+            one.step({'w': gradient})
+    np.testing.assert_allclose(slow.value, (1.0 + fast.value) / 2, rtol=1e-6)

@@ -560,6 +560,14 @@ def test_graph_has_the_two_states_alone_and_those_of_a_subclass(make):
     assert opt.temperature in brainstate.graph.states(opt).values()
 
 
+@pytest.mark.parametrize(
+    ('cls', 'takes'),
+    [(bo.AdamW, True), (bo.Muon, True), (bo.Mars, False), (bo.Quad, False), (bo.Lookahead, False)],
+)
+def test_the_signature_lacks_a_mask_that_is_refused(cls, takes):
+    assert ('decay_mask' in inspect.signature(cls).parameters) == takes
+
+
 @pytest.mark.parametrize('name', ['save', 'schedulers', 'update', 'step_count', 'ranges'])
 def test_a_number_cannot_be_named_like_what_all_optimizers_have(name):
     class Named(bo.OptaxOptimizer):

@@ -110,6 +110,8 @@ class AdEMAMix(OptaxOptimizer):
         if h.b3_start is not None:
             check_number(owner, 'b3_start', h.b3_start, allowed=UNIT)
         check_count(owner, 'step_offset', h.step_offset)
+        if h.step_offset > 1:
+            raise ValueError(f'{owner} needs 0 or 1 for step_offset, got {h.step_offset!r}.')
 
     # Not leafwise: ``mask`` is for whole trees.
     def transform(self, h: Hyper) -> optax.GradientTransformation:

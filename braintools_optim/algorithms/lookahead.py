@@ -105,6 +105,7 @@ class Lookahead(OptaxOptimizer):
         theirs = {self._names[k]: v for k, v in base.ranges.items() if k in self._names}
         self.ranges = {**theirs, **type(self).ranges}
         self.complex_as_real = base.complex_as_real and base._tx is None
+        self.gradient_layouts = base.gradient_layouts
 
     def _arguments_of(self, base: OptaxOptimizer) -> dict[str, Any]:
         """Return the constructor's arguments that are the base optimizer's."""

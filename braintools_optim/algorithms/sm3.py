@@ -9,6 +9,7 @@ import optax
 from ..engine.leafwise import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
+from ..ranges import DECAY
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_sm3
@@ -40,6 +41,7 @@ class SM3(OptaxOptimizer):
     """
 
     structural = ('momentum',)
+    ranges = {'momentum': DECAY}
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import optax
 from ..engine.leafwise import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
+from ..ranges import Range
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_sparse_adam
@@ -40,6 +41,7 @@ class SparseAdam(OptaxOptimizer):
     """
 
     gradient_layouts = frozenset({'sparse'})
+    ranges = {'eps': Range(0.0, open_low=True, open_high=True)}
     complex_as_real = False
 
     def __init__(

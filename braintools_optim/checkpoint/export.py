@@ -80,7 +80,7 @@ def _out_of_range(optimizer: OptaxOptimizer, schedulers: list[dict[str, Any]]) -
     for group in optimizer.param_groups:
         where = f'group {group.index}: '
         checks += [
-            (where, partial(optimizer._checked, k, group.number(k), like))
+            (where, partial(optimizer._checked, k, group.number(k), like, driven=True))
             for k, like in optimizer._numbers.items()
         ]
         checks.append((where, partial(optimizer._validate_changes, group, {})))

@@ -17,6 +17,6 @@ def leafwise(transform: Callable) -> Callable:
     return transform
 
 
-def is_leafwise(transform: Callable) -> bool:
+def is_leafwise(transform: Callable | None) -> bool:
     """Whether a ``transform`` is marked so."""
     return getattr(transform, 'leafwise', False)

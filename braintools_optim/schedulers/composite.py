@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..check import check_number
+from ..ranges import FINITE
 from ..state import OptimState
 from .present import PresentRate
 from .rate import LRScheduler
@@ -199,7 +200,7 @@ class Composite(PresentRate):
         owner, parts = type(self).__name__, saved.get('schedulers')
         now, count = saved.get('current_lrs'), len(self._lrs())
         try:
-            check_number(owner, 'lr', now, (0.0,) * count)
+            check_number(owner, 'lr', now, (0.0,) * count, FINITE)
         except (TypeError, ValueError) as error:
             wrong.append(f'current_lrs: {error}')
         if not isinstance(parts, list | tuple) or len(parts) != len(self._children):

@@ -203,7 +203,8 @@ class Scheduler(metaclass=_SchedulerType):
     def _checked_epoch(self, epoch: Any) -> Any:
         owner = type(self).__name__
         if not is_tracer(epoch):
-            if isinstance(epoch, jax.Array) and jnp.issubdtype(epoch.dtype, jnp.floating):
+            is_array = isinstance(epoch, jax.Array) and not epoch.shape
+            if is_array and jnp.issubdtype(epoch.dtype, jnp.floating):
                 raise TypeError(
                     f'{owner}.step takes an epoch, got an array of {epoch.dtype}, such as a loss '
                     f'is: ReduceLROnPlateau takes one. Give the fraction of an epoch as a float.'

@@ -83,7 +83,7 @@ def row_differences(scheduler: LRScheduler, saved: Mapping[str, Any]) -> list[st
         for value in values if key in vectors else ():
             try:
                 # A start may be anything finite: it is what a changed rate is traced back to.
-                check_number(owner, 'lr' if key in ('base_lrs', 'current_lrs') else key, value)
+                check_number(owner, 'lr' if key == 'base_lrs' else key, value)
             except (TypeError, ValueError) as error:
                 wrong.append(f'{key}: {error}')
     for i in range(len(mine['base_lrs']) if fits else 0):
