@@ -71,6 +71,12 @@ class ParamGroup(MutableMapping[str, Any]):
             )
         super().__setattr__(name, value)
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f'a parameter group has no attribute {name!r}; its numbers are its entries, such as '
+            f"group['lr']."
+        )
+
     def params(self) -> Any:
         """Return the group's States as nested dicts."""
         return self._optimizer._nested(self.index)

@@ -45,18 +45,32 @@ WAYS: dict[str, str] = {
     'register_step_pre_hook': 'do it before step(grads), or in a subclass that overrides step',
     'register_step_post_hook': 'do it after step(grads), or in a subclass that overrides step',
     'clip_grad_norm_': 'construct it with grad_clip_norm=1.0',
+    'iterations': 'the number of steps is step_count',
+    'set_lr': 'assign current_lr',
+    'register': 'call register_trainable_weights(params)',
 }
 """Attributes of other libraries' optimizers, and what to do instead."""
 
 
-ALIASES = {'learning_rate': 'lr', 'beta1': 'betas', 'beta2': 'betas', 'l2': 'weight_decay'}
-"""Arguments of other libraries' optimizers that have other names here."""
+ALIASES: dict[str, tuple[str, ...]] = {
+    'learning_rate': ('lr', 'base_lr'),
+    'lr': ('base_lr',),
+    **dict.fromkeys(('b1', 'b2', 'beta1', 'beta2'), ('betas',)),
+    **dict.fromkeys(('l2', 'wd'), ('weight_decay',)),
+    'max_norm': ('grad_clip_norm',),
+    'init_value': ('warmup_start_lr', 'base_lr'),
+    'peak_value': ('max_lr', 'base_lr'),
+    'end_value': ('eta_min',),
+    'decay_steps': ('T_max', 'total_steps', 'total_iters'),
+    'transition_steps': ('decay_steps', 'total_iters'),
+}
+"""Arguments of other libraries that have other names here: the first that there is."""
 
 
 def did_you_mean(wrong: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return ' Did you mean ...?' if there is something like it, else nothing."""
     public = [k for k in known if not k.startswith('_')]
-    near = [ALIASES[wrong]] if ALIASES.get(wrong) in public else []
+    near = [name for name in ALIASES.get(wrong, ()) if name in public]
     near = near or difflib.get_close_matches(wrong, public, 1, cutoff)
     return f' Did you mean {near[0]!r}?' if near else ''
 
@@ -88,6 +102,10 @@ ARGUMENTS: dict[str, str] = {
     'scheduler': A_RATE,
     'lr_scheduler': A_RATE,
     'decay': 'Decays of averages are alpha, rho or betas here, that of parameters is weight_decay.',
+    'use_ema': 'Averages of parameters are AveragedModel(model, decay=0.999).',
+    'gradient_accumulation_steps': 'Wrap the chain, '
+    'OptaxOptimizer(tx=optax.MultiSteps(tx, 4).gradient_transformation()), or that of an '
+    'optimizer as the recipe for gradient accumulation in the docs does.',
 }
 """Arguments of other libraries' optimizers, and what to do instead."""
 
@@ -107,7 +125,10 @@ PACKAGES: dict[tuple[str, ...], str] = {
         *('clip_grad_norm_', 'clip_grad_norm', 'clip_grad_value_'),
         *('clip_by_global_norm', 'clip'),
     ): 'Construct the optimizer with grad_clip_norm=1.0, or grad_clip_value=1.0.',
-    ('apply_if_finite', 'GradScaler'): 'Construct the optimizer with skip_nonfinite=True.',
+    ('apply_if_finite',): 'Construct the optimizer with skip_nonfinite=True.',
+    ('GradScaler',): 'The recipe for loss scaling in the docs has what it does in a few lines.',
+    ('EarlyStopping',): 'The recipe for stopping early in the docs has it in a few lines.',
+    ('LRFinder',): 'Assign current_lr between steps to try learning rates.',
     ('inject_hyperparams',): 'Every number of an optimizer is live: assign it.',
     ('multi_transform', 'partition'): 'Groups have numbers of their own: add_param_group.',
     ('apply_updates',): 'An optimizer updates its parameters in step(grads).',
@@ -115,6 +136,7 @@ PACKAGES: dict[tuple[str, ...], str] = {
         'chain',
         'masked',
         'MultiSteps',
+        'schedule_free',
     ): 'It is of optax: give OptaxOptimizer(tx=...) the chain.',
 }
 """Names of other packages, and what to do instead."""

@@ -486,3 +486,51 @@ def test_a_hint_names_nothing_private():
     with pytest.raises(AttributeError, match="no attribute 'leaves'") as caught:
         getattr(opt, 'leaves')  # noqa: B009  (a bare attribute would be a useless expression)
     assert '_leaves' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('owner', 'name', 'hint'),
+    [
+        (bo.Adam, 'b1', "Did you mean 'betas'?"),
+        (bo.Lion, 'b2', "Did you mean 'betas'?"),
+        (bo.SGD, 'b1', ''),
+        (bo.AdamW, 'wd', "Did you mean 'weight_decay'?"),
+        (bo.AdamW, 'max_norm', "Did you mean 'grad_clip_norm'?"),
+        (bo.AdamW, 'use_ema', 'Averages of parameters are AveragedModel(model, decay=0.999).'),
+        (bo.Lamb, 'gradient_accumulation_steps', 'recipe for gradient accumulation'),
+        (bo.StepLR, 'lr', "Did you mean 'base_lr'?"),
+        (bo.StepLR, 'learning_rate', "Did you mean 'base_lr'?"),
+        (bo.CosineAnnealingLR, 'init_value', "Did you mean 'base_lr'?"),
+        (bo.CosineAnnealingLR, 'decay_steps', "Did you mean 'T_max'?"),
+        (bo.WarmupCosineSchedule, 'init_value', "Did you mean 'warmup_start_lr'?"),
+        (bo.WarmupCosineSchedule, 'peak_value', "Did you mean 'base_lr'?"),
+        (bo.WarmupCosineSchedule, 'decay_steps', "Did you mean 'total_steps'?"),
+        (bo.WarmupCosineSchedule, 'end_value', "Did you mean 'eta_min'?"),
+        (bo.OneCycleLR, 'peak_value', "Did you mean 'max_lr'?"),
+        (bo.PolynomialLR, 'decay_steps', "Did you mean 'total_iters'?"),
+        (bo.ExponentialDecayLR, 'transition_steps', "Did you mean 'decay_steps'?"),
+    ],
+)
+def test_an_argument_of_another_library(owner, name, hint):
+    with pytest.raises(TypeError, match=f'{owner.__name__} has no argument {name!r}') as caught:
+        owner(**{name: 1})
+    assert hint in str(caught.value) and (hint or 'Did you mean' not in str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ('owner', 'name', 'hint'),
+    [
+        (lambda: bo, 'EarlyStopping', 'recipe for stopping early'),
+        (lambda: bo, 'GradScaler', 'recipe for loss scaling'),
+        (lambda: bo, 'LRFinder', 'Assign current_lr between steps'),
+        (lambda: bo, 'schedule_free', 'OptaxOptimizer(tx=...)'),
+        (ready, 'iterations', 'The number of steps is step_count.'),
+        (ready, 'set_lr', 'Assign current_lr.'),
+        (ready, 'register', 'Call register_trainable_weights(params).'),
+        (lambda: ready().param_groups[0], 'lr', "group['lr']"),
+    ],
+)
+def test_a_name_of_another_library(owner, name, hint):
+    with pytest.raises(AttributeError, match=f'no attribute {name!r}') as caught:
+        getattr(owner(), name)
+    assert hint in str(caught.value) and 'Did you mean' not in str(caught.value)
