@@ -240,16 +240,22 @@ def refuse_parameters(owner: str, first: Any) -> None:
 
 
 def refuse_rate(owner: str, lr: Any) -> None:
-    """Raise for a function or class as the learning rate."""
+    """Raise for a function, class or model as the learning rate."""
     if not callable(lr):
         return
-    name = getattr(lr, '__name__', type(lr).__name__)
-    kind, way = type(lr).__name__, 'LambdaLR takes a function of the epoch'
+    kind, name = type(lr).__name__, getattr(lr, '__name__', None)
+    got = f'a {kind}' if name is None else f'the {kind} {name}'
+    way = (
+        'a schedule, a function of the step, is given as lr=LambdaLR(1.0, schedule), which '
+        'multiplies 1.0 by it at each opt.lr.step()'
+    )
     if isinstance(lr, type):
-        kind, way = 'class', f'call it, {name}(...)'
+        got, way = f'the class {name}', f'call it, {name}(...)'
+    elif inspect.isfunction(type(lr).__call__):  # written in Python, as models of flax are
+        way += '; the States of a model are given to register_trainable_weights'
     raise TypeError(
         f'{owner} needs a number or a scheduler for lr, such as CosineAnnealingLR(1e-3, T_max=90), '
-        f'got the {kind} {name}; {way}.'
+        f'got {got}; {way}.'
     )
 
 

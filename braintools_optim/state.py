@@ -117,10 +117,12 @@ class UniqueStateManager:
             raise _unsorted('of the given tree') from error
         for path, leaf in leaves:
             if not is_state(leaf):
+                way = 'pass the States (for example model.states(brainstate.ParamState))'
+                if not isinstance(leaf, Node):
+                    way += ', not their values; wrap arrays that have none: ParamState(arrays)'
                 raise TypeError(
                     f'expected a pytree of brainstate.State, got {type(leaf).__name__} at '
-                    f'{path_name(path) or "its root"}; pass the States (for example '
-                    f'model.states(brainstate.ParamState)), not their values.'
+                    f'{path_name(path) or "its root"}; {way}.'
                 )
         for path, leaf in leaves:
             position = self._index.get(id(leaf))

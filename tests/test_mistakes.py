@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 from typing import NamedTuple
 
 import brainstate
@@ -17,6 +18,13 @@ MODEL = brainstate.nn.Linear(3, 2)
 OTHER = brainstate.nn.Sequential(brainstate.nn.Linear(4, 4), brainstate.nn.Linear(4, 1))
 W = ParamState(jnp.ones(2))
 GRADS = {'w': jnp.ones((2, 3)), 'b': jnp.ones(3)}
+
+
+class Foreign:
+    """A model of another library, which can be called."""
+
+    def __call__(self, x):
+        return x
 
 
 def ready(cls=bo.Adam, lr=0.1, **options):
@@ -87,7 +95,14 @@ MISTAKES = {
     'lr below zero': (lambda: bo.SGD(lr=-0.1), ValueError, 'lr=-0.1', 'lr in [0, inf)'),
     'lr is an optax schedule': (
         *(lambda: bo.Adam(lr=optax.cosine_decay_schedule(0.1, 90)), TypeError),
-        *('function schedule', 'a scheduler for lr, such as CosineAnnealingLR(1e-3, T_max=90)'),
+        *('function schedule', 'lr=LambdaLR(1.0, schedule), which multiplies 1.0 by it'),
+    ),
+    "lr is another library's model": (
+        *(lambda: bo.Adam(Foreign(), 1e-3), TypeError),
+        *('got a Foreign', 'the States of a model are given to register_trainable_weights'),
+    ),
+    'lr is a function of one more argument': (
+        *(lambda: bo.Adam(partial(pow, 0.9)), TypeError, 'got a partial;', 'lr=LambdaLR(1.0'),
     ),
     'lr is a class': (
         *(lambda: bo.Adam(lr=bo.StepLR), TypeError, 'class StepLR', 'call it, StepLR(...)'),
@@ -205,7 +220,11 @@ MISTAKES = {
     ),
     'register values': (
         *(lambda: bo.Adam(0.1).register_trainable_weights({'w': jnp.ones(2)}), TypeError),
-        *('at w', 'pass the States'),
+        *('at w', 'pass the States (for example model.states(brainstate.ParamState)), not their'),
+    ),
+    "register another library's model": (
+        *(lambda: bo.Adam(0.1).register_trainable_weights(Foreign()), TypeError),
+        *('got Foreign at its root', 'wrap arrays that have none: ParamState(arrays)'),
     ),
     'register integers': (
         lambda: bo.Adam(0.1).register_trainable_weights({'ids': ParamState(jnp.arange(3))}),
@@ -534,3 +553,17 @@ def test_a_name_of_another_library(owner, name, hint):
     with pytest.raises(AttributeError, match=f'no attribute {name!r}') as caught:
         getattr(owner(), name)
     assert hint in str(caught.value) and 'Did you mean' not in str(caught.value)
+
+
+def test_an_optax_schedule_is_followed_as_the_message_says():
+    schedule = optax.cosine_decay_schedule(1e-3, 10)
+    opt = ready(lr=bo.LambdaLR(1.0, schedule))
+    for step in range(12):
+        assert opt.current_lr == float(schedule(step))
+        opt.lr.step()
+
+
+def test_a_tree_of_arrays_is_wrapped_as_the_message_says():
+    w = ParamState({'w': jnp.ones(2), 'b': jnp.ones(())})
+    bo.SGD(0.5).register_trainable_weights(w).step({'w': jnp.ones(2), 'b': jnp.ones(())})
+    assert w.value['b'] == 0.5
