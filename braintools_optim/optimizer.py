@@ -31,7 +31,7 @@ from .fixed_options import FixedOptions
 from .groups import Groups, ParamGroup
 from .hyper import TO_COME, Hyper, HyperTable, number_at
 from .live import LiveNumbers
-from .other_libraries import refuse_parameters, refuse_rate, refuse_torch_group
+from .other_libraries import refuse_more, refuse_parameters, refuse_rate, refuse_torch_group
 from .paths import Keys, nest
 from .precision import Precision
 from .ranges import inherit_ranges
@@ -467,8 +467,9 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         object.__setattr__(self, '_stepper', stepper)
         return stepper
 
-    def update(self, grads: Any = None, **extra: Any) -> None:
+    def update(self, grads: Any = None, *more: Any, **extra: Any) -> None:
         """Do the same as :meth:`step`."""
+        refuse_more(type(self).__name__, more)
         self.step(grads, **extra)
 
     def __repr__(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,7 @@ __all__ = [
     'did_you_mean',
     'name_here',
     'refuse_assignment',
+    'refuse_more',
     'refuse_parameters',
     'refuse_rate',
     'refuse_read_only',
@@ -236,6 +237,15 @@ def refuse_parameters(owner: str, first: Any) -> None:
         raise TypeError(
             f'{owner} takes its parameters after construction, got {type(first).__name__}: write '
             f'{owner}(lr=...).register_trainable_weights({what}).'
+        )
+
+
+def refuse_more(owner: str, more: Sequence[Any]) -> None:
+    """Raise for what other libraries' updates take besides gradients."""
+    if more:
+        raise TypeError(
+            f'{owner}.update takes gradients alone, and {len(more)} more came: the optimizer holds '
+            f'parameters and state; write update(grads).'
         )
 
 

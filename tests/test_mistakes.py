@@ -567,3 +567,15 @@ def test_a_tree_of_arrays_is_wrapped_as_the_message_says():
     w = ParamState({'w': jnp.ones(2), 'b': jnp.ones(())})
     bo.SGD(0.5).register_trainable_weights(w).step({'w': jnp.ones(2), 'b': jnp.ones(())})
     assert w.value['b'] == 0.5
+
+
+@pytest.mark.parametrize('cls', [bo.Adam, bo.LBFGS, bo.Mars])
+@pytest.mark.parametrize('habit', ['optax', 'nnx'])
+def test_update_of_another_library(cls, habit):
+    opt = ready(cls)
+    given = (GRADS, opt.opt_state.value, GRADS) if habit == 'optax' else (MODEL, GRADS)
+    with pytest.raises(TypeError) as caught:
+        opt.update(*given)
+    gradients = habit == 'nnx' and cls is bo.Mars  # which takes two trees of gradients
+    says = 'step needs gradients, a pytree' if gradients else f'{cls.__name__}.update takes grad'
+    assert says in str(caught.value) and opt.step_count.value == 0

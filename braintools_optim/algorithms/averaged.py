@@ -13,6 +13,7 @@ from ..check import check_count, check_mask, check_number, is_zero
 from ..engine.view import GroupView
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
+from ..other_libraries import refuse_more
 from ..ranges import DECAY, NON_NEGATIVE, UNIT, Range
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
@@ -294,8 +295,11 @@ class Mars(OptaxOptimizer):
             extra['previous_point_grads'] = previous_point_grads
         super().step(grads, **extra)
 
-    def update(self, grads: Any = None, previous_point_grads: Any = ..., **extra: Any) -> None:
+    def update(
+        self, grads: Any = None, previous_point_grads: Any = ..., *more: Any, **extra: Any
+    ) -> None:
         """Do the same as :meth:`step`."""
+        refuse_more(type(self).__name__, more)
         self.step(grads, previous_point_grads, **extra)
 
     def _for_chain(self, extra: dict, view: GroupView) -> dict:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 import optax
+from brainstate.graph import Node
 
 from ..check import check_count
 from ..engine.closure import step_by_closure
@@ -13,6 +14,7 @@ from ..engine.leaf import without_unit
 from ..engine.view import GroupView
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
+from ..other_libraries import refuse_more
 from ..paths import nest
 from ..ranges import NON_NEGATIVE
 from ..schedulers import LRScheduler
@@ -173,9 +175,13 @@ class LBFGS(OptaxOptimizer):
         grads: Any = None,
         value: Any = None,
         value_fn: Callable[[Any], Any] | None = None,
+        *more: Any,
         **extra: Any,
     ) -> Any:
         """Do the same as :meth:`step`."""
+        if isinstance(grads, Node) or not (value_fn is None or callable(value_fn)):
+            more = (value, value_fn, *more)  # as optax and nnx have it
+        refuse_more(type(self).__name__, more)
         return self.step(grads, value, value_fn, **extra)
 
     def _searches(self) -> bool:
