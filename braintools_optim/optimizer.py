@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
-import jax
 import optax
 from brainstate import State
 from brainstate.graph import Node
@@ -16,7 +15,7 @@ from .copying import Copied
 from .decay_mask import check_decay_mask
 from .engine.chunks import are_many
 from .engine.closure import step_with_functions
-from .engine.fixed_chain import check_chain, noting_reads, refuse_decay
+from .engine.fixed_chain import built_chain, check_chain, noting_reads, refuse_decay, returned_chain
 from .engine.leaf import Leaf, all_leaves, leaves_of
 from .engine.leafwise import leafwise
 from .engine.observe import traced
@@ -249,17 +248,10 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         return optax.GradientTransformationExtraArgs(init, update)
 
     def _chain(self, group: ParamGroup, h: Hyper) -> optax.GradientTransformation:
-        if group.fixed_chain is not None:
-            return self._precision.over(noting_reads(self, group.fixed_chain, h))
-        try:
-            return self._precision.over(noting_reads(self, self.transform(h), h))
-        except jax.errors.ConcretizationTypeError as error:
-            error.add_note(
-                f'The numbers that {type(self).__name__}.transform is given are traced: use them '
-                f'in arithmetic and jnp.where. What a group leaves out for a number that is zero '
-                f'at construction is named in structural, and asked for by h.uses(name).'
-            )
-            raise
+        chain = group.fixed_chain
+        if chain is None:
+            chain = built_chain(f'{type(self).__name__}.transform', self.transform, h)
+        return self._precision.over(noting_reads(self, chain, h))
 
     def _for_chain(self, extra: dict, view: GroupView) -> dict:
         """Return what the chain of a group takes besides gradients, given what step was given."""
@@ -284,12 +276,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         finally:
             self._run_as(None)
             self._rate_is_read = known  # what is read while it is built stays as it is now
-        if not isinstance(chain, optax.GradientTransformation):
-            raise TypeError(
-                f'{type(self).__name__}.default_tx must return an optax.GradientTransformation, '
-                f'got {type(chain).__name__}.'
-            )
-        return chain
+        return returned_chain(f'{type(self).__name__}.default_tx', chain)
 
     # ---- parameters and groups -----------------------------------------------------------
 

@@ -482,6 +482,39 @@ def test_a_condition_on_the_epoch_in_a_compiled_program(name, make):
     assert scheduler.last_epoch.value == 1
 
 
+@pytest.mark.parametrize(
+    ('method', 'given', 'got'),
+    [
+        ('transform', None, 'None'),
+        ('transform', optax.MultiSteps(optax.sgd(0.1), 2), 'MultiSteps'),
+        ('default_tx', None, 'None'),
+    ],
+)
+def test_a_chain_that_is_not_returned(method, given, got):
+    cls = type('MyOpt', (bo.OptaxOptimizer,), {method: lambda self, *h: given})
+    with pytest.raises(TypeError, match=f'MyOpt.{method} must return an optax.Grad.*, got {got}.'):
+        ready(cls)
+
+
+def test_a_loop_over_a_live_number():
+    class Own(bo.OptaxOptimizer):
+        def __init__(self, lr=1e-3, steps=2):
+            super().__init__(lr=lr, steps=steps)
+
+        def transform(self, h):
+            return optax.chain(*(optax.scale(0.5) for _ in range(h.steps)), optax.sgd(h.lr))
+
+    with pytest.raises(TypeError, match='as an integer') as caught:
+        ready(Own)
+    assert 'Own.transform' in caught.value.__notes__[0] and 'in static' in caught.value.__notes__[0]
+    Fixed = type('Fixed', (Own,), {'static': ('steps',)})  # noqa: N806
+    ready(Fixed).step(GRADS)
+    wrong = type('Wrong', (Own,), {'transform': lambda self, h: optax.chain(None)})
+    with pytest.raises(Exception, match='NoneType') as caught:
+        ready(wrong)
+    assert not hasattr(caught.value, '__notes__')
+
+
 def test_a_field_that_is_named_as_what_it_is_not():
     class State(NamedTuple):
         leaf_scale: jax.Array

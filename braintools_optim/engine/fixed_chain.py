@@ -1,10 +1,12 @@
-"""Chains that are built once, given as ``tx=`` or by ``default_tx``: what they hold stays."""
+"""Chains as they are given, as ``tx=`` or by a method: what they must be, and what they read."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import jax
 import optax
 
 from ..check import any_traced
@@ -13,7 +15,10 @@ from ..hyper import Hyper
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['check_chain', 'refuse_decay', 'warn_of_unread', 'noting_reads']
+__all__ = [
+    *('built_chain', 'check_chain', 'noting_reads', 'refuse_decay', 'returned_chain'),
+    'warn_of_unread',
+]
 
 
 def check_chain(owner: str, name: str, given: Any, hint: str, or_else: str | None = None) -> None:
@@ -29,6 +34,34 @@ def check_chain(owner: str, name: str, given: Any, hint: str, or_else: str | Non
     wanted = 'an optax.GradientTransformation'
     wanted = wanted if or_else is None else f'{or_else} or {wanted}'
     raise TypeError(f'{owner} needs {wanted} for {name}, got {what}; {hint}.')
+
+
+def returned_chain(method: str, given: Any) -> optax.GradientTransformation:
+    """Return what a method gave as a chain, or raise where it is none."""
+    if isinstance(given, optax.GradientTransformation):
+        return given
+    got = 'None' if given is None else type(given).__name__
+    raise TypeError(f'{method} must return an optax.GradientTransformation, got {got}.')
+
+
+_NO_VALUE = jax.errors.ConcretizationTypeError, jax.errors.TracerIntegerConversionError
+
+
+def built_chain(
+    method: str, transform: Callable[[Hyper], Any], h: Hyper
+) -> optax.GradientTransformation:
+    """Return the chain that a method builds for live numbers; say what these cannot do."""
+    try:
+        return returned_chain(method, transform(h))
+    except TypeError as error:
+        if isinstance(error, _NO_VALUE) or 'as an integer' in str(error):  # of range(float)
+            error.add_note(
+                f'The numbers that {method} is given are traced, or floats: use them in '
+                f'arithmetic and jnp.where. What a group leaves out for a number that is zero at '
+                f'construction is named in structural, and asked for by h.uses(name); a number '
+                f'that shapes the program, such as a count of loops, in static.'
+            )
+        raise
 
 
 def refuse_decay(owner: str, h: Hyper) -> None:
