@@ -323,7 +323,7 @@ class LambdaLR(LRScheduler):
 
     def _factor(self, group: int, epoch: Any) -> Any:
         function = self._functions[group if 'lr_lambda' in self._lists else 0]
-        return called(type(self).__name__, function, epoch)
+        return function(epoch)
 
     def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
         """Return ``(0, f(epoch))``."""
@@ -350,5 +350,5 @@ class MultiplicativeLR(PresentRate, LambdaLR):
     def _moved(
         self, group: int, row: Row, lr: Any, now: Any, then: Any, carries: bool
     ) -> tuple[Row, Any]:
-        new = lr * self._factor(group, then)
+        new = lr * called(type(self).__name__, partial(self._factor, group), then)
         return row._replace(written=new), new

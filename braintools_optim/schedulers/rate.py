@@ -13,7 +13,7 @@ from ..state import OptimState
 from .arguments import Arguments
 from .base_rates import BaseRates
 from .row import Row, carried, flat, is_concrete, written
-from .scheduler import Progress, following, is_optimizer
+from .scheduler import Progress, called, following, is_optimizer
 from .shown import CurrentRates
 from .snapshot import is_code, row_differences, row_snapshot, saved_rows
 
@@ -143,7 +143,7 @@ class LRScheduler(Arguments, BaseRates):
 
     def _affine(self, epoch: Any, group: int, row: Row) -> tuple[Any, Any]:
         if type(self).affine is not LRScheduler.affine:
-            return self.affine(epoch, group)
+            return called(type(self).__name__, lambda at: self.affine(at, group), epoch)
         if not is_concrete(epoch, row):
             return self._pair(epoch, group, row)
         key = epoch, row.start, row.numbers
@@ -165,7 +165,7 @@ class LRScheduler(Arguments, BaseRates):
         present = self.last_epoch
         self.last_epoch = OptimState(epoch)
         try:
-            lrs = self.get_lr()
+            lrs = called(type(self).__name__, lambda _: self.get_lr(), epoch)
         finally:
             self.last_epoch = present
         return list(lrs) if isinstance(lrs, list | tuple) else [lrs]
