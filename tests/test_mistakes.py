@@ -374,6 +374,10 @@ MISTAKES = {
         *(lambda: ready().load(ready().state_dict()), TypeError),
         *('got dict', 'load_state_dict'),
     ),
+    'a path for a state_dict': (
+        *(lambda: ready().load_state_dict('run.ckpt'), TypeError),
+        *('got a path', "use opt.load('run.ckpt')"),
+    ),
     "optax's lower case": (lambda: bo.adam(1e-3), AttributeError, "'adam'", "'Adam'"),
     'a slip of the pen': (lambda: bo.AdmaW(1e-3), AttributeError, "'AdmaW'", "'AdamW'"),
     "torch's lr_scheduler": (
@@ -628,3 +632,23 @@ def test_update_of_another_library(cls, habit):
     gradients = habit == 'nnx' and cls is bo.Mars  # which takes two trees of gradients
     says = 'step needs gradients, a pytree' if gradients else f'{cls.__name__}.update takes grad'
     assert says in str(caught.value) and opt.step_count.value == 0
+
+
+@pytest.mark.parametrize(
+    'load',
+    [
+        lambda path, opt: bo.restore(path, opt),
+        lambda path, opt: bo.restore(path, opt, strict=False),
+        lambda path, opt: opt.load_state_dict(bo.load(path)),
+        lambda path, opt: bo.Adam(0.1).load_state_dict(bo.load(path)),
+    ],
+)
+def test_what_opt_save_wrote_is_loaded_by_opt_load(load, tmp_path):
+    opt, path = ready(), tmp_path / 'opt.ckpt'
+    opt.save(path, params=True)
+    with pytest.raises(
+        bo.IncompatibleCheckpoint, match=r'as opt.save writes it: use opt\.load'
+    ) as e:
+        load(path, opt)
+    assert len(e.value.differences) == 1
+    opt.load_state_dict(bo.load(path)['opt'])

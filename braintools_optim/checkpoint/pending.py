@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,11 @@ def take_over(
     units: Mapping[str, str] | None = None,
 ) -> LoadReport:
     """Restore a snapshot, or keep it until there are parameters; raise with every difference."""
+    if isinstance(saved, str | os.PathLike):
+        raise TypeError(
+            f'load_state_dict takes what state_dict() returned, got a path: use '
+            f'opt.load({str(saved)!r}).'
+        )
     if len(optimizer.param_states):
         return restore(optimizer, saved, judge, params, units)
     examine(optimizer, saved, judge, params, units)

@@ -113,6 +113,9 @@ def examine(
     found = Restoration(optimizer)
     saved = judge.as_dict(saved, 'the checkpoint')
     check_format(saved, judge)
+    if 'optimizer' not in saved and {'opt', 'opt_state'} <= set(saved):  # as bo.load returns it
+        judge.refuse('it is a whole file, as opt.save writes it: use opt.load(path)')
+        judge.conclude()
     if 'param_groups_opt_states' in saved:
         judge.refuse('it comes from braintools.optim: load it with import_braintools')
     for key in sorted(set(REQUIRED) - set(saved)):
