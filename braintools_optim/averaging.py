@@ -93,6 +93,11 @@ class AveragedModel(brainstate.nn.Module):
         """Say what stands here for torch's arguments."""
         for name in _TORCH.keys() & kwargs.keys():
             raise TypeError(f'{_OWNER} has no argument {name!r}. {_TORCH[name]}')
+        if len(args) > 1 and cls is AveragedModel:
+            raise TypeError(
+                f'{_OWNER} takes the model alone without a name, got {type(args[1]).__name__} '
+                f'besides: write {_OWNER}(model, decay=0.999).'
+            )
         return super().__new__(cls)
 
     def __init__(
@@ -133,6 +138,10 @@ class AveragedModel(brainstate.nn.Module):
             )
         self._decay.replace(_weights(value))
 
+    def __getattr__(self, name: str) -> Any:
+        way = ' Call update_parameters(model) after each step of the optimizer.'
+        raise AttributeError(f'{_OWNER} has no attribute {name!r}.{way if name == "step" else ""}')
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name == 'n_averaged' and name in vars(self):
             raise AttributeError(f'{_OWNER}.n_averaged is a State; assign n_averaged.value.')
@@ -155,6 +164,11 @@ class AveragedModel(brainstate.nn.Module):
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the averaged model does; it is what calling the average calls."""
+        if args and isinstance(args[0], Node):
+            raise TypeError(
+                f'{_OWNER}.update calls the averaged model, as update of a Module does, and got '
+                f'{type(args[0]).__name__}: call update_parameters(model).'
+            )
         return self.module(*args, **kwargs)
 
     def _averages(self, state: State) -> bool:

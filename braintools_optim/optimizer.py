@@ -287,7 +287,10 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         """
         manager = self.param_states.copy().merge_with(param_states)
         if not len(manager):
-            raise ValueError(f'{type(self).__name__} was given no parameters.')
+            raise ValueError(
+                f'{type(self).__name__} was given no parameters; has the model any ParamState? '
+                f'Register model.states(brainstate.ParamState).'
+            )
         new = range(len(self.param_states), len(manager))
         with self._undone_on_error():
             self._enroll(manager, self._groups[0], list(new))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -150,6 +151,7 @@ class TrainStep:
         """
         args = batches if isinstance(batches, tuple) else (batches,)
         steps = _common_length(args, length)
+        self._check_arguments(args)
         bar = self._bar(progress)
         if traced():
             return for_loop(self._take, *args, length=steps, pbar=bar)
@@ -284,6 +286,18 @@ class TrainStep:
                         f'each optimizer trains its own.'
                     )
                 holders[id(state)] = owner
+
+    def _check_arguments(self, args: tuple) -> None:
+        """Raise if batches are not what the loss function takes."""
+        if not inspect.isfunction(self.loss_fn):  # it may show the signature of what it wraps
+            return
+        try:
+            inspect.signature(self.loss_fn, follow_wrapped=False).bind(*args)
+        except TypeError as error:
+            raise TypeError(
+                f'what scan was given does not fit loss_fn: {error}. Stack the batches, argument '
+                f'by argument, with the steps as first axis: scan((xs, ys)).'
+            ) from None
 
     def _check_schedulers(self) -> None:
         for scheduler in self.schedulers:

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from functools import partial
+from functools import partial, wraps
 from typing import NamedTuple
 
 import brainstate
@@ -35,6 +35,10 @@ def ready(cls=bo.Adam, lr=0.1, **options):
 
 def of_model():
     return bo.Adam(0.1).register_trainable_weights(MODEL.states(ParamState))
+
+
+def of_two():
+    return bo.train_step(MODEL, of_model(), lambda x, y: jnp.mean((MODEL(x) - y) ** 2))
 
 
 def parameters_of(model):
@@ -182,6 +186,26 @@ MISTAKES = {
         *(lambda: bo.LambdaLR(lambda t: 0.5), TypeError),
         *('lr_lambda', 'it comes after the learning rate or the optimizer'),
     ),
+    'a decay without its name': (
+        *(lambda: bo.AveragedModel(MODEL, 0.9), TypeError),
+        *('got float besides', 'AveragedModel(model, decay=0.999)'),
+    ),
+    'the average is updated as an EMA': (
+        *(lambda: bo.AveragedModel(MODEL).update(MODEL), TypeError),
+        *('got Linear', 'call update_parameters(model)'),
+    ),
+    'the average is stepped': (
+        *(lambda: bo.AveragedModel(MODEL).step(), AttributeError),
+        *("no attribute 'step'", 'Call update_parameters(model)'),
+    ),
+    'a list of batches': (
+        *(lambda: of_two().scan([(jnp.ones((1, 3)), jnp.ones((1, 2)))] * 2), TypeError),
+        *("missing a required argument: 'y'", 'scan((xs, ys))'),
+    ),
+    'a batch more than arguments': (
+        *(lambda: of_two().scan((jnp.ones((4, 1, 3)),) * 3), TypeError),
+        *('too many positional arguments', 'scan((xs, ys))'),
+    ),
     'the average of an optimizer': (
         *(lambda: bo.AveragedModel(ready()), TypeError),
         *('got Adam', 'a brainstate Module'),
@@ -214,6 +238,10 @@ MISTAKES = {
         *(lambda: bo.Lookahead(bo.Adam), TypeError, 'Adam', 'needs an optimizer'),
     ),
     # parameters and groups
+    'no parameters': (
+        *(lambda: bo.Adam(0.1).register_trainable_weights({}), ValueError),
+        *('was given no parameters', 'has the model any ParamState?'),
+    ),
     'register a model': (
         *(lambda: bo.Adam(0.1).register_trainable_weights(MODEL), TypeError),
         *('got Linear', 'model.states(brainstate.ParamState)'),
@@ -652,3 +680,15 @@ def test_what_opt_save_wrote_is_loaded_by_opt_load(load, tmp_path):
         load(path, opt)
     assert len(e.value.differences) == 1
     opt.load_state_dict(bo.load(path)['opt'])
+
+
+def test_a_scan_asks_a_loss_for_its_own_arguments():
+    """And not for those of a function that it wraps."""
+
+    @wraps(lambda x, y: 0.0)
+    def loss(x):
+        return jnp.mean(MODEL(x) ** 2)
+
+    xs = jnp.ones((2, 4, 3))
+    for function in (loss, jax.jit(loss), partial(loss), lambda *xs: loss(xs[0])):
+        assert bo.train_step(MODEL, of_model(), function).scan(xs).shape == (2,)
