@@ -370,6 +370,14 @@ MISTAKES = {
         *(two_optimizers_with_one_scheduler, ValueError),
         *('this StepLR already drives an optimizer', 'a scheduler of its own'),
     ),
+    'a warm-up that is longer than the training': (
+        *(lambda: bo.WarmupCosineSchedule(1e-3, total_steps=100), ValueError),
+        *('warmup_steps=1000 and total_steps=100', 'must be at most total_steps'),
+    ),
+    'a schedule that warms up for longer than it lasts': (
+        *(lambda: bo.schedules.warmup_cosine(1e-3, 200, 100), ValueError),
+        *('warmup_steps=200 and total_steps=100', 'must be at most total_steps'),
+    ),
     'scheduler argument': (
         *(lambda: bo.StepLR(0.1, stepsize=30), TypeError),
         *("'stepsize'", "Did you mean 'step_size'?"),

@@ -35,8 +35,14 @@ class Family(Protocol[P]):
         """Return the schedule ``f(step)``."""
 
 
-def family(formula: Callable[Concatenate[Any, Any, P], Pair]) -> Family[P]:
-    """Turn ``formula(xp, t, *hyper)`` into the factory of its schedules, with pair and check."""
+def family(
+    formula: Callable[Concatenate[Any, Any, P], Pair],
+    agree: Callable[[str, dict[str, Any]], None] = lambda owner, hyper: None,
+) -> Family[P]:
+    """Turn ``formula(xp, t, *hyper)`` into the factory of its schedules, with pair and check.
+
+    ``agree`` raises for hyper-parameters that are admitted, and contradict each other.
+    """
     name, hints = formula.__name__, typing.get_type_hints(formula, include_extras=True)
     parameters = list(inspect.signature(formula).parameters.values())[2:]
     # A formula that isn't affine asks for the base by name.
@@ -49,12 +55,14 @@ def family(formula: Callable[Concatenate[Any, Any, P], Pair]) -> Family[P]:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as e:
             raise TypeError(f'{owner}: {e}; it takes {", ".join(signature.parameters)}') from None
-        return {
+        hyper = {
             k: p.default
             if given.get(k, p.default) is p.default
             else admit(owner, k, hints[k], given[k])
             for k, p in signature.parameters.items()
         }
+        agree(owner, hyper)
+        return hyper
 
     @functools.wraps(formula)
     def factory(base: Any, *args: Any, **kwargs: Any) -> Schedule:

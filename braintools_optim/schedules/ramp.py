@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 from .domain import Count, NonNegative, PositiveCount, Real
@@ -42,7 +43,16 @@ def warmup(xp: Any, t: Any, warmup_epochs: Count = 5, warmup_start_lr: Real = 0.
     return between(warmup_start_lr, fraction_done(xp, t, warmup_epochs))
 
 
-@family
+def _warms_up_in_time(owner: str, hyper: dict[str, Any]) -> None:
+    warm, total = hyper['warmup_steps'], hyper['total_steps']
+    if isinstance(warm, int) and isinstance(total, int) and warm > total:
+        raise ValueError(
+            f'{owner}: warmup_steps must be at most total_steps, got warmup_steps={warm} and '
+            f'total_steps={total}'
+        )
+
+
+@partial(family, agree=_warms_up_in_time)
 def warmup_cosine(
     xp: Any,
     t: Any,
