@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from .engine.slot import rebuild, slots_of
 from .paths import Keys
+from .transforms.mesh import named_sharding
 
 __all__ = ['beside', 'own_buffers']
 
@@ -24,7 +25,7 @@ def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
     everything else is replicated over the mesh.
     """
     paths = list(params)
-    mesh = next((s.mesh for s in map(_sharding, params.values()) if s is not None), None)
+    mesh = _mesh(params.values())
     seen = {id(p) for p in params.values()}
     replicated = None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
@@ -53,7 +54,7 @@ def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
 
 def beside(value: Any, arrays: Sequence[jax.Array]) -> Any:
     """Return a value replicated over the mesh on which arrays are sharded, if they are."""
-    mesh = next((s.mesh for s in map(_sharding, arrays) if s is not None), None)
+    mesh = _mesh(arrays)
     if mesh is None or isinstance(value, jax.core.Tracer):
         return value
     return jax.device_put(value, NamedSharding(mesh, PartitionSpec()))
@@ -77,8 +78,10 @@ def _sharding_like(array: jax.Array, like: jax.Array | None) -> NamedSharding | 
     return NamedSharding(sharding.mesh, spec)
 
 
+def _mesh(arrays: Iterable[Any]) -> Any:
+    return next((s.mesh for s in map(_sharding, arrays) if s is not None), None)
+
+
 def _sharding(array: Any) -> NamedSharding | None:
-    if isinstance(array, jax.core.Tracer) or not isinstance(array, jax.Array):
-        return None
-    sharding = array.sharding
-    return sharding if isinstance(sharding, NamedSharding) else None
+    """Return where an array is on a mesh; what is traced is nowhere yet."""
+    return None if isinstance(array, jax.core.Tracer) else named_sharding(array)

@@ -13,6 +13,7 @@ from ..engine.leaf import all_leaves
 from ..hyper import Hyper
 from ..paths import path_name, plain_keys
 from ..transforms.absent import is_masked
+from ..transforms.wide import widened
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
@@ -79,7 +80,7 @@ def _complex_again(optimizer: OptaxOptimizer, tree: Any) -> Any:
     def again(path: tuple, x: Any) -> Any:
         if plain_keys(path) not in pairs or jnp.iscomplexobj(x):
             return x
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = widened(x)
         return jax.lax.complex(wide[..., 0], wide[..., 1])
 
     return jax.tree_util.tree_map_with_path(again, tree)

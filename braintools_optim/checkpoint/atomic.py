@@ -59,7 +59,8 @@ def replacing(path: str | os.PathLike, size: int = 0) -> Iterator[Put]:
                 os.chmod(temporary, mode)
             os.fsync(descriptor)
             if fcntl is None:  # Windows doesn't rename an open file
-                descriptor = _closed(descriptor)
+                os.close(descriptor)
+                descriptor = -1
             os.replace(temporary, target)
             replaced = True
         finally:
@@ -120,11 +121,6 @@ def _create(directory: str, mode: int) -> tuple[int, str]:
         if not swept:  # else someone removed it before it was locked
             return descriptor, temporary
         os.close(descriptor)
-
-
-def _closed(descriptor: int) -> int:
-    os.close(descriptor)
-    return -1
 
 
 def _lock(descriptor: int, wait: bool) -> bool:

@@ -40,7 +40,7 @@ class Header:
             with codec.uncollected():
                 return cls._of(payload, reader, size)
         except Malformed as problem:
-            return reader.fail(str(problem))
+            reader.fail(str(problem))
 
     @classmethod
     def _of(cls, payload: bytes, reader: record.Reader, size: int) -> Header:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,6 +92,10 @@ class Judge:
     def refuse(self, line: str) -> None:
         """Note a difference that nothing excuses."""
         self.wrong.append(line)
+
+    def refuse_all(self, lines: Iterable[str], where: str = '') -> None:
+        """Note several differences of one part."""
+        self.wrong += [f'{where}: {line}' if where else line for line in lines]
 
     def as_dict(self, value: Any, what: str) -> Mapping[str, Any]:
         """Return a dict; what is none is refused, and taken for an empty one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import msgpack
 
@@ -113,7 +113,7 @@ class Reader:
             self._number = 0
             self.fail(_other_beginning(magic))
 
-    def fail(self, problem: str) -> Any:
+    def fail(self, problem: str) -> NoReturn:
         """Raise, telling where."""
         raise CorruptCheckpoint(problem, max(self._number, 0), self._offset)
 

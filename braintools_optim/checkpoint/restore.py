@@ -288,7 +288,7 @@ def _checked_schedulers(
     for scheduler, state in zip(mine, saved, strict=True):
         for key in sorted(set(state) - set(scheduler.state_dict()), key=str):
             judge.unexpected(f'{type(scheduler).__name__}: {key!r} is unknown here')
-        judge.wrong += scheduler.differences(state)
+        judge.refuse_all(scheduler.differences(state))
     return list(zip(mine, saved, strict=True))
 
 

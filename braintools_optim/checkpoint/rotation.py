@@ -227,11 +227,12 @@ class Checkpointer:
         self.wait()
         kept = self._kept()
         if step is not None:
-            if step not in self.steps():
+            steps = [each.step for each in kept]
+            if step not in steps:
                 raise CheckpointError(
-                    f'{self.directory} has no checkpoint of step {step}; it has {self.steps()}.'
+                    f'{self.directory} has no checkpoint of step {step}; it has {steps}.'
                 )
-            kept = [k for k in kept if k.step == step]
+            kept = [kept[steps.index(step)]]
         for each in reversed(kept):
             try:
                 report = restore(

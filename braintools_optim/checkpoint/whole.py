@@ -176,7 +176,7 @@ class _Walk:
         elif isinstance(node, Scheduler):
             saved = shaped_like(plainly(saved), node.state_dict())
             wrong = node.differences(saved)
-            self.judge.wrong += [f'{where}: {line}' for line in wrong]
+            self.judge.refuse_all(wrong, where)
             self.schedulers.append((node, saved))
         elif isinstance(node, State):
             if any(map(is_tracer, jax.tree.leaves(node.value))):
@@ -206,7 +206,7 @@ class _Walk:
             self.optimizers.append(examine(node, saved, judge))
             judge.conclude()
         except IncompatibleCheckpoint as error:
-            self.judge.wrong += [f'{where}: {line}' for line in error.differences]
+            self.judge.refuse_all(error.differences, where)
         mine, theirs = self.judge.report, judge.report
         for name in ('missing', 'unexpected', 'cast'):
             getattr(mine, name).extend(f'{where}: {line}' for line in getattr(theirs, name))

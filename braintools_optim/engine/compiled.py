@@ -6,15 +6,19 @@ import inspect
 from typing import Any
 
 import jax
+import numpy as np
 
-__all__ = ['computes_twice', 'entry_of', 'matmul_precision', 'signature_of']
+__all__ = ['CONFIG', 'NUMBERS', 'computes_twice', 'entry_of', 'matmul_precision', 'signature_of']
 
-_CONFIG: Any = jax.config  # its attributes are set dynamically
+CONFIG: Any = jax.config
+"""JAX's settings, whose attributes are set dynamically."""
+NUMBERS = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
+"""What a program takes as an argument."""
 
 
 def computes_twice() -> bool:
     """Whether JAX's settings make it compute again on the arguments, or without a program."""
-    return _CONFIG.jax_debug_nans or _CONFIG.jax_debug_infs or _CONFIG.jax_disable_jit
+    return CONFIG.jax_debug_nans or CONFIG.jax_debug_infs or CONFIG.jax_disable_jit
 
 
 def entry_of(program: Any) -> Any:
@@ -36,4 +40,4 @@ def signature_of(args: tuple) -> tuple:
 
 def matmul_precision() -> Any:
     """Return the precision of products that JAX compiles programs with at present."""
-    return _CONFIG.jax_default_matmul_precision
+    return CONFIG.jax_default_matmul_precision

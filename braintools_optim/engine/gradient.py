@@ -7,13 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.sparse import BCOO, JAXSparse
 from saiunit import Quantity
 
 from ..paths import Keys, elementary, path_name, plain_keys
 from ..state import UniqueStateManager
 from ..transforms.sparse import coalesced
+from .compiled import NUMBERS
 from .leaf import Leaf
 
 __all__ = ['assigned', 'gradient_of', 'match_gradients', 'refuse_non_arrays']
@@ -23,7 +23,7 @@ def refuse_non_arrays(grads: Any) -> None:
     """Raise if a gradient is not an array."""
     flat, _ = jax.tree_util.tree_flatten_with_path(grads)
     for path, g in flat:
-        if not isinstance(g, jax.Array | np.ndarray | np.generic | float | complex | int):
+        if not isinstance(g, NUMBERS):
             if not path:
                 raise TypeError(
                     f'step needs gradients, a pytree of arrays under the keys of their parameters, '

@@ -17,6 +17,8 @@ from brainstate._state import TRACE_CONTEXT  # the only place that knows of acti
 from brainstate._state_global_hooks import GlobalHookRegistry
 from jax._src.core import trace_state_clean  # brainstate's own comparison takes thrice as long
 
+from .compiled import CONFIG
+
 __all__ = [
     *(
         'any_hooks',
@@ -68,7 +70,7 @@ def in_foreign_trace(state: State) -> bool:
 
 def x64_enabled() -> bool:
     """Whether JAX computes in double precision at present."""
-    return bool(getattr(jax.config, 'jax_enable_x64'))  # noqa: B009  (JAX sets it dynamically)
+    return bool(CONFIG.jax_enable_x64)
 
 
 def _hooked_everywhere() -> bool:

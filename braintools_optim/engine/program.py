@@ -13,13 +13,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from brainstate import State
 from brainstate.transform import StatefulFunction
 
 from ..paths import path_name
 from .buffers import apart, is_deleted, refuse_deleted
-from .compiled import computes_twice, entry_of, matmul_precision, signature_of
+from .compiled import (
+    CONFIG,
+    NUMBERS,
+    computes_twice,
+    entry_of,
+    matmul_precision,
+    signature_of,
+)
 from .observe import any_hooks, is_plain
 from .own_state import CoreState, LateState, NumbersState
 from .shield import ShieldedCall
@@ -27,7 +33,6 @@ from .writing import undone_on_error, write_all
 
 __all__ = ['StatefulProgram']
 
-_NUMBERS = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
 _REMEMBERED = 4  # programs for the same arguments, for States of other types
 
 
@@ -278,7 +283,7 @@ class Program:
 
     def run_watched(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Run it with nothing donated, and write through the States' public property."""
-        if jax.config.jax_disable_jit:  # type: ignore[attr-defined]
+        if CONFIG.jax_disable_jit:
             with undone_on_error(*self.states):
                 return self.function.fun(*args, **kwargs)
         values = [state.value for state in self.states]
@@ -328,7 +333,7 @@ def _outline(args: tuple, kwargs: dict[str, Any]) -> tuple:
 def _refuse_others(args: tuple, kwargs: dict[str, Any]) -> None:
     """Raise if an argument is not made of arrays and numbers."""
     for path, x in jax.tree_util.tree_flatten_with_path((args, kwargs))[0]:
-        if not isinstance(x, _NUMBERS):
+        if not isinstance(x, NUMBERS):
             which = path_name(path[1:])
             raise TypeError(
                 f'a training step takes arrays and numbers, got {type(x).__name__} for argument '

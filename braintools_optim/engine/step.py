@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from brainstate import State
 
 from ..sharding import beside, own_buffers
 from ..transforms.mesh import mesh_of, named_sharding
 from .buffers import refuse_deleted
 from .chunks import Chunks, are_many
-from .compiled import computes_twice, entry_of, matmul_precision, signature_of
+from .compiled import NUMBERS, computes_twice, entry_of, matmul_precision, signature_of
 from .computation import Computation
 from .gradient import refuse_non_arrays
 from .observe import any_hooks, is_plain, traced
@@ -238,9 +237,7 @@ def _kind(tree: Any) -> type:
 
 def split_extra(extra: dict[str, Any]) -> tuple[dict[str, Any], tuple]:
     """Part extra arguments into arrays, which are traced, and all else, which is static."""
-    arrays = {k: v for k, v in extra.items() if all(map(_is_array, jax.tree.leaves(v)))}
+    arrays = {
+        k: v for k, v in extra.items() if all(isinstance(x, NUMBERS) for x in jax.tree.leaves(v))
+    }
     return arrays, tuple((k, v) for k, v in extra.items() if k not in arrays)
-
-
-def _is_array(x: Any) -> bool:
-    return isinstance(x, jax.Array | np.ndarray | np.generic | bool | int | float | complex)

@@ -41,23 +41,25 @@ def with_masters(
     def is_narrow(p: jax.Array) -> bool:
         return wider(p.dtype, dtype) != p.dtype
 
-    def widened(x: jax.Array) -> jax.Array:
+    def in_master_dtype(x: jax.Array) -> jax.Array:
         return x.astype(dtype) if is_narrow(x) else x
 
     def copy(p: jax.Array) -> jax.Array:
         return p.astype(dtype) if is_narrow(p) else jnp.zeros(0, dtype)
 
     def init(params: optax.Params) -> tuple[Any, MasterState]:
-        return chain.init(jax.tree.map(widened, params)), MasterState(jax.tree.map(copy, params))
+        return chain.init(jax.tree.map(in_master_dtype, params)), MasterState(
+            jax.tree.map(copy, params)
+        )
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         if params is None:
             raise ValueError('with_masters needs params: call update(updates, state, params).')
         inner_state, (masters,) = state
         narrow, treedef = flat(params)
-        wide = list(map(present, narrow, treedef.flatten_up_to(masters)))
+        wide = list(map(current, narrow, treedef.flatten_up_to(masters)))
         updates, inner_state = chain.update(
-            jax.tree.map(widened, updates), inner_state, treedef.unflatten(wide), **extra
+            jax.tree.map(in_master_dtype, updates), inner_state, treedef.unflatten(wide), **extra
         )
         moved, kept = [], []
         for p, before, u in zip(narrow, wide, treedef.flatten_up_to(updates), strict=True):
@@ -71,7 +73,7 @@ def with_masters(
                 kept.append(now.astype(dtype))
         return treedef.unflatten(moved), (inner_state, MasterState(treedef.unflatten(kept)))
 
-    def present(p: Any, master: Any) -> Any:
+    def current(p: Any, master: Any) -> Any:
         if is_absent(p) or not is_narrow(p):
             return p
         return jnp.where(bits(master.astype(p.dtype)) == bits(p), master, p.astype(dtype))

@@ -21,6 +21,7 @@ import optax
 from ..count import advanced, one_minus_power
 from ..entry import entry, places
 from ..moments import is_known_zero
+from ..wide import widened
 from .draw import seeds_of
 from .factor import Blocks, Factor, Rule, precondition
 from .layout import ONE_D_PATH, Layout
@@ -210,7 +211,7 @@ class Step:
         if layout.kind == ONE_D_PATH:
             flat = [rows[i]['Ql'].reshape(1, layout.layers, -1) for i in flock.leaves]
             bound = field('Ll', 0, layout.layers)
-            return [Part(number, 0, Factor(_wide(together(flat)), bound, True), None)]
+            return [Part(number, 0, Factor(widened(together(flat)), bound, True), None)]
         used = dict.fromkeys(('Ql', 'Qr', 'Ql_edge', 'Qr_edge'), 0)
         before, parts = 0, []
         for index, part in enumerate(layout.classes):
@@ -221,7 +222,7 @@ class Step:
                 ('Qr', part.last_col, layout.cols),
             ):
                 own = name + '_edge' * last
-                q = _wide(field(own, used[own], width))
+                q = widened(field(own, used[own], width))
                 sides.append(Factor(q, field('L' + name[1], before, width), cut.diagonal))
                 used[own] += width
             before += width
@@ -352,10 +353,6 @@ def _joined(factors: list[Any]) -> Factor:
 
 def _slice(factor: Factor, own: slice) -> Factor:
     return factor._replace(q=factor.q[:, own], bound=factor.bound[:, own])
-
-
-def _wide(q: jax.Array) -> jax.Array:
-    return q.astype(jnp.promote_types(q.dtype, jnp.float32))
 
 
 def _tops(x: jax.Array) -> jax.Array:
