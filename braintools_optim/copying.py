@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from brainstate import State
 
 from .engine.own_state import CountState
+from .engine.running import Running
 from .state import OptimState, RegisteredStates, with_copies
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
         '_lr_scheduler': schedulers[id(optimizer._lr_scheduler)],
         '_schedulers': [schedulers[id(s)] for s in optimizer._schedulers],
         '_stepper': None,
-        '_running': None,
+        '_running': Running(optimizer._running.rate_is_read),
         '_tx': optimizer._tx,
     }
     for name, value in optimizer.__dict__.items():

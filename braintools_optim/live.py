@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from brainstate import State
-from brainstate.util import StateJaxTracer
 
 from .check import any_traced, check_flag, check_number, is_live, is_zero
+from .engine.given_chain import HOW_TO_READ
 from .engine.own_state import CoreState
+from .engine.running import Running
 from .groups import ParamGroup
 from .hyper import TO_COME, Hyper, HyperTable, number_at
 from .other_libraries import (
@@ -59,11 +60,7 @@ class LiveNumbers:
     _table: HyperTable
     _groups: list[ParamGroup]
     _core: CoreState
-    # The values of the group whose chain is being built or run, those of all groups if they are
-    # traced, and the trace in which that is.
-    _running: tuple[Hyper, list[dict[str, Any]] | None, StateJaxTracer] | None
-    # Whether a chain that is fixed reads the learning rate: None until it has been traced.
-    _rate_is_read: bool | None = None
+    _running: Running
 
     def validate(self, h: Hyper) -> None:
         """Raise if values contradict each other; numbers in ``h`` may be tracers."""
@@ -124,7 +121,7 @@ class LiveNumbers:
     def __getattr__(self, name: str) -> Any:
         known = self.__dict__
         if name in known.get('_numbers', ()):
-            running = self._running_hyper()
+            running = self._running.hyper()
             return getattr(running, name) if running else self._table.read(0, name)
         if name in known.get('_flags', ()):
             return known['_flags'][name]
@@ -176,36 +173,10 @@ class LiveNumbers:
         else:
             self._assign({(0, name): value})
 
-    def _running_hyper(self) -> Hyper | None:
-        """Return the values of the group whose chain is being built or run, if one is."""
-        running = self._running_now()
-        return None if running is None else running[0]
-
-    def _running_rate(self) -> Hyper | None:
-        """Return the same to one who reads the learning rate, and note that the chain does."""
-        if (h := self._running_hyper()) is not None:
-            self.__dict__['_rate_is_read'] = True
-        return h
-
-    def _running_now(self) -> tuple[Hyper, list[dict[str, Any]] | None] | None:
-        running = self.__dict__['_running']
-        # An interrupt may leave them behind: they mean nothing outside of their trace.
-        return None if running is None or not running[2].is_valid() else running[:2]
-
-    def _run_as(self, h: Hyper | None, numbers: list[dict[str, Any]] | None = None) -> None:
-        """Say whose chain is being built or run: None for nobody's."""
-        trace = StateJaxTracer()
-        self.__dict__['_running'] = None if h is None else (h, numbers, trace)
-        if numbers is not None:
-            self._core.busy_in(trace)
-
     def _read(self, group: int, name: str) -> Any:
         """Return a number of a group: while a chain is traced, the traced one."""
-        running = self._running_now()
-        numbers = running and running[1]
-        if numbers and name == 'lr':
-            self.__dict__['_rate_is_read'] = True
-        return numbers[group][name] if numbers else self._table.read(group, name)
+        number = self._running.number(group, name)
+        return self._table.read(group, name) if number is None else number
 
     def _defaults(self) -> dict[str, Any]:
         """Return the numbers that a new group has if it is given none."""
@@ -250,12 +221,12 @@ class LiveNumbers:
                 raise KeyError(self._no_option(name))
             group = self._groups[index]
             if group.fixed_chain is not None and name != 'lr':
-                raise self._baked(name)
+                raise self._without_effect(name)
             checked[index, name] = self._checked(name, value, self._numbers[name], not by_hand)
-            if by_hand and name == 'lr' and self._rate_is_read is False:
+            if by_hand and name == 'lr' and self._running.rate_is_read is False:
                 pair = checked[index, name], group.number(name)
                 if any_traced(pair) or pair[0] != pair[1]:
-                    raise self._baked(name)
+                    raise self._without_effect(name)
             if name in group.unused and not is_zero(checked[index, name]):
                 raise self._no_state(group, name)
         if type(self).validate is not LiveNumbers.validate:
@@ -273,11 +244,10 @@ class LiveNumbers:
                 raise self._no_state(group, name)
         self.validate(group.hyper(numbers))
 
-    def _baked(self, name: str) -> AttributeError:
+    def _without_effect(self, name: str) -> AttributeError:
         if self._groups[0].fixed_chain is None:
             return AttributeError(
-                f'the chain of this {type(self).__name__} does not read {name}: end transform(h) '
-                f'in optax.scale_by_learning_rate(h.lr).'
+                f'the chain of this {type(self).__name__} does not read {name}: {HOW_TO_READ}.'
             )
         return AttributeError(
             f'{name} is baked into the chain of this {type(self).__name__}; override transform(h) '

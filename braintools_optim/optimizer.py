@@ -15,12 +15,13 @@ from .copying import Copied
 from .decay_mask import check_decay_mask
 from .engine.chunks import are_many
 from .engine.closure import step_with_functions
-from .engine.fixed_chain import built_chain, check_chain, noting_reads, refuse_decay, returned_chain
+from .engine.given_chain import built_chain, check_chain, noting_reads, refuse_decay, returned_chain
 from .engine.leaf import Leaf, all_leaves, leaves_of
 from .engine.leafwise import leafwise
 from .engine.observe import traced
 from .engine.own_state import ChainState, CoreState, CountState
 from .engine.plan import GroupPlan
+from .engine.running import Running
 from .engine.slot import belong, check_vectors, with_dtype, with_known
 from .engine.step import Stepper
 from .engine.view import GroupView
@@ -180,7 +181,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         )
         self._table = HyperTable()
         self._groups: list[ParamGroup] = []
-        self._running = None
+        self._running = Running()
         self._tx = tx
         self._precision = Precision.checked(name, state_dtype, master_dtype, mu_dtype)
         self._skip_nonfinite = check_flag(name, 'skip_nonfinite', skip_nonfinite, False)
@@ -223,7 +224,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         its learning rate is live through ``self._lr_scheduler``, all else in it is fixed.
         :meth:`transform` keeps everything live.
         """
-        return self._live(lambda: self._running_rate() or self._hyper(self._groups[0]))
+        return self._live(lambda: self._running.hyper_for_rate() or self._hyper(self._groups[0]))
 
     @property
     def tx(self) -> optax.GradientTransformation:
@@ -269,13 +270,12 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         owner = next(c for c in type(self).__mro__ if {'transform', 'default_tx'} & set(vars(c)))
         if owner is OptaxOptimizer or 'default_tx' not in vars(owner):
             return None
-        self._run_as(h)
-        known = self._rate_is_read
+        known = self._running.rate_is_read
         try:
-            chain = self.default_tx()
+            with self._running.group(h):
+                chain = self.default_tx()
         finally:
-            self._run_as(None)
-            self._rate_is_read = known  # what is read while it is built stays as it is now
+            self._running.rate_is_read = known  # what is read while it is built stays as it is now
         return returned_chain(f'{type(self).__name__}.default_tx', chain)
 
     # ---- parameters and groups -----------------------------------------------------------

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .engine.fixed_chain import warn_of_unread
+from .engine.given_chain import warn_of_unread
+from .engine.running import Running
 from .fixed_list import FixedList
 from .groups import ParamGroup
-from .hyper import Hyper, HyperTable
+from .hyper import HyperTable
 from .schedulers import LRScheduler, Scheduler
 
 __all__ = ['DrivenRates']
@@ -31,11 +32,10 @@ class DrivenRates:
     _table: HyperTable
     _groups: list[ParamGroup]
     _assign: Callable[..., Any]
-    _running_rate: Callable[[], Hyper | None]
+    _running: Running
     _lr_scheduler: LRScheduler
     _lr_is_free: bool  # whether the first scheduler that is added takes the place of `lr`
     _schedulers: list[Scheduler]
-    _rate_is_read: bool | None
 
     @property
     def lr(self) -> LRScheduler:
@@ -72,7 +72,7 @@ class DrivenRates:
     @property
     def current_lr(self) -> Any:
         """The learning rate that the next step applies to group 0; assign to change it."""
-        running = self._running_rate()
+        running = self._running.hyper_for_rate()
         return running.lr if running else self._table.read(0, 'lr')
 
     @current_lr.setter
@@ -96,7 +96,7 @@ class DrivenRates:
         """Count a scheduler among those that drive this optimizer."""
         if scheduler is self._lr_scheduler:
             return
-        if self._rate_is_read is False and isinstance(scheduler, LRScheduler):
+        if self._running.rate_is_read is False and isinstance(scheduler, LRScheduler):
             warn_of_unread(self)  # type: ignore[arg-type]  # mixed into one
         self._schedulers = [*self._schedulers, scheduler]
         if self._lr_is_free and isinstance(scheduler, LRScheduler):
@@ -136,7 +136,7 @@ class DrivenRates:
 
         To a chain that runs it is that of its group.
         """
-        if running := self._running_rate():
+        if running := self._running.hyper_for_rate():
             return [running.lr] * len(self._groups)
         entries = self._table.state.entries()
         return [entries[self._table.slots[g.index, 'lr']] for g in self._groups]

@@ -14,7 +14,7 @@ from brainstate.graph import Node
 from brainstate.transform import ProgressBar, for_loop
 
 from .engine.leaf import without_unit
-from .engine.loss import check_loss, shown
+from .engine.loss import check_loss, kind_of
 from .engine.objective import ClosureObjective
 from .engine.observe import traced
 from .engine.program import StatefulProgram
@@ -207,7 +207,7 @@ class TrainStep:
         if self.has_aux:
             if not isinstance(out, tuple | list) or len(out) != 2:
                 raise TypeError(
-                    f'with has_aux=True loss_fn must return (loss, aux), got {shown(out)}.'
+                    f'with has_aux=True loss_fn must return (loss, aux), got {kind_of(out)}.'
                 )
             loss = out[0]
         several = isinstance(out, tuple) and not self.has_aux
@@ -257,7 +257,7 @@ class TrainStep:
     def _prepared(self) -> list[State]:
         """Be ready for a trace; return all States that a step is known to touch."""
         for opt in self.optimizers:
-            opt._ready().settle()
+            opt._ready().follow_parameters()
         own = [s for opt in self.optimizers for s in (opt._core, opt._table.state)]
         rates = [s for scheduler in self.schedulers for s in scheduler._states()]
         return [*self.model_states, *own, *rates, brainstate.random.DEFAULT]

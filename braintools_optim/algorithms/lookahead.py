@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import optax
 
 from ..check import check_count
-from ..engine.fixed_chain import check_chain
+from ..engine.given_chain import check_chain
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..ranges import UNIT, Range

@@ -7,11 +7,14 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-__all__ = ['Saving', 'run', 'settle']
+from .tree import copied
 
-_running: dict[str, _Work] = {}  # what is being written, by the real path
+__all__ = ['Saving', 'free_path', 'written']
+
+_writing: dict[str, _Work] = {}  # what is being written, by the real path
 _lock = threading.Lock()
 
 
@@ -35,8 +38,8 @@ class _Work:
         finally:
             self.write = None  # the snapshot may go
             with _lock:
-                if _running.get(self.path) is self:
-                    del _running[self.path]
+                if _writing.get(self.path) is self:
+                    del _writing[self.path]
                 self.finished = True
                 left = self.left
             if left:
@@ -99,17 +102,19 @@ class Saving:
         return f'Saving({self._work.path!r}, {state})'
 
 
-def run(path: str | os.PathLike, write: Callable[[], Any]) -> Saving:
-    """Write a file in the background; what is being written there is waited for before."""
-    settle(path)
-    work = _Work(os.path.realpath(path), write)
+def written(path: str, write: Callable[[Any], Any], data: Any, background: bool) -> Saving | None:
+    """Write data to a path that is free; or a copy of it, while the training goes on."""
+    if not background:
+        write(data)
+        return None
+    work = _Work(os.path.realpath(path), partial(write, copied(data)))
     with _lock:
-        _running[work.path] = work
+        _writing[work.path] = work
     work.thread.start()
     return Saving(work)
 
 
-def settle(path: str | os.PathLike) -> str:
+def free_path(path: str | os.PathLike) -> str:
     """Wait for what is being written to a path, so that files come in the order of their saves.
 
     Return the path, which from now on means the same from any directory.
@@ -121,7 +126,7 @@ def settle(path: str | os.PathLike) -> str:
         )
     path = os.path.abspath(os.fsdecode(path))
     with _lock:
-        work = _running.get(os.path.realpath(path))
+        work = _writing.get(os.path.realpath(path))
     if work is not None:
         work.thread.join()
     return path

@@ -165,7 +165,7 @@ class Checkpointer:
         self._saving = write(
             path,
             self._tree(tree),
-            in_background=self.background,
+            background=self.background,
             more={'step': step, 'metric': metric},
             then=lambda: self._prune(path),
         )

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import file
-from .background import Saving, run, settle
+from .background import Saving, free_path, written
 from .errors import IncompatibleCheckpoint
 from .export import export, export_params
 from .judge import Judge, LoadReport
 from .nested import encoded
 from .pending import take_over
-from .tree import copied
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
@@ -27,26 +27,23 @@ def save(
     path: str | os.PathLike,
     params: bool = False,
     extra: Any = None,
-    in_background: bool = False,
+    background: bool = False,
 ) -> Saving | None:
     """Write an optimizer, and what else is asked for, into a file."""
-    path = settle(path)
+    path = free_path(path)
     meta = export(optimizer, copied=False)
     tree = {'opt_state': meta.pop('opt_state')}
     if params:
         tree['params'], meta['units'] = export_params(optimizer, copied=False)
     if extra is not None:
         tree['extra'] = encoded(extra, 'extra')
-    if not in_background:
-        file.write(path, tree, kind=KIND, meta={'state': meta})
-        return None
-    tree = copied(tree)
-    return run(path, lambda: file.write(path, tree, kind=KIND, meta={'state': meta}))
+    write = partial(file.write, path, kind=KIND, meta={'state': meta})
+    return written(path, write, tree, background)
 
 
 def load(optimizer: OptaxOptimizer, path: str | os.PathLike, judge: Judge) -> LoadReport:
     """Restore an optimizer from a file, or raise with every difference."""
-    path = settle(path)
+    path = free_path(path)
     meta, tree = file.read(path)
     state = meta.get('state')
     if not isinstance(state, dict) or not isinstance(tree, dict) or 'opt_state' not in tree:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from ..engine.writing import undone_on_error
 from ..optimizer import OptaxOptimizer
 from ..schedulers import Scheduler
 from . import file
-from .background import Saving, run, settle
+from .background import Saving, free_path, written
 from .errors import CheckpointError, IncompatibleCheckpoint
 from .export import export, refuse_unloadable
 from .judge import Judge, LoadReport
@@ -24,7 +23,6 @@ from .nested import encoded, entries, restored
 from .plain import plainly, shaped_like
 from .restore import Restoration, examine
 from .single import state_dict_of
-from .tree import copied
 
 __all__ = ['load', 'restore', 'save', 'write']
 
@@ -56,19 +54,19 @@ def save(path: str | os.PathLike, tree: Any, *, background: bool = False) -> Sav
     >>> bo.restore('run.ckpt', run).extra['epoch']
     3
     """
-    return write(path, tree, in_background=background)
+    return write(path, tree, background)
 
 
 def write(
     path: str | os.PathLike,
     tree: Any,
+    background: bool = False,
     *,
-    in_background: bool = False,
     more: Mapping[str, Any] | None = None,
     then: Callable[[], Any] | None = None,
 ) -> Saving | None:
     """Write a training state, with ``more`` about it in the header, and ``then`` do something."""
-    path = settle(path)
+    path = free_path(path)
     contents: dict[str, Any] = {}  # what describes them, readable without the arrays
 
     def live(node: Any, where: str) -> Any:
@@ -90,10 +88,7 @@ def write(
         if then is not None:
             then()
 
-    if not in_background:
-        finish(data)
-        return None
-    return run(path, partial(finish, copied(data)))
+    return written(path, finish, data, background)
 
 
 def load(path: str | os.PathLike) -> Any:
@@ -102,7 +97,7 @@ def load(path: str | os.PathLike) -> Any:
 
 
 def _read(path: str | os.PathLike) -> tuple[dict[str, Any], Any]:
-    path = settle(path)
+    path = free_path(path)
     meta, tree = file.read(path)
     if isinstance(meta.get('state'), dict) and isinstance(tree, dict) and 'opt_state' in tree:
         return meta, {**tree, 'opt': state_dict_of(meta, tree)}

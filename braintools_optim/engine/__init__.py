@@ -13,7 +13,8 @@ In the order in which ``opt.step(grads)`` meets them:
 | `leaf`, `plan`, `gradient` | from what users hold to the trees that chains see |
 | `clip`, `finite` | what happens to gradients before and after |
 | `slot`, `view` | which state belongs to which parameter; what one group's chain sees |
-| `fixed_chain`, `whole_chain` | chains that are built once; ``opt.tx`` |
+| `running`, `given_chain` | whose chain is traced; what users give as one |
+| `whole_chain` | ``opt.tx`` |
 | `writing` | writing all States, or none |
 
 Steps on functions of the user's, as LBFGS takes them: `closure`, `objective`, `loss`, `meaning`.

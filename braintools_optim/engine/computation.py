@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import jax
 import jax.numpy as jnp
 import optax
+from brainstate.util import StateJaxTracer
 
 from ..groups import ParamGroup
 from ..hyper import Hyper
@@ -147,11 +148,9 @@ class Computation:
         paths = [self.leaves[i].path for i in plan.leaves]
         absent = {self.leaves[i].path for i in plan.leaves if found[i] is None}
         seen = with_masked(state, paths, absent) if absent else state
-        optimizer._run_as(h, numbers)
-        try:
+        optimizer._core.busy_in(StateJaxTracer())
+        with optimizer._running.group(h, numbers):
             made, new = run(optimizer._chain(group, h), plan.tree(found), seen, plan.tree(shown))
-        finally:
-            optimizer._run_as(None)
         if absent:
             new = jax.tree.map(lambda n, o: o if is_masked(n) else n, new, state, is_leaf=is_masked)
         return plan.flat(made), _in_old_dtypes(new, state, type(optimizer).__name__)

@@ -102,7 +102,7 @@ class Stepper:
                     self._refuse_deleted(args)
                     raise
             if not result:
-                if self.settle():
+                if self.follow_parameters():
                     self._run_donating(grads, extra)
                     return
                 self._run_checked(kind, args, held, result)
@@ -112,7 +112,7 @@ class Stepper:
                 self._store(treedef, count, *result[0])
             raise
 
-    def settle(self) -> bool:
+    def follow_parameters(self) -> bool:
         """Bring the state onto the mesh on which parameters were put after they were registered.
 
         Return whether it moved.

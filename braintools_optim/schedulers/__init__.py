@@ -1,4 +1,20 @@
-"""Schedulers: stateful shells over `braintools_optim.schedules`, which drive an optimizer."""
+"""Schedulers: stateful shells over `braintools_optim.schedules`, which drive an optimizer.
+
+| module | what it is |
+|---|---|
+| `scheduler` | what all share: attaching, stepping, previewing, saving |
+| `rate` | those of the learning rate, which is affine in the base |
+| `arguments`, `base_rates`, `row` | their numbers, their bases, and their memory of a group |
+| `anneal`, `decay`, `cyclic`, `plateau`, `param` | the classes |
+| `composite`, `chained`, `sequential` | those that are made of others |
+| `present` | those that act on the rate that they find |
+| `shown`, `snapshot` | numbers as they are shown, and as they are saved |
+
+A scheduler *begins* with an optimizer: it adopts the groups, each as a `Row`, and gives their first
+rates (`_begin`, `_started`). A group that is added later *joins* (`_join`, `_joined`). A step
+*advances* what is remembered, purely (`_advanced`, group by group `_moved`). A later part of a
+sequence is *entered* (`_entered`). To *set out* is to compute the rate from a given start.
+"""
 
 from .anneal import (
     SWALR,

@@ -212,10 +212,10 @@ class LRScheduler(Arguments, BaseRates):
         """Return what follows at an epoch, from the rates that the schedulers before it gave."""
         if not self.carries_changes or self._defines_get_lr():
             return self._advanced(progress, lrs, epoch, metric)
-        moved = self._set_outs(progress._replace(epoch=epoch), lrs)
+        moved = self._set_out_each(progress._replace(epoch=epoch), lrs)
         return Progress(epoch, [row for row, _ in moved]), [lr for _, lr in moved]
 
-    def _set_outs(self, progress: Progress, lrs: list) -> list[tuple[Row, Any]]:
+    def _set_out_each(self, progress: Progress, lrs: list) -> list[tuple[Row, Any]]:
         """Return the row and learning rate of each group at an epoch.
 
         The schedules start from these rates where they carry changes on, else from the bases.
@@ -230,7 +230,7 @@ class LRScheduler(Arguments, BaseRates):
         progress = self._progress()
         if self._defines_get_lr():
             return self._by_get_lr(progress.epoch)[: len(lrs)]
-        return [lr for _, lr in self._set_outs(progress, lrs)]
+        return [lr for _, lr in self._set_out_each(progress, lrs)]
 
     def _joined(self, group: int, row: Row, lr: Any) -> Any:
         if self._defines_get_lr():
@@ -317,7 +317,7 @@ class LRScheduler(Arguments, BaseRates):
         """Return the learning rate; given a count, minus it, for ``optax.scale_by_schedule``."""
         if count is None:
             return self._lrs()[0]
-        running = self.optimizer._running_rate() if self.optimizer is not None else None
+        running = self.optimizer._running.hyper_for_rate() if self.optimizer is not None else None
         if running is None and is_tracer(count) and not recorded():
             name, way = type(self).__name__, 'give it to the optimizer, too, as lr='
             if self.optimizer is not None:

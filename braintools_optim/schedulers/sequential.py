@@ -83,14 +83,14 @@ class SequentialLR(Composite):
         then = following(self._epoch(), epoch)
         if is_tracer(then):
             return
-        i, begin = self._running(then)
+        i, begin = self._part_at(then)
         follows = epoch is None and not (i and then == begin)
         self._children[i]._check_step(None if follows else then - begin)
 
     def _watches(self, epoch: Any) -> bool:
         if is_tracer(epoch):
             return super()._watches(epoch)
-        i, begin = self._running(epoch)
+        i, begin = self._part_at(epoch)
         return self._children[i]._watches(epoch - begin)
 
     def _take_over(self, optimizer: OptaxOptimizer) -> list:
@@ -105,20 +105,20 @@ class SequentialLR(Composite):
         return self._adopt_each(each, [lrs if agree(own, bases) else own for own in each])
 
     def _adopt_each(self, bases: list[list], lrs: list[list]) -> list:
-        first, begin = self._running(self._epoch())
+        first, begin = self._part_at(self._epoch())
         child = self._children[first]
         if self._epoch() > begin:
             child._put(child._progress()._replace(epoch=self._epoch() - begin))
         parts = zip(self._children, bases, lrs, strict=True)
         return [child._adopt(*part) for child, *part in parts][first]
 
-    def _running(self, epoch: Any) -> tuple[int, int]:
+    def _part_at(self, epoch: Any) -> tuple[int, int]:
         """Return which scheduler runs at an epoch, and since when."""
         i = bisect_right(self.milestones, epoch)
         return i, self.milestones[i - 1] if i else 0
 
     def _started(self, lrs: list) -> list:
-        child = self._children[self._running(self._epoch())[0]]
+        child = self._children[self._part_at(self._epoch())[0]]
         own = child._bases()
         return child._started(lrs if agree(own, self._bases()) else own)
 
@@ -129,7 +129,7 @@ class SequentialLR(Composite):
             if own is None:
                 own = child._bases()[0] if agree([base], shared) else base
             joined.append(child._join(group, own, lr if agree([own], [base]) else own))
-        return joined[self._running(self._epoch())[0]]
+        return joined[self._part_at(self._epoch())[0]]
 
     def _advanced(
         self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
@@ -205,7 +205,7 @@ class SequentialLR(Composite):
                 f'SequentialLR: it was built with milestones {theirs}, here with {self.milestones}'
             )
         if not wrong:
-            runs, _ = self._running(saved['last_epoch'])
+            runs, _ = self._part_at(saved['last_epoch'])
             if (told := saved.get('current_scheduler_idx', runs)) != runs:
                 wrong.append(f'SequentialLR: current_scheduler_idx must be {runs}, got {told!r}')
         return wrong

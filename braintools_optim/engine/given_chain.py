@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
 
 __all__ = [
-    *('built_chain', 'check_chain', 'noting_reads', 'refuse_decay', 'returned_chain'),
-    'warn_of_unread',
+    *('HOW_TO_READ', 'built_chain', 'check_chain', 'noting_reads', 'refuse_decay'),
+    *('returned_chain', 'warn_of_unread'),
 ]
+
+HOW_TO_READ = 'end transform(h) in optax.scale_by_learning_rate(h.lr)'
+"""What makes a chain read the learning rate."""
 
 
 def check_chain(owner: str, name: str, given: Any, hint: str, or_else: str | None = None) -> None:
@@ -81,14 +84,15 @@ def noting_reads(optimizer: OptaxOptimizer, chain: Any, h: Hyper) -> optax.Gradi
     """
 
     def update(*args: Any, **extra: Any) -> Any:
-        before, optimizer._rate_is_read = optimizer._rate_is_read, None
+        running = optimizer._running
+        before, running.rate_is_read = running.rate_is_read, None
         try:
             result = chain.update(*args, **extra)
         except BaseException:  # nothing was learnt
-            optimizer._rate_is_read = before
+            running.rate_is_read = before
             raise
-        optimizer._rate_is_read = bool(optimizer._rate_is_read or h.rate_is_read or before)
-        if not optimizer._rate_is_read and _is_driven(optimizer):
+        running.rate_is_read = bool(running.rate_is_read or h.rate_is_read or before)
+        if not running.rate_is_read and _is_driven(optimizer):
             warn_of_unread(optimizer)
         return result
 
@@ -105,7 +109,7 @@ def _is_driven(optimizer: OptaxOptimizer) -> bool:
 def warn_of_unread(optimizer: OptaxOptimizer) -> None:
     """Warn that a learning rate which is driven has no effect."""
     if optimizer._groups[0].fixed_chain is None:
-        instead = 'end transform(h) in optax.scale_by_learning_rate(h.lr)'
+        instead = HOW_TO_READ
     else:
         instead = (
             'end the chain in optax.scale_by_schedule(scheduler), of the scheduler that is given '

@@ -1,0 +1,51 @@
+"""Whose chain is being built or run: what it reads of the optimizer is what is traced then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from brainstate.util import StateJaxTracer
+
+if TYPE_CHECKING:
+    from ..hyper import Hyper
+
+__all__ = ['Running']
+
+
+class Running:
+    """The group whose chain is being built or run, if one is, and whether chains read the rate."""
+
+    def __init__(self, rate_is_read: bool | None = None):
+        self.rate_is_read = rate_is_read  # None until a chain has been traced
+        self._now: tuple[Hyper, list[dict[str, Any]] | None, StateJaxTracer] | None = None
+
+    @contextmanager
+    def group(self, h: Hyper, numbers: list[dict[str, Any]] | None = None) -> Iterator[None]:
+        """Let it be a group with these values; ``numbers`` are those of all groups, if traced."""
+        self._now = h, numbers, StateJaxTracer()
+        try:
+            yield
+        finally:
+            self._now = None
+
+    def hyper(self) -> Hyper | None:
+        """Return the values of the group, None if there is none."""
+        now = self._now
+        # An interrupt may leave it behind: it means nothing outside of its trace.
+        return now[0] if now is not None and now[2].is_valid() else None
+
+    def hyper_for_rate(self) -> Hyper | None:
+        """Return the same to a reader of the learning rate, and note that the chain reads it."""
+        if (h := self.hyper()) is not None:
+            self.rate_is_read = True
+        return h
+
+    def number(self, group: int, name: str) -> Any:
+        """Return a traced number of any group, None where none is traced."""
+        if self.hyper() is None or self._now is None or not (numbers := self._now[1]):
+            return None
+        if name == 'lr':
+            self.rate_is_read = True
+        return numbers[group][name]
