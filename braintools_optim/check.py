@@ -5,6 +5,7 @@ The error names the owner, the argument, what came and what is allowed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,8 +16,9 @@ from .number import plain_number
 from .ranges import Range, range_of
 
 __all__ = [
-    *('check_count', 'check_flag', 'check_mask', 'check_metric', 'check_number', 'check_range'),
-    *('is_live', 'is_real', 'any_traced', 'is_zero'),
+    *('any_traced', 'check_choice', 'check_count', 'check_flag', 'check_mask', 'check_metric'),
+    *('check_number', 'check_range', 'is_count', 'is_live', 'is_plain_number', 'is_real'),
+    'is_zero',
 ]
 
 
@@ -81,6 +83,25 @@ def check_metric(owner: str, name: str, value: Any) -> float:
     if found.shape != () or not is_real(found.dtype):
         raise TypeError(f'{owner} needs a number for {name}, got {value!r:.80}.')
     return float(found)
+
+
+def is_plain_number(x: Any) -> bool:
+    """Whether a value is one of Python's real numbers, True and False not among them."""
+    return isinstance(x, int | float) and not isinstance(x, bool)
+
+
+def is_count(x: Any) -> bool:
+    """Whether a value is a count that fits in 32 bits."""
+    whole = isinstance(x, int | np.integer) and not isinstance(x, bool)
+    return whole and 0 <= int(x) < 2**31
+
+
+def check_choice(owner: str, name: str, value: Any, allowed: Sequence[Any]) -> Any:
+    """Return a value that is one of those allowed, or raise."""
+    if value not in allowed:
+        choice = ' or '.join(map(repr, allowed))
+        raise ValueError(f'{owner} needs {choice} for {name}, got {value!r}.')
+    return value
 
 
 def check_count(owner: str, name: str, value: Any, least: int = 0) -> int:

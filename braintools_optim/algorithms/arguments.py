@@ -6,15 +6,10 @@ from typing import Any
 
 from ..signature import argument_defaults
 
-__all__ = ['FLOATS', 'not_allowed', 'one_of_two']
+__all__ = ['FLOATS', 'one_of_two']
 
 FLOATS = (None, 'bfloat16', 'float16', 'float32', 'float64')
 """What a dtype to compute in may be, by name; None is the parameter's own."""
-
-
-def not_allowed(owner: str, name: str, allowed: str, got: Any) -> ValueError:
-    """Return the error that says what an option may be."""
-    return ValueError(f'{owner} needs {allowed} for {name}, got {got!r}.')
 
 
 def one_of_two(cls: type, name: str, value: Any, other_name: str, other: Any) -> Any:

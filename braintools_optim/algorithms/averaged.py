@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import jax
 import optax
 
-from ..check import check_count, check_mask, check_number, is_zero
+from ..check import check_choice, check_count, check_mask, check_number, is_zero
 from ..engine.view import GroupView
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
@@ -19,7 +19,7 @@ from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import alpha_scheduler, beta3_scheduler, scale_by_ademamix, scale_by_mars
 from ..transforms.mars import CLIPS, VARIANTS, is_matrix
-from .arguments import FLOATS, not_allowed
+from .arguments import FLOATS
 from .chain import descent, users_mask
 
 __all__ = ['AdEMAMix', 'Mars']
@@ -110,9 +110,7 @@ class AdEMAMix(OptaxOptimizer):
         check_mask(owner, 'mask', h.mask)
         if h.b3_start is not None:
             check_number(owner, 'b3_start', h.b3_start, allowed=UNIT)
-        check_count(owner, 'step_offset', h.step_offset)
-        if h.step_offset > 1:
-            raise ValueError(f'{owner} needs 0 or 1 for step_offset, got {h.step_offset!r}.')
+        check_choice(owner, 'step_offset', check_count(owner, 'step_offset', h.step_offset), (0, 1))
 
     # Not leafwise: ``mask`` is for whole trees.
     def transform(self, h: Hyper) -> optax.GradientTransformation:
@@ -233,8 +231,7 @@ class Mars(OptaxOptimizer):
         _check_schedules(self, gamma=h.gamma)
         check_mask(owner, 'mask', h.mask)
         for name, allowed in (('variant', VARIANTS), ('clip', CLIPS), ('ns_dtype', FLOATS)):
-            if getattr(h, name) not in allowed:
-                raise not_allowed(owner, name, f'one of {allowed}', getattr(h, name))
+            check_choice(owner, name, getattr(h, name), allowed)
         if not h.optimize_1d and is_zero(h.lr_ref):
             raise ValueError(
                 f'{owner} needs lr_ref > 0, got 0: give the learning rate at which lr_1d holds, '

@@ -6,6 +6,7 @@ from typing import Unpack
 
 import optax
 
+from ..check import check_choice, is_count
 from ..engine.leafwise import leafwise
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
@@ -14,7 +15,7 @@ from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import Reshape, scale_by_muon
 from ..transforms.orthogonal import NS_COEFFICIENTS, NS_EPS, NS_STEPS
-from .arguments import FLOATS, not_allowed
+from .arguments import FLOATS
 from .chain import descent
 
 __all__ = ['Muon']
@@ -89,17 +90,14 @@ class Muon(OptaxOptimizer):
 
     def validate(self, h: Hyper) -> None:
         """Raise where an option is none that there is."""
-        steps = h.ns_steps
-        if isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps < 100:
-            raise not_allowed('Muon', 'ns_steps', 'an integer in [0, 100)', steps)
-        if h.adjust_lr_fn not in (None, 'original', 'match_rms_adamw'):
-            raise not_allowed(
-                'Muon', 'adjust_lr_fn', "None, 'original' or 'match_rms_adamw'", h.adjust_lr_fn
-            )
-        if not (callable(h.reshape) or h.reshape in (None, 'last', 'first')):
-            raise not_allowed('Muon', 'reshape', "None, 'last', 'first' or a function", h.reshape)
-        if h.ns_dtype not in FLOATS:
-            raise not_allowed('Muon', 'ns_dtype', f'one of {FLOATS}', h.ns_dtype)
+        owner, steps = type(self).__name__, h.ns_steps
+        if not is_count(steps) or steps >= 100:
+            raise ValueError(f'{owner} needs an integer in [0, 100) for ns_steps, got {steps!r}.')
+        check_choice(owner, 'adjust_lr_fn', h.adjust_lr_fn, (None, 'original', 'match_rms_adamw'))
+        if not callable(h.reshape) and h.reshape not in (None, 'last', 'first'):
+            allowed = "None, 'last', 'first' or a function"
+            raise ValueError(f'{owner} needs {allowed} for reshape, got {h.reshape!r}.')
+        check_choice(owner, 'ns_dtype', h.ns_dtype, FLOATS)
 
     @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:

@@ -6,14 +6,13 @@ After msgpack tuples are lists; ``braintools.file`` makes dicts of lists, with t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-__all__ = ['is_count', 'is_finite', 'plainly', 'shaped_like']
+__all__ = ['plainly', 'shaped_like']
 
 
 def plainly(value: Any) -> Any:
@@ -41,14 +40,3 @@ def shaped_like(value: Any, template: Any) -> Any:
                 for i, v in enumerate(value)
             ]
     return value
-
-
-def is_count(value: Any) -> bool:
-    """Whether a value is a counter that fits in 32 bits."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return whole and 0 <= value < 2**31
-
-
-def is_finite(value: Any) -> bool:
-    """Whether a value is a number, neither infinite nor nan."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..check import check_number
+from ..check import check_number, is_count, is_plain_number
 from ..engine.leaf import flat_values
 from ..engine.slot import rebuild
 from ..hyper import TO_COME
@@ -20,7 +21,7 @@ from ..transforms.absent import is_masked
 from .devices import placed, placed_parameter
 from .export import VERSION, export_group, named_slots, refuse_traced, slot_name
 from .judge import Judge, LoadReport
-from .plain import is_count, is_finite, plainly, shaped_like
+from .plain import plainly, shaped_like
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
@@ -349,7 +350,7 @@ def _checked_vector(entries: list[Any], mine: Any, what: str, judge: Judge) -> A
     whole = np.issubdtype(mine.dtype, np.integer)
     known = np.asarray(mine).tolist()
     entries = [k if x is None else x for x, k in zip(entries, known, strict=True)]
-    if not all(map(is_count if whole else is_finite, entries)):
+    if not all(map(is_count if whole else _is_finite, entries)):
         allowed = 'counts in [0, 2**31)' if whole else 'finite numbers'
         judge.refuse(f'{what} must be {allowed}, got {entries}')
         return None
@@ -409,3 +410,7 @@ def _checked_params(
     for name in sorted(set(arrays) - {leaf.name for leaf in optimizer._leaves}):
         judge.unexpected(f'the parameter {name} is unknown here')
     return new
+
+
+def _is_finite(value: Any) -> bool:
+    return is_plain_number(value) and math.isfinite(value)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..check import check_count, check_metric
+from ..check import check_choice, check_count, check_metric
 from .atomic import sweep
 from .background import Saving
 from .errors import CheckpointError, CorruptCheckpoint
@@ -82,8 +82,7 @@ class Checkpointer:
         for name, count, least in (('keep', keep, 1), ('keep_best', keep_best, 0)):
             if count is not None or name != 'keep':
                 check_count('Checkpointer', name, count, least)
-        if mode not in ('min', 'max'):
-            raise ValueError(f"Checkpointer needs 'min' or 'max' for mode, got {mode!r}.")
+        check_choice('Checkpointer', 'mode', mode, ('min', 'max'))
         self.directory = Path(os.path.abspath(directory))
         self.tree = tree
         self.keep, self.keep_best, self.mode = keep, keep_best, mode

@@ -277,21 +277,22 @@ class OneCycleLR(MomentumCycle):
         base_momentum: Number = 0.85,
         max_momentum: Number = 0.95,
     ):
+        owner = type(self).__name__
         if (total_steps is None) == (epochs is None or steps_per_epoch is None) or (
             total_steps is not None and (epochs is not None or steps_per_epoch is not None)
         ):
             raise ValueError(
-                f'OneCycleLR needs either total_steps or both epochs and steps_per_epoch, got '
+                f'{owner} needs either total_steps or both epochs and steps_per_epoch, got '
                 f'{total_steps=}, {epochs=}, {steps_per_epoch=}.'
             )
         if total_steps is None:
-            total_steps = check_count('OneCycleLR', 'epochs', epochs, 1) * check_count(
-                'OneCycleLR', 'steps_per_epoch', steps_per_epoch, 1
+            total_steps = check_count(owner, 'epochs', epochs, 1) * check_count(
+                owner, 'steps_per_epoch', steps_per_epoch, 1
             )
-        div_factor = check_number('OneCycleLR', 'div_factor', div_factor, allowed=POSITIVE)
+        div_factor = check_number(owner, 'div_factor', div_factor, allowed=POSITIVE)
         peaks: list[Any] = list(max_lr) if isinstance(max_lr, list | tuple) else [max_lr]
         for peak in peaks:
-            self.schedule.check('OneCycleLR', max_lr=peak, total_steps=total_steps)
+            self.schedule.check(owner, max_lr=peak, total_steps=total_steps)
         self._div_factor = div_factor
         bases = [peak / div_factor for peak in peaks]
         super().__init__(
@@ -319,8 +320,8 @@ class OneCycleLR(MomentumCycle):
         then = following(self._epoch(), epoch)
         if not is_tracer(then) and then > self.total_steps:
             raise ValueError(
-                f'OneCycleLR was made for total_steps={self.total_steps}, and this would be step '
-                f'{then}.'
+                f'{type(self).__name__} was made for total_steps={self.total_steps}, and this '
+                f'would be step {then}.'
             )
 
     def _momentum(self, epoch: Any, base: Any, peak: Any, own: Mapping[str, Any]) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from ..check import is_plain_number
 from ..engine.observe import is_tracer
 from .scheduler import Progress, Scheduler, called, following
 
@@ -59,7 +60,9 @@ class ParamScheduler(Scheduler):
         each = schedule if isinstance(schedule, list) else [schedule]
         given = [s for s in each if s is not None or not isinstance(schedule, list)]
         entries = [x for s in given for x in (s if isinstance(s, tuple) else (s,))]
-        if not entries or not all(callable(x) or _is_number(x) for x in entries):
+        if not entries or not all(
+            callable(x) or is_tracer(x) or is_plain_number(x) for x in entries
+        ):
             raise TypeError(
                 f'ParamScheduler needs a function of the epoch for {name}, got {schedule!r}.'
             )
@@ -143,10 +146,6 @@ class ParamScheduler(Scheduler):
 
     def __repr__(self) -> str:
         return f'ParamScheduler({self.name!r}, epoch={self._epoch()})'
-
-
-def _is_number(x: Any) -> bool:
-    return is_tracer(x) or (isinstance(x, int | float) and not isinstance(x, bool))
 
 
 def _at(schedule: Any, epoch: Any) -> Any:

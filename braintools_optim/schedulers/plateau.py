@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..check import check_count, check_metric, check_number
+from ..check import check_choice, check_count, check_metric, check_number, is_count, is_plain_number
 from ..engine.observe import is_tracer
 from ..engine.own_state import NumbersState
 from ..engine.writing import put_value
@@ -93,11 +93,12 @@ class ReduceLROnPlateau(PresentRate):
     ):
         numbers = {'factor': factor, 'threshold': threshold, 'min_lr': min_lr, 'eps': eps}
         super().__init__(base_lr, last_epoch, numbers=numbers)
+        owner = type(self).__name__
         self._fixed = {
-            'mode': one_of('mode', mode, ('min', 'max')),
-            'patience': check_count('ReduceLROnPlateau', 'patience', patience),
-            'threshold_mode': one_of('threshold_mode', threshold_mode, ('rel', 'abs')),
-            'cooldown': check_count('ReduceLROnPlateau', 'cooldown', cooldown),
+            'mode': check_choice(owner, 'mode', mode, ('min', 'max')),
+            'patience': check_count(owner, 'patience', patience),
+            'threshold_mode': check_choice(owner, 'threshold_mode', threshold_mode, ('rel', 'abs')),
+            'cooldown': check_count(owner, 'cooldown', cooldown),
         }
         self._best = NumbersState([self.mode_worse])
         self._bad_epochs = OptimState(np.int32(0))
@@ -197,26 +198,17 @@ class ReduceLROnPlateau(PresentRate):
 
     def _differences(self, saved: Mapping[str, Any]) -> list[str]:
         wrong = super()._differences(saved)
-        best = saved.get('best')
-        if isinstance(best, bool) or not isinstance(best, int | float):
-            wrong.append(f'ReduceLROnPlateau: best must be a number, got {best!r}')
+        owner, best = type(self).__name__, saved.get('best')
+        if not is_plain_number(best):
+            wrong.append(f'{owner}: best must be a number, got {best!r}')
         for key in REMEMBERED[1:]:
-            count = saved.get(key)
-            if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count < 2**31:
-                wrong.append(f'ReduceLROnPlateau: {key} must be a count, got {count!r}')
+            if not is_count(saved.get(key)):
+                wrong.append(f'{owner}: {key} must be a count, got {saved.get(key)!r}')
         return wrong
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         super()._restore(saved)
         self._put(self._progress()._replace(extra=[saved[k] for k in REMEMBERED]))
-
-
-def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> str:
-    """Return a name that is allowed, or raise."""
-    if value not in allowed:
-        choice = ' or '.join(map(repr, allowed))
-        raise ValueError(f'ReduceLROnPlateau needs {choice} for {name}, got {value!r}.')
-    return value
 
 
 def _number(x: Any) -> Any:

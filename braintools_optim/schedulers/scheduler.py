@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from brainstate import State
 
-from ..check import check_count, check_number, is_real
+from ..check import check_count, check_number, is_plain_number, is_real
 from ..checkpoint.errors import IncompatibleCheckpoint
 from ..engine.observe import in_loop, is_tracer, recorded
 from ..engine.writing import put_value, undone_on_error
@@ -348,8 +348,7 @@ class Scheduler(metaclass=_SchedulerType):
         if saved.get('scheduler', owner) != owner:
             wrong.append(f'it was saved by {saved["scheduler"]}, this is {owner}')
         epoch: Any = saved.get('last_epoch')
-        number = isinstance(epoch, int | float) and not isinstance(epoch, bool)
-        if not number or not 0 <= epoch < 2**31:
+        if not is_plain_number(epoch) or not 0 <= epoch < 2**31:
             wrong.append(f'{owner}: last_epoch must be a number in [0, 2**31), got {epoch!r}')
         return wrong
 

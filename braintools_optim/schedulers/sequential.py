@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from ..check import is_count
 from ..engine.observe import is_tracer
 from .composite import Composite
 from .rate import LRScheduler
@@ -54,17 +54,18 @@ class SequentialLR(Composite):
     def __init__(  # type: ignore[misc]
         self, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = 0
     ):
+        owner = type(self).__name__
         at: list[Any] = list(milestones) if isinstance(milestones, list | tuple) else [milestones]
-        if not all(_is_count(m) and m >= 1 for m in at) or (
+        if not all(is_count(m) and m >= 1 for m in at) or (
             any(b <= a for a, b in zip(at, at[1:], strict=False))
         ):
             raise ValueError(
-                f'SequentialLR needs ascending integers >= 1 for milestones, got {milestones!r}.'
+                f'{owner} needs ascending integers >= 1 for milestones, got {milestones!r}.'
             )
         self.milestones: list[int] = list(map(int, at))
         if isinstance(schedulers, list | tuple) and len(schedulers) != len(at) + 1:
             raise ValueError(
-                f'SequentialLR needs one scheduler more than milestones, got {len(schedulers)} '
+                f'{owner} needs one scheduler more than milestones, got {len(schedulers)} '
                 f'and {len(at)}.'
             )
         super().__init__(schedulers, last_epoch)
@@ -198,24 +199,20 @@ class SequentialLR(Composite):
         return super().state_dict() | {'milestones': list(self.milestones)} | running
 
     def _differences(self, saved: Mapping[str, Any]) -> list[str]:
-        wrong = super()._differences(saved)
+        owner, wrong = type(self).__name__, super()._differences(saved)
         theirs = saved.get('milestones', self.milestones)  # files from before it was saved
         if theirs != self.milestones:
             wrong.append(
-                f'SequentialLR: it was built with milestones {theirs}, here with {self.milestones}'
+                f'{owner}: it was built with milestones {theirs}, here with {self.milestones}'
             )
         if not wrong:
             runs, _ = self._part_at(saved['last_epoch'])
             if (told := saved.get('current_scheduler_idx', runs)) != runs:
-                wrong.append(f'SequentialLR: current_scheduler_idx must be {runs}, got {told!r}')
+                wrong.append(f'{owner}: current_scheduler_idx must be {runs}, got {told!r}')
         return wrong
 
     def __repr__(self) -> str:
         return super().__repr__().replace('], epoch=', f'], milestones={self.milestones}, epoch=')
-
-
-def _is_count(x: Any) -> bool:
-    return isinstance(x, int | np.integer) and not isinstance(x, bool)
 
 
 def _chosen(condition: Any, yes: Any, no: Any) -> Any:
