@@ -121,7 +121,12 @@ class AdEMAMix(OptaxOptimizer):
         if not callable(alpha):
             alpha = alpha_scheduler(alpha, h.alpha_start, h.T_alpha)
         direction = scale_by_ademamix(
-            *(b1, b2, b3, alpha, None, None, h.eps, h.eps_root),
+            b1,
+            b2,
+            b3,
+            alpha,
+            eps=h.eps,
+            eps_root=h.eps_root,
             step_offset=h.step_offset,
             leaf_counts=True,
         )
@@ -241,8 +246,14 @@ class Mars(OptaxOptimizer):
     # Not leafwise: ``mask`` is for whole trees, and clip='global' couples the leaves.
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """The directions, then the decays, then the steps of matrices and of all else."""
+        b1, b2 = h.betas
         direction = scale_by_mars(
-            *(*h.betas, h.gamma, h.eps, h.eps_root, h.max_grad_norm),
+            b1,
+            b2,
+            h.gamma,
+            eps=h.eps,
+            eps_root=h.eps_root,
+            max_grad_norm=h.max_grad_norm,
             variant=h.variant,
             clip=h.clip,
             amsgrad=h.amsgrad,

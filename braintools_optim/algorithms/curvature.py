@@ -107,8 +107,12 @@ class LBFGS(OptaxOptimizer):
         """The step with its curvature, and the line search along it."""
         search = _SEARCHES.get(h.linesearch, lambda _: h.linesearch)(h)
         return step_by_lbfgs(
-            *(h.lr, h.memory_size, h.scale_init_precond),
-            *(search, h.tolerance_grad, h.tolerance_change),
+            h.lr,
+            memory_size=h.memory_size,
+            scale_init_precond=h.scale_init_precond,
+            linesearch=search,
+            tolerance_grad=h.tolerance_grad,
+            tolerance_change=h.tolerance_change,
         )
 
     def add_param_group(self, params: Any, **hyper: Any) -> None:
@@ -219,7 +223,12 @@ class LBFGS(OptaxOptimizer):
     ) -> tuple[Any, Any]:
         """Return the parameters and the state after the iterations of a step on a closure."""
         return descend(
-            *(chain, value_fn, params, state, value, grads),
+            chain,
+            value_fn,
+            params,
+            state,
+            value,
+            grads,
             max_iter=h.max_iter,
             max_eval=h.max_eval,
             tolerance_grad=h.tolerance_grad,

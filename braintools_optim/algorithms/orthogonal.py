@@ -103,7 +103,13 @@ class Muon(OptaxOptimizer):
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """The orthogonal direction, then decay, then the step."""
         direction = scale_by_muon(
-            *(h.momentum, h.nesterov, h.ns_coefficients, h.eps, h.ns_steps),
-            *(h.adjust_lr_fn, h.reshape, h.ns_dtype),
+            h.momentum,
+            nesterov=h.nesterov,
+            ns_coefficients=h.ns_coefficients,
+            eps=h.eps,
+            ns_steps=h.ns_steps,
+            adjust_lr_fn=h.adjust_lr_fn,
+            reshape=h.reshape,
+            ns_dtype=h.ns_dtype,
         )
         return descent(h, direction, decoupled=True)

@@ -87,8 +87,12 @@ def cut(
     kinds: list[Any] = list(map(jax.tree.structure, shares))
     starts = np.cumsum([len(old), *(kind.num_leaves for kind in kinds)]).tolist()
     whole = _Whole(
-        *(computation, kept, given, old, [[kinds[i] for i in own] for own in owned]),
-        [[p for i in own for p in range(starts[i], starts[i + 1])] for own in owned],
+        computation,
+        kept,
+        given,
+        old,
+        shares=[[kinds[i] for i in own] for own in owned],
+        pieces=[[p for i in own for p in range(starts[i], starts[i + 1])] for own in owned],
     )
     if (bundles := _bundled(whole.classes())) is None:
         return None
@@ -143,9 +147,13 @@ class _Whole:
     def _call(self, bundle: Bundle, members: list[int]) -> Call:
         state = bundle.positions(self.kept, self._paths(members))
         return Call(
-            *(None, members, state, BySort(*map(reader, state)), reader(members)),
-            reader([p for i in members for p in self.pieces[i]]),
-            [jnp.asarray(self.kept[i].places_of(members)) for i in bundle.indices],
+            entry=None,
+            members=members,
+            state=state,
+            read_state=BySort(*map(reader, state)),
+            read_values=reader(members),
+            read_grads=reader([p for i in members for p in self.pieces[i]]),
+            places=[jnp.asarray(self.kept[i].places_of(members)) for i in bundle.indices],
         )
 
 

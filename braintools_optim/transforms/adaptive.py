@@ -81,7 +81,9 @@ def scale_by_centered_rms(decay: Any = 0.99, eps: Any = 1e-8) -> optax.GradientT
         del params
         variance = jax.tree.map(
             lambda s, g, m: decay * (s + (1.0 - decay) * (g - m) ** 2),
-            *(state.variance, updates, state.mu),
+            state.variance,
+            updates,
+            state.mu,
         )
         mu = optax.tree.update_moment(updates, state.mu, decay, 1)
         updates = jax.tree.map(lambda g, s: g / (jnp.sqrt(s) + eps), updates, variance)

@@ -143,8 +143,11 @@ def scale_by_ademamix(
             kind = jnp.promote_types(g.dtype, slow[i].dtype)
             leaves[i] = (mixed / roots[i](nu)).astype(kind)
         return treedef.unflatten(leaves), ScaleByAdemamixState(
-            *(count, count_m2, None if fast is None else treedef.unflatten(fast)),
-            *(treedef.unflatten(slow), treedef.unflatten(nus)),
+            count,
+            count_m2,
+            None if fast is None else treedef.unflatten(fast),
+            treedef.unflatten(slow),
+            treedef.unflatten(nus),
         )
 
     return optax.GradientTransformation(init, update)
@@ -184,7 +187,15 @@ def ademamix(
         came = 'neither' if lr is None else 'both'
         raise TypeError(f'ademamix needs lr or learning_rate, got {came}; they are one number.')
     direction = scale_by_ademamix(
-        *(b1, b2, b3, alpha, b3_scheduler, alpha_scheduler, eps, eps_root, mu_dtype),
+        b1,
+        b2,
+        b3,
+        alpha,
+        b3_scheduler=b3_scheduler,
+        alpha_scheduler=alpha_scheduler,
+        eps=eps,
+        eps_root=eps_root,
+        mu_dtype=mu_dtype,
         step_offset=step_offset,
     )
     return optax.chain(

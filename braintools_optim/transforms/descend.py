@@ -68,7 +68,9 @@ def descend(
 
     def turn(now: Iterate) -> Iterate:
         step, new_state = tx.update(
-            *(now.grad, now.state, now.params),
+            now.grad,
+            now.state,
+            now.params,
             value=now.value,
             value_fn=value_fn,
             max_linesearch_steps=max_eval - now.evaluations,
@@ -79,8 +81,12 @@ def descend(
         value, grad, used = _at(new, optax.tree.get(new_state, 'search'), now, last)
         evaluations = now.evaluations + used.astype(jnp.int32)
         return Iterate(
-            *(new, cast_like(new_state, now.state), value, grad),
-            *(iterations, evaluations),
+            params=new,
+            state=cast_like(new_state, now.state),
+            value=value,
+            grad=grad,
+            iterations=iterations,
+            evaluations=evaluations,
             going=~(
                 last
                 | (evaluations >= max_eval)
@@ -106,9 +112,15 @@ def descend(
     def strongly(value: Any, grad: Any) -> tuple[Any, Any]:
         return jnp.asarray(value).astype(kind), cast_like(grad, params)
 
-    one = jnp.ones((), jnp.int32)
+    value, grad = strongly(value, grad)
     begin = Iterate(
-        *(params, state, *strongly(value, grad), one - 1, one), ~(largest(grad) <= tolerance_grad)
+        params=params,
+        state=state,
+        value=value,
+        grad=grad,
+        iterations=jnp.zeros((), jnp.int32),
+        evaluations=jnp.ones((), jnp.int32),
+        going=~(largest(grad) <= tolerance_grad),
     )
     end = jax.lax.while_loop(lambda now: now.going, turn, begin)
     return end.params, end.state

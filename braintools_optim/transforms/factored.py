@@ -89,7 +89,9 @@ def scale_by_adafactor(
         row, col = (
             jax.tree.map(
                 lambda r, q, s, axis=axis: average(r, _mean(q, axis), s) if split(q) else r,
-                *(old, squares, share),
+                old,
+                squares,
+                share,
             )
             for old, axis in ((state.row, -1), (state.col, -2))
         )

@@ -84,8 +84,17 @@ def step_by_lbfgs(
         zero, one = jnp.zeros((), jnp.int32), jnp.ones((), wide_dtype(params))
         curvatures = jnp.zeros(memory_size, wide_dtype(params))
         return StepByLbfgsState(
-            *(zero, zero_counts(params), zero, zero, one, curvatures),
-            *(zeros, zeros, ring, ring, search.init(params)),
+            iterations=zero,
+            leaf_seen=zero_counts(params),
+            pairs=zero,
+            slot=zero,
+            scale=one,
+            inverse_curvatures=curvatures,
+            last_grad=zeros,
+            last_step=zeros,
+            changes=ring,
+            steps=ring,
+            search=search.init(params),
         )
 
     def update(

@@ -91,20 +91,21 @@ def scale_by_strong_wolfe(
 
         zero = jnp.zeros((), kind)
         start = Point(
-            *(zero, jnp.asarray(value).astype(kind), inner(grad, updates)), cast_like(grad, params)
+            t=zero,
+            value=jnp.asarray(value).astype(kind),
+            slope=inner(grad, updates),
+            grad=cast_like(grad, params),
         )
         no, count = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
         size = largest(updates)
         resting = size == 0
         before = Search(jnp.ones((), kind), count, start, start, no, no, resting)
-        found = jax.lax.while_loop(
-            lambda search: ~search.done,
-            lambda search: _turn(
-                *(search, trial(search.t), start, size),
-                *(max_linesearch_steps, tolerance_change),
-            ),
-            before,
-        )
+        most = max_linesearch_steps
+
+        def turn(search: Search) -> Search:
+            return _turn(search, trial(search.t), start, size, most, tolerance_change)
+
+        found = jax.lax.while_loop(lambda search: ~search.done, turn, before)
         best = found.low
         updates = jax.tree.map(lambda u: (best.t * u).astype(u.dtype), updates)
         return updates, StrongWolfeState(best.value, best.grad, found.tried + ~resting)

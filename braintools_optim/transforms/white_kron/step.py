@@ -285,10 +285,8 @@ class Step:
         if options.norm_estimator == 'random' or not is_known_zero(noise):
             names = np.array([zlib.crc32(path.encode()) for path in self.paths], np.uint32)
             numbers = [_numbers(flocks[part.flock], part) for part in parts]
-            seeds = seeds_of(
-                np.zeros((shards, 1), np.uint32),
-                *(options.seed, names[leaf[row]], count, np.concatenate(numbers, 1)),
-            )
+            drawn, zero = np.concatenate(numbers, 1), np.zeros((shards, 1), np.uint32)
+            seeds = seeds_of(zero, options.seed, names[leaf[row]], count, drawn)
         since = (count + 1) % _BALANCE_EVERY  # the first update that is due then has to wait for it
         blocks = Blocks(
             together([cut('grads', part) for part in parts]),

@@ -174,13 +174,9 @@ def _scale_by_white_kron(style: str, options: Options) -> optax.GradientTransfor
     def layouts_of(treedef: Any, shapes: Sequence[Any]) -> list[Layout | None]:
         like = jax.tree.unflatten(treedef, range(len(shapes)))
         flags = treedef.flatten_up_to(broadcast_flags(options.scanned_layers, like))
+        sizes = options.max_size_dense, options.block_size, options.pipeline_axis_size
         return [
-            None
-            if shape is None
-            else layout_of(
-                *(shape, flag, options.max_size_dense, options.block_size),
-                options.pipeline_axis_size,
-            )
+            None if shape is None else layout_of(shape, flag, *sizes)
             for shape, flag in zip(shapes, flags, strict=True)
         ]
 
