@@ -56,6 +56,7 @@ class LiveNumbers:
 
     _numbers: dict[str, Any]  # the live numbers that each group has, as they were constructed
     _flags: dict[str, Any]  # names and defaults of the fixed options that each group has
+    _assigned: frozenset[str]  # names of numbers that were assigned for all groups since
     _options: dict[str, Any]  # numbers of the whole optimizer; None where switched off
     _table: HyperTable
     _groups: list[ParamGroup]
@@ -85,7 +86,7 @@ class LiveNumbers:
                 )
         if 'weight_decay' not in declared:
             del hyper['weight_decay']
-        self._numbers, self._flags = {}, {}
+        self._numbers, self._flags, self._assigned = {}, {}, frozenset()
         for key, value in hyper.items():
             like = declared.get(key, value)
             if isinstance(like, tuple | list):
@@ -180,7 +181,11 @@ class LiveNumbers:
 
     def _defaults(self) -> dict[str, Any]:
         """Return the numbers that a new group has if it is given none."""
-        return {name: self._table.read(TO_COME, name) for name in self._numbers}
+        # What was constructed is a plain number, also where the table is known to a trace alone.
+        new = self._assigned
+        return {
+            k: self._table.read(TO_COME, k) if k in new else v for k, v in self._numbers.items()
+        }
 
     def _checked(self, name: str, value: Any, like: Any, driven: bool = False) -> Any:
         """Return a number of a group as it is kept, or raise where it is not allowed.
@@ -234,7 +239,13 @@ class LiveNumbers:
                 self._validate_changes(self._groups[index], checked)
         if for_all:
             checked |= {(TO_COME, name): value for (_, name), value in checked.items()}
-        self._table.write(checked)
+        self._write(checked)
+
+    def _write(self, numbers: Mapping[tuple[int, str], Any]) -> None:
+        """Write numbers of groups, and of those to come."""
+        if names := {name for group, name in numbers if group == TO_COME} - self._assigned:
+            self.__dict__['_assigned'] = self._assigned | names  # the table has the old ones still
+        self._table.write(numbers)
 
     def _validate_changes(self, group: ParamGroup, changes: Mapping[tuple[int, str], Any]) -> None:
         numbers = {n: changes.get((group.index, n), group.number(n)) for n in self._numbers}

@@ -333,8 +333,9 @@ def test_numbers_are_not_assigned_once_while_a_plain_jax_program_is_traced(chang
         {'w': brainstate.ParamState(1.0)}
     )
     before = opt.current_lr, opt.eps, opt.lr.last_epoch.value
+    x = jnp.ones(2 if transform is jax.vmap else ())
     with pytest.raises(brainstate.TraceContextError, match='brainstate.transform.jit'):
-        transform(lambda x: (change(opt), x)[1])(jnp.ones(2))
+        transform(lambda x: (change(opt), x)[1])(x)
     assert (opt.current_lr, opt.eps, opt.lr.last_epoch.value) == before
 
     def inside(lr):
@@ -345,7 +346,7 @@ def test_numbers_are_not_assigned_once_while_a_plain_jax_program_is_traced(chang
         own.lr.step()
         return own.current_lr
 
-    transform(inside)(jnp.ones(2))
+    transform(inside)(x)
 
 
 @over_classes('outer_trace')

@@ -94,7 +94,6 @@ def _translated_state(
     optimizer: OptaxOptimizer, saved: Mapping[str, Any], judge: Judge
 ) -> dict[str, Any]:
     state = export(optimizer)
-    del state['lr'], state['base_lr']  # copies of what groups and schedulers have
     state['step_count'] = plainly(saved['step_count'])
     theirs, mine = saved['param_groups'], state['param_groups']
     state['param_groups'] = {key: mine.get(key, {}) for key in theirs}

@@ -62,7 +62,7 @@ class Restoration:
             for group, base in zip(self.joining, bases, strict=True):
                 optimizer._join_schedulers(group, base)
         defaults = {(TO_COME, name): value for name, value in self.defaults.items()}
-        optimizer._table.write({**self.numbers, **defaults})
+        optimizer._write({**self.numbers, **defaults})
         for state, value in self.params:
             state.value = value
         optimizer._pending = None
@@ -138,26 +138,7 @@ def examine(
         schedulers = plainly(saved.get('schedulers', []))
         found.schedulers = _checked_schedulers(optimizer, schedulers, judge)
         _leave_driven(optimizer, found, judge)
-    _check_copies(saved, judge)
     return found
-
-
-def _check_copies(saved: Mapping[str, Any], judge: Judge) -> None:
-    """Refuse rates on the first level that are not those of group 0 and its scheduler.
-
-    They are there to be read: who changes one there alone changes nothing.
-    """
-    groups, schedulers = plainly(saved.get('param_groups')), plainly(saved.get('schedulers'))
-    try:
-        first = {'lr': groups['0']['lr'], 'base_lr': schedulers[0]['base_lrs'][0]}
-    except (LookupError, TypeError):  # which others complain about
-        return
-    for name, there in first.items():
-        if name in saved and plainly(saved[name]) != there:
-            judge.refuse(
-                f'{name} is {saved[name]!r}, and {there!r} where it counts: change it in '
-                f'param_groups and schedulers'
-            )
 
 
 def _check_algorithm(optimizer: OptaxOptimizer, saved: Mapping, judge: Judge) -> None:
