@@ -214,6 +214,29 @@ def test_batch_normalization_and_dropout():
     assert len(set(losses)) == 3
 
 
+def test_a_step_for_each_mode_of_the_model():
+    """A step that has met one value of ``fit`` is another one under the other."""
+    drop, w, traces = brainstate.nn.Dropout(0.5), ParamState(jnp.ones(64)), []
+    opt = registered(bo.SGD(0.0), {'w': w})
+
+    def loss():
+        traces.append(brainstate.environ.get('fit'))
+        return drop(w.value).sum()
+
+    step = bo.train_step([drop, w], opt, loss)
+    seen = {False: set(), True: set()}
+    for fit in (False, True, True, False, True, False):
+        with brainstate.environ.context(fit=fit):
+            seen[fit].add(float(step()))
+    assert seen[False] == {64.0} and len(seen[True]) == 3
+    assert set(traces) == {False, True}
+    before = len(traces)
+    for fit in (True, False):
+        with brainstate.environ.context(fit=fit):
+            step()
+    assert len(traces) == before
+
+
 def test_units_and_complex_numbers():
     volt = saiunit.volt
     w = ParamState(jnp.array([1.0, 2.0]) * volt)

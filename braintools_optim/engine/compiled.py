@@ -5,10 +5,19 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import brainstate
 import jax
 import numpy as np
 
-__all__ = ['CONFIG', 'NUMBERS', 'computes_twice', 'entry_of', 'matmul_precision', 'signature_of']
+__all__ = [
+    'CONFIG',
+    'NUMBERS',
+    'computes_twice',
+    'entry_of',
+    'matmul_precision',
+    'modes',
+    'signature_of',
+]
 
 CONFIG: Any = jax.config
 """JAX's settings, whose attributes are set dynamically."""
@@ -41,3 +50,8 @@ def signature_of(args: tuple) -> tuple:
 def matmul_precision() -> Any:
     """Return the precision of products that JAX compiles programs with at present."""
     return CONFIG.jax_default_matmul_precision
+
+
+def modes() -> list[tuple[Any, bool]]:
+    """Return the settings of brainstate that are True or False, such as ``fit``."""
+    return [(k, v) for k, v in brainstate.environ.all().items() if v is True or v is False]

@@ -24,6 +24,7 @@ from .compiled import (
     computes_twice,
     entry_of,
     matmul_precision,
+    modes,
     signature_of,
 )
 from .observe import any_hooks, is_plain
@@ -60,6 +61,7 @@ class StatefulProgram:
             or trees != program.trees
             or tuple(map(type, leaves)) not in program.met
             or program.precision != matmul_precision()
+            or program.modes != modes()
         ):
             return self._run_checked(args, kwargs)
         split = program.donated_count
@@ -97,7 +99,7 @@ class StatefulProgram:
     def _find(self, args: tuple, kwargs: dict[str, Any]) -> Program:
         """Return the program for the present types, traced if it is new."""
         _refuse_others(args, kwargs)
-        key = signature_of((args, kwargs))
+        key = (*signature_of((args, kwargs)), *modes())
         known = self.programs.get(key, [])
         for program in known:
             if program.fits(args, kwargs):
@@ -129,7 +131,7 @@ class Program:
         self.keeping = jax.jit(traced.jaxpr_call)
         leaves, self.treedef, self.trees = self.gathered(args, kwargs)
         self.signature = signature_of(tuple(leaves))
-        self.precision = matmul_precision()
+        self.precision, self.modes = matmul_precision(), modes()
         *donated, copied, _ = self._values()
         self.new_tree, self.copied_tree = map(jax.tree.structure, (tuple(donated), copied))
         self.donated_count = len(jax.tree.leaves(donated))
