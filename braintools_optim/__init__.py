@@ -45,6 +45,7 @@ from .checkpoint.rotation import Checkpointer
 from .checkpoint.whole import load, restore, save
 from .groups import ParamGroup
 from .hyper import Hyper
+from .leafwise import leafwise
 from .optimizer import OptaxOptimizer, Optimizer
 from .other_libraries import name_here
 from .schedulers import (
@@ -156,6 +157,7 @@ __all__ = [
     'WarmupScheduler',
     'Yogi',
     'import_braintools',
+    'leafwise',
     'load',
     'restore',
     'save',

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from saiunit import Quantity
 
-from .engine.leafwise import is_leafwise
+from .leafwise import is_leafwise
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
@@ -27,7 +27,8 @@ def check_decay_mask(optimizer: OptaxOptimizer) -> None:
     if not is_leafwise(optimizer.transform) or optimizer._groups[0].fixed_chain is not None:
         raise TypeError(
             f'the chain of {name} may not update each parameter by itself, so decay_mask cannot '
-            f'take the decay from some of them: put these into a group with weight_decay=0.'
+            f'take the decay from some of them: put these into a group with weight_decay=0, or '
+            f'mark its transform as leafwise if it does.'
         )
 
 

@@ -17,7 +17,6 @@ from .engine.chunks import are_many
 from .engine.closure import step_with_functions
 from .engine.given_chain import built_chain, check_chain, noting_reads, refuse_decay, returned_chain
 from .engine.leaf import Leaf, all_leaves, leaves_of
-from .engine.leafwise import leafwise
 from .engine.observe import traced
 from .engine.own_state import ChainState, CoreState, CountState
 from .engine.plan import GroupPlan
@@ -30,6 +29,7 @@ from .engine.writing import undone_on_error
 from .fixed_options import FixedOptions
 from .groups import Groups, ParamGroup
 from .hyper import TO_COME, Hyper, HyperTable, number_at
+from .leafwise import leafwise
 from .live import LiveNumbers
 from .other_libraries import refuse_more, refuse_parameters, refuse_rate, refuse_torch_group
 from .paths import Keys, nest

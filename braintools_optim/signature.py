@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, TypedDict
 
-from .engine.leafwise import is_leafwise
+from .leafwise import is_leafwise
 
 __all__ = [
     'CommonOptions',

@@ -8,8 +8,8 @@ from typing import Unpack
 import optax
 
 from ..check import any_traced, check_range
-from ..engine.leafwise import leafwise
 from ..hyper import Hyper
+from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
 from ..ranges import NON_NEGATIVE, Range
 from ..schedulers import LRScheduler

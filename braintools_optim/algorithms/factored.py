@@ -7,8 +7,8 @@ from typing import Any, Unpack
 import optax
 
 from ..check import check_number
-from ..engine.leafwise import leafwise
 from ..hyper import Hyper
+from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
 from ..ranges import DECAY, Range
 from ..schedulers import LRScheduler

@@ -7,8 +7,8 @@ from typing import Unpack
 import jax.numpy as jnp
 import optax
 
-from ..engine.leafwise import leafwise
 from ..hyper import Hyper
+from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
 from ..ranges import NON_NEGATIVE
 from ..schedulers import LRScheduler

@@ -7,8 +7,8 @@ from typing import Unpack
 import optax
 
 from ..check import check_choice, is_count
-from ..engine.leafwise import leafwise
 from ..hyper import Hyper
+from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
 from ..ranges import FINITE
 from ..schedulers import LRScheduler

@@ -6,8 +6,8 @@ from typing import Unpack
 
 import optax
 
-from ..engine.leafwise import leafwise
 from ..hyper import Hyper
+from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions

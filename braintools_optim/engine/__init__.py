@@ -8,7 +8,7 @@ In the order in which ``opt.step(grads)`` meets them:
 | `observe` | whether anybody would notice a State being read or written |
 | `own_state`, `packs` | where chain states, counts and numbers lie between steps |
 | `compiled`, `buffers` | what a program depends on; whose memory it takes over |
-| `chunks`, `cutting`, `bundle`, `leafwise` | many leaves in several calls of few programs |
+| `chunks`, `cutting`, `bundle` | many leaves in several calls of few programs |
 | `computation` | what is computed, as a pure function of values |
 | `leaf`, `plan`, `gradient` | from what users hold to the trees that chains see |
 | `clip`, `finite` | what happens to gradients before and after |

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..leafwise import is_leafwise
 from .buffers import is_deleted
 from .bundle import StatePositions, vectors_in_order
 from .cutting import Call, Given, are_on_device, cut, kinds_of, on_device, reader
 from .gradient import refuse_non_arrays
-from .leafwise import is_leafwise
 
 if TYPE_CHECKING:
     from .computation import Computation
