@@ -278,8 +278,8 @@ class PiecewiseConstantSchedule(LRScheduler):
         boundaries = [1000, 2000] if boundaries is None else boundaries
         values = [1.0, 0.1, 0.01] if values is None else values
         self._value = schedules.piecewise_constant(boundaries, values)
-        super().__init__(base_lr, last_epoch)
-        self._fixed = {'boundaries': list(boundaries), 'values': list(values)}
+        fixed = {'boundaries': list(boundaries), 'values': list(values)}
+        super().__init__(base_lr, last_epoch, fixed=fixed)
 
     def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
         """Return ``(value, 0)``."""

@@ -92,14 +92,14 @@ class ReduceLROnPlateau(PresentRate):
         last_epoch: int = 0,
     ):
         numbers = {'factor': factor, 'threshold': threshold, 'min_lr': min_lr, 'eps': eps}
-        super().__init__(base_lr, last_epoch, numbers=numbers)
         owner = type(self).__name__
-        self._fixed = {
+        fixed = {
             'mode': check_choice(owner, 'mode', mode, ('min', 'max')),
             'patience': check_count(owner, 'patience', patience),
             'threshold_mode': check_choice(owner, 'threshold_mode', threshold_mode, ('rel', 'abs')),
             'cooldown': check_count(owner, 'cooldown', cooldown),
         }
+        super().__init__(base_lr, last_epoch, numbers=numbers, fixed=fixed)
         self._best = NumbersState([self.mode_worse])
         self._bad_epochs = OptimState(np.int32(0))
         self._cooling = OptimState(np.int32(0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..check import check_number
@@ -83,44 +83,60 @@ class LRScheduler(Arguments, BaseRates):
         last_epoch: int = 0,
         *,
         numbers: Mapping[str, Any] | None = None,
+        fixed: Mapping[str, Any] | None = None,
         **hyper: Any,
     ):
         super().__init__(last_epoch)
-        owner = type(self).__name__
         if is_optimizer(base_lr):  # as a subclass written for torch has it
             base_lr = OPTIMIZER_RATE
         self._given = base_lr is not OPTIMIZER_RATE
-        live = self.schedule.numbers if self.schedule is not None else frozenset()
         # OneCycleLR makes its bases of max_lr, which complaints about their number should name.
         each = {**(numbers or {}), **hyper, 'base_lr': base_lr}
-        for name, value in each.items():
-            self._check_not_each(name, value)
-        self._lists = {
-            k: len(v)
-            for k, v in each.items()
-            if isinstance(v, list | tuple) and (k in live or k not in hyper)
-        }
-        if 0 in self._lists.values():
-            empty = next(k for k, n in self._lists.items() if n == 0)
-            raise ValueError(f'{owner} needs at least one {empty}, got an empty list.')
+        live = self.schedule.numbers if self.schedule is not None else frozenset()
+        self._lists = self._given_by_group(each, but=hyper.keys() - live)
         count = max(self._lists.values(), default=1)
         self._check_groups(count)
         rows = []
         for i in range(count):
             mine = {k: v[i] if k in self._lists else v for k, v in each.items()}
-            base = check_number(owner, 'base_lr', mine.pop('base_lr'))
-            extra = {
-                k: check_number(owner, k, mine.pop(k), allowed=range_of(k, self.ranges))
-                for k in numbers or {}
-            }
-            checked = {} if self.schedule is None else self.schedule.check(owner, **mine)
-            mine = {k: v for k, v in checked.items() if k in live and v is not None} | extra
-            self._fixed = {k: v for k, v in checked.items() if k not in mine}
-            self._names, self._formula_names = tuple(mine), tuple(k for k in mine if k in live)
-            rows.append(Row(base, base, base, tuple(mine.values())))
+            base, own, rest = self._sorted(mine, live, numbers or {})
+            rows.append(Row(base, base, base, tuple(own.values())))
+        self._fixed = {**rest, **(fixed or {})}
+        self._names, self._formula_names = tuple(own), tuple(k for k in own if k in live)
         self._pairs: dict[int, tuple] = {}  # the pair of the present epoch, group by group
         self._memory = NumbersState([x for row in rows for x in flat(row)])
         self._known: tuple = (None, None)  # the numbers it put last, and the rows they were
+
+    def _given_by_group(self, each: Mapping[str, Any], but: Container[str]) -> dict[str, int]:
+        """Return the arguments that have a number for each group, and for how many.
+
+        Lists of those named in ``but`` are one argument.
+        """
+        for name, value in each.items():
+            self._check_not_each(name, value)
+        lists = {k: len(v) for k, v in each.items() if isinstance(v, list | tuple) and k not in but}
+        for name, count in lists.items():
+            if not count:
+                owner = type(self).__name__
+                raise ValueError(f'{owner} needs at least one {name}, got an empty list.')
+        return lists
+
+    def _sorted(
+        self, mine: dict[str, Any], live: Container[str], numbers: Mapping[str, Any]
+    ) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+        """Return the base of a group, its live numbers, and all else that the formula takes.
+
+        ``live`` are the formula's names of numbers, ``numbers`` those that it does not have.
+        """
+        owner = type(self).__name__
+        base = check_number(owner, 'base_lr', mine.pop('base_lr'))
+        extra = {
+            k: check_number(owner, k, mine.pop(k), allowed=range_of(k, self.ranges))
+            for k in numbers
+        }
+        checked = {} if self.schedule is None else self.schedule.check(owner, **mine)
+        own = {k: v for k, v in checked.items() if k in live and v is not None} | extra
+        return base, own, {k: v for k, v in checked.items() if k not in own}
 
     # ---- the formula ---------------------------------------------------------------------
 
