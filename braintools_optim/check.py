@@ -37,7 +37,7 @@ def check_number(
     """Return ``value`` as a float, a tracer, or a tuple of these; raise where it is not allowed.
 
     ``like`` is the present value: it says whether a number or a tuple of how many is expected.
-    ``allowed`` is the range if it is not that of the name everywhere.
+    ``allowed`` is the range, by default that of the name in `RANGES`.
     """
     allowed = allowed or range_of(name)
     if type(value) is float and type(like) is float and value in allowed:

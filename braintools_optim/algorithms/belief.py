@@ -72,7 +72,7 @@ class AdaBelief(OptaxOptimizer):
         )
 
     def validate(self, h: Hyper) -> None:
-        """Raise for what the authors' code computes as if one of the two were not there."""
+        """Refuse amsgrad with rectify, of which the authors' code ignores one."""
         if h.amsgrad and h.rectify:
             raise ValueError(f'{type(self).__name__} needs rectify=False with amsgrad=True.')
 

@@ -118,7 +118,14 @@ class MomentumNesterov(Momentum):
     .. math:: b_t = \mu b_{t-1} + g_t + \lambda \theta, \quad
               \theta \leftarrow \theta - \eta (g_t + \lambda \theta + \mu b_t)
 
-    Parameters are those of :class:`Momentum`.
+    Parameters
+    ----------
+    lr : float or LRScheduler
+        Learning rate :math:`\eta`.
+    momentum : float
+        :math:`\mu`, the weight of what was there before.
+    weight_decay : float
+        L2 decay :math:`\lambda`, added to the gradient.
     """
 
     nesterov = True

@@ -171,7 +171,7 @@ class Bundle:
 def vectors_in_order(
     entries: Sequence[Sequence[Any]], old: Sequence[Any], order: Sequence[Any]
 ) -> list:
-    """Return vectors of the entries that bundles made of them, in order; the others are old."""
+    """Return each vector with the entries that the calls computed in their places; others stay."""
     return [
         jnp.concatenate([*made, whole])[places]
         for made, whole, places in zip(entries, old, order, strict=True)

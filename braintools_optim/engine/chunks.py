@@ -71,11 +71,11 @@ class Chunks:
         values: Any,
         resting: list[int],
     ):
-        """Say where each leaf of the new state and values is found.
+        """Work out from which place of one flat list each new leaf is read.
 
-        They are read from one list: old state, old values and gradients, vectors, then of each call
-        its own state, common state and values. ``values`` is the structure of the parameters,
-        ``resting`` are the States that no call changes.
+        The list is: old state; values, gradients and numbers; joined vectors; then the outputs of
+        each call, its own state, common state and values. ``values`` is the structure of the
+        parameters, ``resting`` are the States that no call changes.
         """
         self.calls, self.values, self.resting = calls, values, resting
         self.treedef = given.treedef

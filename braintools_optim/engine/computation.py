@@ -53,7 +53,7 @@ class Computation:
         return cls(optimizer, manager, leaves, groups, plans)
 
     def part(self, leaves: list[Leaf], groups: list[ParamGroup], plans: list[GroupPlan]) -> Self:
-        """Return what advances some of the leaves alone."""
+        """Return the same computation for some of the leaves, under these groups and plans."""
         return replace(self, leaves=leaves, groups=groups, plans=plans)
 
     def compute(

@@ -60,7 +60,7 @@ def traced() -> bool:
 
 
 def in_foreign_trace(state: State) -> bool:
-    """Whether JAX alone traces a program, in which a State that was made outside is nothing."""
+    """Whether plain JAX, without brainstate, traces a program outside of which a State was made."""
     return (
         not trace_state_clean()
         and not TRACE_CONTEXT.state_stack

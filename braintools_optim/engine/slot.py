@@ -138,7 +138,7 @@ def with_common(state: Any, other: Any, parameters: Sequence[Keys]) -> Any:
 
 
 def with_known(new: Any, parameters: Sequence[Keys], old: Any, known: Sequence[Keys]) -> Any:
-    """Return the state ``new`` of ``parameters`` with all that ``old`` has of those ``known``."""
+    """Return ``new`` with what ``old`` has of the parameters ``known``, and of all together."""
     before = {(s.name, s.parameter): s.value for s in slots_of(old, known)}
     order = {path: i for i, path in enumerate(parameters)}
     moved = np.array([order[path] for path in known])

@@ -15,7 +15,10 @@ __all__ = ['entry', 'places']
 
 
 def places(count: int, unforeseen: jax.Array) -> list[jax.Array]:
-    """Return the first numbers from 0 on, in memory; ``unforeseen`` is a vector but no constant."""
+    """Return 0, 1, ... as arrays that XLA reads from memory.
+
+    ``unforeseen`` is any vector whose values XLA cannot know.
+    """
     if not count:
         return []
     x = unforeseen[0].astype(jnp.float32)

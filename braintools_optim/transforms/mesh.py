@@ -12,10 +12,10 @@ __all__ = ['in_auto_axes', 'mesh_of', 'named_sharding']
 
 
 def in_auto_axes(compute: Callable[..., Any], like: Any, *args: Any) -> Any:
-    """Return what ``compute`` does of arrays, laid out as those of ``like``, a tree as its result.
+    """Return ``compute(*args)``, whose result is laid out as the tree ``like``.
 
-    It may reshape, cut and multiply them, which moves data between shards as nobody wants to spell
-    out: where axes of the mesh are explicit, they are automatic inside.
+    Where axes of the mesh are explicit, they are automatic inside: so it may reshape, cut and
+    multiply arrays, which moves data between shards as nobody wants to spell out.
     """
     mesh = mesh_of(jax.tree.leaves((like, args)))
     explicit = () if mesh is None else mesh.explicit_axes

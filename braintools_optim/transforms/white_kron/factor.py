@@ -76,7 +76,7 @@ class Rule:
 def precondition(
     blocks: Blocks, left: Factor, right: Factor | None, rule: Rule
 ) -> tuple[jax.Array, Factor, Factor | None]:
-    """Return ``P_l G P_r`` with the new factors, and these.
+    """Return ``P_l G P_r``, computed with the new factors, and the new left and right factor.
 
     The factors of a block rest where its raw gradient is zero, or anything is not finite; an entry
     of a diagonal factor rests where the raw gradient of its row or column is zero.

@@ -112,7 +112,7 @@ class Layout:
     def cut(self, x: jax.Array, any_of_dense: bool = False) -> list[jax.Array]:
         """Return the blocks of each class, as (shards, width, rows, cols).
 
-        Of booleans, ``any_of_dense`` keeps but one along the sides that have a dense factor.
+        With ``any_of_dense``, for booleans, a side that has a dense factor is reduced by any.
         """
         x = x.reshape(self.layers, *self.merged)
         stacks = []
