@@ -16,7 +16,7 @@ from brainstate.graph import Node
 from saiunit import Quantity
 
 from .check import check_flag, check_number
-from .engine.leaf import Leaf, flat_values, is_unit_leaf, regrouped, without_unit
+from .engine.leaf import Codec, flat_values, is_unit_leaf, regrouped, without_unit
 from .engine.observe import traced
 from .engine.own_state import NumbersState, next_step_count, weak_scalars
 from .engine.writing import write_all
@@ -239,7 +239,7 @@ def _lasting(model: Node) -> dict[tuple, State]:
     return {path: state for path, state in found.items() if not isinstance(state, PASSING)}
 
 
-def _leaves(path: tuple, averages: bool, mine: Any, theirs: Any) -> list[Leaf | None]:
+def _leaves(path: tuple, averages: bool, mine: Any, theirs: Any) -> list[Codec | None]:
     """Return how each leaf of a State is averaged, None where it is copied; raise for misfits."""
     flat, tree = jax.tree_util.tree_flatten_with_path(mine, is_leaf=is_unit_leaf)
     others, other_tree = flat_values(theirs)
@@ -248,7 +248,7 @@ def _leaves(path: tuple, averages: bool, mine: Any, theirs: Any) -> list[Leaf | 
             f'{path_name(path)!r} of the model must be the tree of the averaged one, {tree}, '
             f'got {other_tree}.'
         )
-    found: list[Leaf | None] = []
+    found: list[Codec | None] = []
     for (inner, x), y in zip(flat, others, strict=True):
         name, unit = path_name((*path, *inner)), x.unit if isinstance(x, Quantity) else None
         (shape, dtype), (other, given) = _type(x), _type(y)
@@ -263,20 +263,7 @@ def _leaves(path: tuple, averages: bool, mine: Any, theirs: Any) -> list[Leaf | 
             found.append(None)
             continue
         wide = jnp.promote_types(dtype, jnp.float32)
-        found.append(
-            Leaf(
-                name=name,
-                state=0,
-                path=(),
-                depth=0,
-                shape=shape,
-                unit=unit,
-                real_view=False,
-                layouts=frozenset(),
-                state_dtype=wide,
-                dtype=dtype,
-            )
-        )
+        found.append(Codec(name=name, unit=unit, real_view=False, state_dtype=wide))
     return found
 
 

@@ -371,20 +371,19 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         if not new:
             self.param_states.adopt(manager)  # perhaps new names of known States
             return
-        members = [*group.members, *new]
-        plan = GroupPlan.of(manager, leaves, members)
+        plan = GroupPlan.of(manager, leaves, group, new)
         old = all_leaves(state.value for state in manager)
         arrays = [leaf.encode(value) for leaf, value in zip(leaves, old, strict=True)]
         paths, values = [leaves[i].path for i in plan.leaves], [arrays[i] for i in plan.leaves]
         state = self._first_state(group, plan.tree(arrays), dict(zip(paths, values, strict=True)))
         if group.members:
-            known = GroupPlan.of(self.param_states, self._leaves, group.members).leaves
+            known = GroupPlan.of(self.param_states, self._leaves, group).leaves
             before = [self._leaves[i].path for i in known]
             state = with_known(state, paths, self._core.chains[group.index], before)
         # A step may take many leaves in several calls, each with their own state.
         own = None if are_many(leaves) else belong(state, paths)
         self._core.put_group(group.index, state, own, values)
-        group.members = members
+        group.members = [*group.members, *new]
         self.param_states.adopt(manager)
         self._leaves = leaves
         self._stepper = None

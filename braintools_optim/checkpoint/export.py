@@ -140,7 +140,7 @@ def plain_flag(flag: Any) -> Any:
 
 def named_slots(optimizer: OptaxOptimizer, group: ParamGroup) -> tuple[list[Slot], dict[Keys, str]]:
     """Return the slots of a group's state, and its parameters' names by path, in tree order."""
-    plan = GroupPlan.of(optimizer.param_states, optimizer._leaves, group.members)
+    plan = GroupPlan.of(optimizer.param_states, optimizer._leaves, group)
     leaves = [optimizer._leaves[i] for i in plan.leaves]
     names = {leaf.path: leaf.name for leaf in leaves}
     return slots_of(optimizer._core.peek()[group.index].tree, list(names)), names

@@ -83,9 +83,8 @@ class Bundle:
         for index in self.indices:
             in_group = set(computation.plans[index].leaves)
             numbered = {leaves[i].path[0]: i for i, m in enumerate(members) if m in in_group}
-            plans.append(GroupPlan(*jax.tree.flatten(numbered)))
-        groups = [computation.groups[index] for index in self.indices]
-        self.computation = computation.part(leaves, groups, plans)
+            plans.append(GroupPlan(*jax.tree.flatten(numbered), computation.plans[index].group))
+        self.computation = computation.part(leaves, plans)
         self.skeletons = self._skeletons([old[i] for i in members])
         self.slots: list[list[Slot]] = [
             slots_of(skeleton, [leaves[i].path for i in plan.leaves])
@@ -99,8 +98,8 @@ class Bundle:
         def init(values: list) -> list[Any]:
             arrays = [x.encode(v) for x, v in zip(self.computation.leaves, values, strict=True)]
             return [
-                optimizer._chain(group, optimizer._hyper(group)).init(plan.tree(arrays))
-                for group, plan in zip(self.computation.groups, self.computation.plans, strict=True)
+                optimizer._chain(plan.group, optimizer._hyper(plan.group)).init(plan.tree(arrays))
+                for plan in self.computation.plans
             ]
 
         return jax.eval_shape(init, values)

@@ -46,7 +46,7 @@ class Chunks:
         optimizer = computation.optimizer
         if (
             not is_leafwise(optimizer.transform)
-            or any(group.fixed_chain is not None for group in computation.groups)
+            or any(plan.group.fixed_chain is not None for plan in computation.plans)
             or optimizer._options['grad_clip_norm'] is not None
             or optimizer.skip_nonfinite
         ):

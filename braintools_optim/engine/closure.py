@@ -140,9 +140,9 @@ def _compute(
     in all, so that the step minimizes one function, and running means count the step once.
     """
     optimizer, computation = stepper.optimizer, stepper.computation
-    leaves, (group,), (plan,) = computation.leaves, computation.groups, computation.plans
+    leaves, (plan,) = computation.leaves, computation.plans
     numbers = optimizer._table.unpack(stepper.numbers.value)
-    view = GroupView(computation, group, plan, values, numbers)
+    view = GroupView(computation, plan, values, numbers)
     old = computation.leaf_values(values)
     read = [objective.reads(stepper.params[leaf.state]) for leaf in leaves]
 
@@ -161,12 +161,12 @@ def _compute(
     finite = all_finite([value, *grads]) if optimizer.skip_nonfinite else None
     found = clipped(grads, numbers[0])
     value_fn = view.objective(lambda given: objective(given, others)[0])
-    h = group.hyper(numbers[group.index])
+    h = plan.group.hyper(numbers[plan.group.index])
 
     def run(chain: Any, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         return descend(h, chain, value_fn, params, state, value, grads)
 
-    after, next_state = computation.run_chain(group, plan, h, state, found, old, run, numbers)
+    after, next_state = computation.run_chain(plan, h, state, found, old, run, numbers)
     state = own_copies(
         where_finite(finite, next_state, state), [*old, *jax.tree.leaves((others, loss, written))]
     )

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import optax
 from brainstate.util import StateJaxTracer
 
-from ..groups import ParamGroup
 from ..hyper import Hyper
 from ..state import UniqueStateManager
 from ..transforms.absent import is_masked
@@ -41,20 +40,18 @@ class Computation:
     optimizer: OptaxOptimizer
     manager: UniqueStateManager
     leaves: list[Leaf]
-    groups: list[ParamGroup]
     plans: list[GroupPlan]  # of each group
 
     @classmethod
     def of(cls, optimizer: OptaxOptimizer) -> Self:
         """Return the step of an optimizer."""
         manager, leaves = optimizer.param_states, optimizer._leaves
-        groups = list(optimizer._groups)
-        plans = [GroupPlan.of(manager, leaves, group.members) for group in groups]
-        return cls(optimizer, manager, leaves, groups, plans)
+        plans = [GroupPlan.of(manager, leaves, group) for group in optimizer._groups]
+        return cls(optimizer, manager, leaves, plans)
 
-    def part(self, leaves: list[Leaf], groups: list[ParamGroup], plans: list[GroupPlan]) -> Self:
-        """Return the same computation for some of the leaves, under these groups and plans."""
-        return replace(self, leaves=leaves, groups=groups, plans=plans)
+    def part(self, leaves: list[Leaf], plans: list[GroupPlan]) -> Self:
+        """Return the same computation for some of the leaves, under these plans."""
+        return replace(self, leaves=leaves, plans=plans)
 
     def compute(
         self, values: list, packed: tuple[Packed, ...], vector: Any, grads: Any, extra: dict
@@ -73,8 +70,8 @@ class Computation:
             finite = all_finite([*found, *jax.tree.leaves(besides)])
         foreign = [*old, *jax.tree.leaves((grads, extra))]
 
-        def given(group: ParamGroup, plan: GroupPlan, numbers: list) -> dict:
-            view = GroupView(self, group, plan, values, numbers)
+        def given(plan: GroupPlan, numbers: list) -> dict:
+            view = GroupView(self, plan, values, numbers)
             return self.optimizer._for_chain(extra, view)
 
         chains = [one.tree for one in packed]
@@ -89,7 +86,7 @@ class Computation:
         chains: Sequence[Any],
         vector: Any,
         foreign: list,
-        given: Callable[[ParamGroup, GroupPlan, list], dict],
+        given: Callable[[GroupPlan, list], dict],
         finite: Any = None,
     ) -> tuple[tuple, list]:
         """Return the new chain states, and the new value of each leaf.
@@ -104,16 +101,16 @@ class Computation:
 
         new = list(old)
         new_states: list[Any] = []
-        for group, plan, state in zip(self.groups, self.plans, chains, strict=True):
+        for plan, state in zip(self.plans, chains, strict=True):
             if all(found[i] is None for i in plan.leaves):
                 new_states.append(state)  # a group without gradients rests
                 continue
-            h = group.hyper(numbers[group.index])
-            run = partial(_update, given(group, plan, numbers), type(optimizer).__name__)
+            h = plan.group.hyper(numbers[plan.group.index])
+            run = partial(_update, given(plan, numbers), type(optimizer).__name__)
             before = state
             for own, share in self._runs_by_decay(h, plan, found):
                 state = with_common(state, before, [self.leaves[i].path for i in plan.leaves])
-                updates, state = self.run_chain(group, plan, own, state, share, old, run, numbers)
+                updates, state = self.run_chain(plan, own, state, share, old, run, numbers)
                 for i, update in zip(plan.leaves, updates, strict=True):
                     if share[i] is not None:
                         p = self.leaves[i].encode(old[i])
@@ -126,7 +123,6 @@ class Computation:
 
     def run_chain(
         self,
-        group: ParamGroup,
         plan: GroupPlan,
         h: Hyper,
         state: Any,
@@ -150,15 +146,16 @@ class Computation:
         seen = with_masked(state, paths, absent) if absent else state
         optimizer._core.busy_in(StateJaxTracer())
         with optimizer._running.group(h, numbers):
-            made, new = run(optimizer._chain(group, h), plan.tree(found), seen, plan.tree(shown))
+            made, new = run(
+                optimizer._chain(plan.group, h), plan.tree(found), seen, plan.tree(shown)
+            )
         if absent:
             new = jax.tree.map(lambda n, o: o if is_masked(n) else n, new, state, is_leaf=is_masked)
         return plan.flat(made), _in_old_dtypes(new, state, type(optimizer).__name__)
 
     def climbing(self) -> set[int]:
         """Return the leaves of the groups that maximize."""
-        pairs = zip(self.groups, self.plans, strict=True)
-        return {i for group, plan in pairs if group.flags['maximize'] for i in plan.leaves}
+        return {i for plan in self.plans if plan.group.flags['maximize'] for i in plan.leaves}
 
     def _runs_by_decay(self, h: Hyper, plan: GroupPlan, found: list) -> list[tuple[Hyper, list]]:
         """Return the values and gradients of each run of a chain: without decay it is another."""

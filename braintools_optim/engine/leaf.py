@@ -25,7 +25,7 @@ from ..transforms.masters import wider
 from ..transforms.sparse import coalesced
 
 __all__ = [
-    *('Leaf', 'all_leaves', 'entries_of', 'flat_values', 'leaves_of', 'over_entries'),
+    *('Codec', 'Leaf', 'all_leaves', 'entries_of', 'flat_values', 'leaves_of', 'over_entries'),
     *('regrouped', 'weakly_typed', 'without_unit'),
 ]
 
@@ -36,18 +36,56 @@ def is_unit_leaf(x: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Leaf:
-    """One array of a parameter: its name, where it stands, and how it is turned for the chain."""
+class Codec:
+    """How one array of a State is turned into what is computed on, and back."""
 
     name: str
+    unit: Any  # a saiunit unit, or None for a plain array
+    real_view: bool  # complex numbers are shown as pairs of reals
+    state_dtype: Any  # what is computed in, None for the array's own dtype
+
+    def encode(self, value: Any) -> jax.Array:
+        """Return the array that is computed on."""
+        unit = value.unit if isinstance(value, Quantity) else None
+        if unit != self.unit:
+            raise ValueError(
+                f'parameter {self.name!r} was registered in {self.unit or "no unit"} and now holds '
+                f'a value in {unit or "no unit"}; assign it in {self.unit or "no unit"}.'
+            )
+        array = jnp.asarray(without_unit(value))
+        array = jax.lax.convert_element_type(array, array.dtype)  # drops the weak type
+        return self._for_chain(_pairs(array) if self._as_pairs(array) else array)
+
+    def decode(self, array: jax.Array, old: Any) -> Any:
+        """Return an array that was computed on as a value of the same kind as ``old``."""
+        like = without_unit(old)
+        if self._as_pairs(like):
+            array = array.astype(jnp.finfo(jax.dtypes.result_type(like)).dtype)
+            array = jax.lax.complex(array[..., 0], array[..., 1])
+        if jax.dtypes.result_type(like) != array.dtype:
+            array = array.astype(jax.dtypes.result_type(like))
+        if getattr(like, 'weak_type', isinstance(like, float | complex)):
+            array = weakly_typed(array)
+        return array if self.unit is None else Quantity(array, unit=self.unit)
+
+    def _for_chain(self, array: jax.Array) -> jax.Array:
+        if self.state_dtype is None or jnp.iscomplexobj(array):
+            return array
+        return jax.lax.convert_element_type(array, self.state_dtype)
+
+    def _as_pairs(self, array: Any) -> bool:
+        return self.real_view and jnp.issubdtype(jnp.result_type(array), jnp.complexfloating)
+
+
+@dataclass(frozen=True)
+class Leaf(Codec):
+    """One array of a parameter: where it stands, and what its gradients must be."""
+
     state: int  # position of its State
     path: Keys  # its keys in the trees that chains see, first those of its State
     depth: int  # how many of them are its State's
     shape: tuple[int, ...]
-    unit: Any  # a saiunit unit, or None for a plain array
-    real_view: bool  # complex numbers are shown to the chain as pairs of reals
     layouts: frozenset[str]  # of its gradients: 'dense', 'sparse'
-    state_dtype: Any  # what the chain computes in, None for the parameter's own dtype
     dtype: Any  # when it was registered
     tree: Any = None  # what the leaves of its State formed then
     decays: bool = True  # whether the weight decay is for it
@@ -91,35 +129,6 @@ class Leaf:
             f'parameter {self.name!r} was registered with the shape {self.shape} and now has '
             f'{jnp.shape(without_unit(value))}; its moments no longer fit.'
         )
-
-    def encode(self, value: Any) -> jax.Array:
-        """Return the chain's array of a parameter."""
-        unit = value.unit if isinstance(value, Quantity) else None
-        if unit != self.unit:
-            raise ValueError(
-                f'parameter {self.name!r} was registered in {self.unit or "no unit"} and now holds '
-                f'a value in {unit or "no unit"}; assign it in {self.unit or "no unit"}.'
-            )
-        array = jnp.asarray(without_unit(value))
-        array = jax.lax.convert_element_type(array, array.dtype)  # drops the weak type
-        return self._for_chain(_pairs(array) if self._as_pairs(array) else array)
-
-    def _for_chain(self, array: jax.Array) -> jax.Array:
-        if self.state_dtype is None or jnp.iscomplexobj(array):
-            return array
-        return jax.lax.convert_element_type(array, self.state_dtype)
-
-    def decode(self, array: jax.Array, old: Any) -> Any:
-        """Return the chain's array as a parameter of the same kind as ``old``."""
-        like = without_unit(old)
-        if self._as_pairs(like):
-            array = array.astype(jnp.finfo(jax.dtypes.result_type(like)).dtype)
-            array = jax.lax.complex(array[..., 0], array[..., 1])
-        if jax.dtypes.result_type(like) != array.dtype:
-            array = array.astype(jax.dtypes.result_type(like))
-        if getattr(like, 'weak_type', isinstance(like, float | complex)):
-            array = weakly_typed(array)
-        return array if self.unit is None else Quantity(array, unit=self.unit)
 
     def gradient(self, g: Any, value: Any) -> Any:
         """Return what the chain sees of a gradient; raise if it is not one of this parameter."""
@@ -168,9 +177,6 @@ class Leaf:
                 f'the gradient of {self.name!r} must be a BCOO with n_batch=0 and n_sparse>0, '
                 f'got a {type(g).__name__}{sizes}.'
             )
-
-    def _as_pairs(self, array: Any) -> bool:
-        return self.real_view and jnp.issubdtype(jnp.result_type(array), jnp.complexfloating)
 
     def _without_unit(self, g: Any) -> Any:
         """Return the derivative with respect to the parameter's number in the parameter's unit.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import jax
 import optax
@@ -12,25 +12,36 @@ from ..paths import nest
 from ..state import UniqueStateManager
 from .leaf import Leaf
 
+if TYPE_CHECKING:
+    from ..groups import ParamGroup
+
 __all__ = ['GroupPlan']
 
 
 class GroupPlan(NamedTuple):
-    """The leaves of a group, and the tree that they form."""
+    """A group, its leaves, and the tree that they form."""
 
     leaves: list[int]  # positions in the optimizer's list of leaves, in the tree's order
     treedef: Any
+    group: ParamGroup
 
     @classmethod
-    def of(cls, manager: UniqueStateManager, leaves: Sequence[Leaf], members: list[int]) -> Any:
-        """Plan for the States at positions ``members``."""
+    def of(
+        cls,
+        manager: UniqueStateManager,
+        leaves: Sequence[Leaf],
+        group: ParamGroup,
+        new: Sequence[int] = (),
+    ) -> Self:
+        """Plan for a group and the States at positions ``new`` that it is to have besides."""
+        members = [*group.members, *new]
         numbered: dict[int, list[int]] = {}
         for i, leaf in enumerate(leaves):
             numbered.setdefault(leaf.state, []).append(i)
         pairs = manager.get_flattened()
         trees = [jax.tree.unflatten(leaves[numbered[m][0]].tree, numbered[m]) for m in members]
         order, treedef = jax.tree.flatten(nest([pairs[m][0] for m in members], trees))
-        return cls(order, treedef)
+        return cls(order, treedef, group)
 
     def tree(self, per_leaf: Sequence[Any]) -> Any:
         """Return the group's tree, given something for each of the optimizer's leaves.

@@ -18,7 +18,6 @@ from .gradient import match_gradients
 from .leaf import all_leaves, regrouped, without_unit
 
 if TYPE_CHECKING:
-    from ..groups import ParamGroup
     from .computation import Computation
     from .plan import GroupPlan
 
@@ -30,7 +29,6 @@ class GroupView:
     """What the chain of one group sees in one step."""
 
     computation: Computation
-    group: ParamGroup
     plan: GroupPlan
     values: list[Any]  # of the States, as users hold them
     numbers: list[dict[str, Any]]  # of every group
@@ -38,7 +36,7 @@ class GroupView:
     @property
     def sign(self) -> float:
         """One, or minus one where the group climbs."""
-        return -1.0 if self.group.flags['maximize'] else 1.0
+        return -1.0 if self.plan.group.flags['maximize'] else 1.0
 
     def gradients(self, grads: Any) -> Any:
         """Return gradients that users give as the chain sees those that it is run on."""
