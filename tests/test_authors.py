@@ -413,3 +413,14 @@ def test_quotients_of_norms_that_float16_cannot_hold(make, gradient):
         ends.append(np.float32(param.value))
     np.testing.assert_allclose(*ends, rtol=2e-3)
     assert (ends[1] < 0.995).all()
+
+
+def test_lookahead_goes_on_from_weights_that_were_loaded():
+    """Neither those of its registration nor those before a period are what it goes back to."""
+    w, grads = ParamState(jnp.zeros(2)), {'w': jnp.ones(2)}
+    opt = bo.Lookahead(bo.SGD(0.1), sync_period=2, alpha=0.5).register_trainable_weights({'w': w})
+    for start in (10.0, 20.0):
+        w.value = jnp.full(2, start)
+        opt.step(grads)
+        opt.step(grads)
+        np.testing.assert_allclose(w.value, start - 0.1, rtol=1e-6)

@@ -240,14 +240,19 @@ def main():
 
     # Placed after they were registered: moments follow, but for those that a trace holds already.
     for kind in AxisType.Auto, AxisType.Explicit:
-        place_late = jax.make_mesh((4, 2), ('data', 'model'), axis_types=(kind,) * 2)
+        late = jax.make_mesh((8,), ('data',), axis_types=(kind,))
+        where = {
+            'w': NamedSharding(late, PartitionSpec('data')),
+            'b': NamedSharding(late, PartitionSpec()),
+        }
+        start = {'w': jnp.sin(jnp.arange(32.0)).reshape(8, 4), 'b': jnp.ones(8)}
         for road in LATE:
             ends = []
             for sharded in (False, True):
                 params = {k: ParamState(jnp.copy(x)) for k, x in start.items()}
                 opt = bo.AdamW(lr=0.1).register_trainable_weights(params)
                 for k, state in params.items() if sharded else ():
-                    state.value = jax.device_put(state.value, NamedSharding(place_late, specs[k]))
+                    state.value = jax.device_put(state.value, where[k])
                 step = {
                     'eager': lambda opt, p: opt.step(
                         {k: jnp.sin(3.0 * v.value) for k, v in p.items()}
@@ -266,7 +271,7 @@ def main():
                 ends.append(opt)
             found = unequal(ends[1], ends[0])
             for k, m in ends[1].opt_state.value[0].mu.items() if road != 'jit' else ():
-                if not m.sharding.is_equivalent_to(NamedSharding(place_late, specs[k]), m.ndim):
+                if not m.sharding.is_equivalent_to(where[k], m.ndim):
                     found.append(f'{k}: {m.sharding}')
             report[f'placed late, {kind.name}, {road}'] = found
 

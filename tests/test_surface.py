@@ -560,6 +560,13 @@ def test_graph_has_the_two_states_alone_and_those_of_a_subclass(make):
     assert opt.temperature in brainstate.graph.states(opt).values()
 
 
+def test_a_duplicate_of_a_state_shares_no_memory():
+    state = bo.OptimState({'a': jnp.ones(3), 'n': np.int32(2)})
+    twin = state.duplicate()
+    state.value['a'].delete()
+    assert float(twin.value['a'].sum()) == 3.0 and twin.value['n'] == 2
+
+
 @pytest.mark.parametrize(
     ('cls', 'takes'),
     [(bo.AdamW, True), (bo.Muon, True), (bo.Mars, False), (bo.Quad, False), (bo.Lookahead, False)],
