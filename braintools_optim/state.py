@@ -43,11 +43,11 @@ PASSING = (ShortTermState, RandomState, OptimState)
 
 def check_trainable(manager: UniqueStateManager, positions: Sequence[int]) -> None:
     """Raise for States at these positions that something else than gradients changes."""
+    found, names = manager.unique_states, manager.names
     for i in positions:
-        state = manager.unique_states[i]
-        if isinstance(state, (*PASSING, BatchState)):
+        if isinstance(found[i], (*PASSING, BatchState)):
             raise TypeError(
-                f'{manager.names[i]!r} is a {type(state).__name__}, which is no parameter: what '
+                f'{names[i]!r} is a {type(found[i]).__name__}, which is no parameter: what '
                 f'the model itself writes is not trained. Register '
                 f'model.states(brainstate.ParamState).'
             )

@@ -52,6 +52,7 @@ def matmul_precision() -> Any:
     return CONFIG.jax_default_matmul_precision
 
 
-def modes() -> list[tuple[Any, bool]]:
+def modes() -> frozenset[tuple[Any, bool]]:
     """Return the settings of brainstate that are True or False, such as ``fit``."""
-    return [(k, v) for k, v in brainstate.environ.all().items() if v is True or v is False]
+    settings = brainstate.environ.all().items()
+    return frozenset([(k, v) for k, v in settings if v is True or v is False])

@@ -99,7 +99,7 @@ class StatefulProgram:
     def _find(self, args: tuple, kwargs: dict[str, Any]) -> Program:
         """Return the program for the present types, traced if it is new."""
         _refuse_others(args, kwargs)
-        key = (*signature_of((args, kwargs)), *modes())
+        key = (*signature_of((args, kwargs)), modes())
         known = self.programs.get(key, [])
         for program in known:
             if program.fits(args, kwargs):

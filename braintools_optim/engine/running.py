@@ -24,11 +24,11 @@ class Running:
     @contextmanager
     def group(self, h: Hyper, numbers: list[dict[str, Any]] | None = None) -> Iterator[None]:
         """Let it be a group with these values; ``numbers`` are those of all groups, if traced."""
-        self._now = h, numbers, StateJaxTracer()
+        before, self._now = self._now, (h, numbers, StateJaxTracer())
         try:
             yield
         finally:
-            self._now = None
+            self._now = before
 
     def hyper(self) -> Hyper | None:
         """Return the values of the group, None if there is none."""
