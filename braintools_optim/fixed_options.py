@@ -27,6 +27,7 @@ class FixedOptions:
 
     _precision: Precision
     _skip_nonfinite: bool
+    _accumulate_steps: int
     _decay_mask: Any
 
     state_dtype = _fixed(
@@ -43,5 +44,8 @@ class FixedOptions:
     )
     skip_nonfinite = _fixed(
         '_skip_nonfinite', 'Whether a step with a gradient that is not finite is left out.'
+    )
+    accumulate_steps = _fixed(
+        '_accumulate_steps', 'How many calls of ``step`` add up to one update.'
     )
     decay_mask = _fixed('_decay_mask', 'Which parameters the weight decay is for, None for all.')

@@ -10,9 +10,10 @@ import optax
 from brainstate import State
 from brainstate.graph import Node
 
-from .check import check_flag, check_number, is_zero
+from .check import check_count, check_flag, check_number, is_zero
 from .copying import Copied
 from .decay_mask import check_decay_mask
+from .engine.accumulate import GradientSum, check_accumulation
 from .engine.chunks import are_many
 from .engine.closure import step_with_functions
 from .engine.given_chain import built_chain, check_chain, noting_reads, refuse_decay, returned_chain
@@ -32,7 +33,7 @@ from .hyper import TO_COME, Hyper, HyperTable, number_at
 from .leafwise import leafwise
 from .live import LiveNumbers
 from .other_libraries import refuse_more, refuse_parameters, refuse_rate, refuse_torch_group
-from .paths import Keys, nest
+from .paths import nest
 from .precision import Precision
 from .ranges import inherit_ranges
 from .rates import DrivenRates
@@ -106,6 +107,9 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
     skip_nonfinite : bool
         Whether a step in which any entry of any gradient is inf or nan leaves all parameters and
         all that the chains remember as they are. ``step_count`` counts it.
+    accumulate_steps : int
+        How many calls of ``step`` make up one update, by the mean of their gradients: the others
+        only add them up. ``step_count`` counts calls, and a schedule goes on where it is stepped.
     decay_mask : pytree of bool or callable, optional
         Which parameters decay; classes that do not decay each by itself refuse it. It is a tree
         under the keys of ``param_states.to_pytree()``, whole or down to where all below is alike,
@@ -145,6 +149,8 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
     """What gradients the chain takes: 'dense' arrays, 'sparse' `jax.experimental.sparse.BCOO`."""
     more_gradients: tuple[str, ...] = ()
     """The arguments of a step that are gradients, too."""
+    no_accumulation: str = ''
+    """Why it cannot add up the gradients of several steps, empty where it can."""
     first_moments: tuple[str, ...] = ('mu',)
     """The names of what the chain keeps in ``mu_dtype``, where that is given."""
 
@@ -164,6 +170,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         master_dtype: Any = None,
         mu_dtype: Any = None,
         skip_nonfinite: bool = False,
+        accumulate_steps: int = 1,
         decay_mask: Any = None,
         **hyper: Any,
     ):
@@ -185,6 +192,9 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         self._tx = tx
         self._precision = Precision.checked(name, state_dtype, master_dtype, mu_dtype)
         self._skip_nonfinite = check_flag(name, 'skip_nonfinite', skip_nonfinite, False)
+        self._accumulate_steps = check_count(name, 'accumulate_steps', accumulate_steps, 1)
+        if self._accumulate_steps > 1:
+            check_accumulation(self)
         self._decay_mask = decay_mask
         self._schedulers: list[Scheduler] = []
         self._leaves: list[Leaf] = []
@@ -375,7 +385,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         old = all_leaves(state.value for state in manager)
         arrays = [leaf.encode(value) for leaf, value in zip(leaves, old, strict=True)]
         paths, values = [leaves[i].path for i in plan.leaves], [arrays[i] for i in plan.leaves]
-        state = self._first_state(group, plan.tree(arrays), dict(zip(paths, values, strict=True)))
+        state = self._first_state(plan, leaves, arrays)
         if group.members:
             known = GroupPlan.of(self.param_states, self._leaves, group).leaves
             before = [self._leaves[i].path for i in known]
@@ -388,17 +398,19 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         self._leaves = leaves
         self._stepper = None
 
-    def _first_state(self, group: ParamGroup, params: Any, arrays: Mapping[Keys, Any]) -> Any:
+    def _first_state(self, plan: GroupPlan, leaves: list[Leaf], arrays: list) -> Any:
         """Return the state with which a group's chain begins, in buffers of its own.
 
-        ``arrays`` are those in the tree of parameters, by their paths.
+        ``arrays`` are what chains see of all parameters.
         """
-        owner, paths = type(self).__name__, list(arrays)
-        state = self._chain(group, self._hyper(group)).init(params)
+        owner, paths = type(self).__name__, [leaves[i].path for i in plan.leaves]
+        state = self._chain(plan.group, self._hyper(plan.group)).init(plan.tree(arrays))
         check_vectors(state, paths, owner)
         if (narrow := self._precision.mu_dtype) is not None:
             state = with_dtype(state, paths, self.first_moments, narrow, owner)
-        return own_buffers(state, arrays)
+        if self._accumulate_steps > 1:
+            state = state, GradientSum.zeros(leaves, plan, arrays)
+        return own_buffers(state, {leaves[i].path: arrays[i] for i in plan.leaves})
 
     @property
     def opt_state(self) -> OptimState | None:
@@ -435,6 +447,11 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
             What the chain takes besides (``value``, ``value_fn`` ...), by optax's protocol.
         """
         stepper = self._ready()
+        if extra and self._accumulate_steps > 1:
+            raise TypeError(
+                f'{type(self).__name__} adds up the gradients of {self._accumulate_steps} steps, '
+                f'and takes nothing besides, got {", ".join(extra)}.'
+            )
         if extra and not traced() and any(map(callable, extra.values())):
             step_with_functions(stepper, grads, extra)
         else:

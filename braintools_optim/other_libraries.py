@@ -104,9 +104,8 @@ ARGUMENTS: dict[str, str] = {
     'lr_scheduler': A_RATE,
     'decay': 'Decays of averages are alpha, rho or betas here, that of parameters is weight_decay.',
     'use_ema': 'Averages of parameters are AveragedModel(model, decay=0.999).',
-    'gradient_accumulation_steps': 'Wrap the chain, '
-    'OptaxOptimizer(tx=optax.MultiSteps(tx, 4).gradient_transformation()), or that of an '
-    'optimizer as the recipe for gradient accumulation in the docs does.',
+    'gradient_accumulation_steps': 'It is accumulate_steps here.',
+    'every_k_schedule': 'It is accumulate_steps here.',
 }
 """Arguments of other libraries' optimizers, and what to do instead."""
 
@@ -126,6 +125,7 @@ PACKAGES: dict[tuple[str, ...], str] = {
         *('clip_grad_norm_', 'clip_grad_norm', 'clip_grad_value_'),
         *('clip_by_global_norm', 'clip'),
     ): 'Construct the optimizer with grad_clip_norm=1.0, or grad_clip_value=1.0.',
+    ('MultiSteps',): 'Construct the optimizer with accumulate_steps=4.',
     ('apply_if_finite',): 'Construct the optimizer with skip_nonfinite=True.',
     ('GradScaler',): 'The recipe for loss scaling in the docs has what it does in a few lines.',
     ('EarlyStopping',): 'The recipe for stopping early in the docs has it in a few lines.',
@@ -136,7 +136,6 @@ PACKAGES: dict[tuple[str, ...], str] = {
     (
         'chain',
         'masked',
-        'MultiSteps',
         'schedule_free',
     ): 'It is of optax: give OptaxOptimizer(tx=...) the chain.',
 }

@@ -19,6 +19,8 @@ def describe(optimizer: OptaxOptimizer) -> str:
     """Return the optimizer as a table: its groups, their sizes, values and state."""
     options = [f'{k}={_number(getattr(optimizer, k))}' for k, v in optimizer._options.items() if v]
     options += ['skip_nonfinite=True'] if optimizer.skip_nonfinite else []
+    if optimizer.accumulate_steps > 1:
+        options.append(f'accumulate_steps={optimizer.accumulate_steps}')
     options += [] if optimizer.decay_mask is None else ['with a decay_mask']
     head = type(optimizer).__name__
     if not optimizer.param_groups:

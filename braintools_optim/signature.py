@@ -27,7 +27,8 @@ class CommonOptions(TypedDict, total=False):
     the chain computes and keeps its state, such as float32 for parameters in bfloat16;
     ``master_dtype`` the one in which narrower parameters are updated and remembered, so that no
     update is lost in rounding. With ``skip_nonfinite`` a step with an inf or nan in any gradient
-    changes no parameter and no moment. Where the class keeps a first moment, as Adam does,
+    changes no parameter and no moment. With ``accumulate_steps=4`` every fourth step updates, by
+    the mean of the gradients of all four. Where the class keeps a first moment, as Adam does,
     ``mu_dtype`` is the dtype of that; where it decays each parameter by itself, ``decay_mask``
     says which parameters the weight decay is for; other classes refuse these two.
     :class:`OptaxOptimizer` tells more.
@@ -40,6 +41,7 @@ class CommonOptions(TypedDict, total=False):
     master_dtype: Any
     mu_dtype: Any
     skip_nonfinite: bool
+    accumulate_steps: int
     decay_mask: Any
 
 

@@ -51,7 +51,8 @@ def train_step(
         Returns the loss, a real scalar, from the arguments of the step and from States; what it
         writes into States is kept.
     scheduler : Scheduler or sequence of them, optional
-        Stepped after each update; `ReduceLROnPlateau` is given the loss.
+        Stepped after each update, of which there is one in ``accumulate_steps`` steps;
+        `ReduceLROnPlateau` is given the loss.
     donate : bool
         Let the new values of States take over the memory of the old ones. Arrays that were taken
         out of a written State before a step, parameters too, are then gone after it.
@@ -197,7 +198,7 @@ class TrainStep:
             opt.step(mine, **({} if search is None else search(loss, mine)))
         for scheduler in self.schedulers:
             wants = isinstance(scheduler, LRScheduler) and scheduler._wants_metric()
-            scheduler.step(*([without_unit(loss)] if wants else []))
+            _after_update(scheduler, [without_unit(loss)] if wants else [])
         return (loss, *aux) if self.has_aux else loss
 
     def _checked_loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -364,6 +365,16 @@ def _several(name: str, given: Any, kind: type) -> list[Any]:
     if len(set(map(id, each))) < len(each):
         raise ValueError(f'train_step was given the same {name} twice.')
     return each
+
+
+def _after_update(scheduler: Scheduler, metric: list) -> None:
+    """Step a scheduler if the step that its optimizer has just taken was an update."""
+    driven: Any = scheduler.optimizer
+    if driven.accumulate_steps == 1:
+        scheduler.step(*metric)
+    else:
+        updated = driven.step_count.value % driven.accumulate_steps == 0
+        brainstate.transform.cond(updated, lambda: scheduler.step(*metric), lambda: None)
 
 
 def _common_length(args: tuple, length: int | None) -> int:

@@ -29,6 +29,7 @@ import braintools_optim as bo
 PROMISES = (
     *('live', 'contexts', 'vmap', 'groups', 'clipping', 'growth', 'atomic', 'shapes'),
     *('gradients', 'resume', 'outer_trace', 'donation', 'no_absent_count', 'masters'),
+    'accumulation',
 )
 
 
@@ -123,7 +124,10 @@ SHARED_COUNT = {
 
 LBFGS = {'lr': (0.3, 1.2), 'tolerance_grad': (0.0, 1.5), 'tolerance_change': (0.0, 0.5)}
 OF_GROUP = frozenset({'late', 'rests'})
-ONE_HISTORY = {'groups': 'a group has one history of all its parameters: groups change it'}
+ONE_HISTORY = {
+    'groups': 'a group has one history of all its parameters: groups change it',
+    'accumulation': 'its history takes the gradients of all parameters, so it is refused',
+}
 
 CASES = [
     Case(

@@ -58,9 +58,13 @@ OTHERS = {
     **{'weight_decay_1d': (0.01, 0.4), 'lr_ref': (0.03, 0.1)},
 }
 NO_OTHERS = {f'live:{name}': 'with optimize_1d all parameters take the rule' for name in OTHERS}
-AS_MARS = dict.fromkeys(
-    ('vmap', 'atomic', 'outer_trace', 'donation'), 'is tested with Mars, of which it is a subclass'
-)
+AS_MARS = {
+    **dict.fromkeys(
+        ('vmap', 'atomic', 'outer_trace', 'donation'),
+        'is tested with Mars, of which it is a subclass',
+    ),
+    'accumulation': 'it takes two gradients in each step, so it is refused',
+}
 TOGETHER = {'groups': 'the norm of a group is bounded: groups change it'}
 
 

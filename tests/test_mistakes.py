@@ -161,7 +161,7 @@ MISTAKES = {
     ),
     "optax's MultiSteps": (
         *(lambda: bo.MultiSteps, AttributeError),
-        *("no attribute 'MultiSteps'", 'OptaxOptimizer(tx=...)'),
+        *("no attribute 'MultiSteps'", 'with accumulate_steps=4'),
     ),
     'parameters are assigned': (
         *(lambda: setattr(ready(), 'param_states', MODEL.states(ParamState)), AttributeError),
@@ -605,7 +605,7 @@ def test_a_hint_names_nothing_private():
         (bo.AdamW, 'wd', "Did you mean 'weight_decay'?"),
         (bo.AdamW, 'max_norm', "Did you mean 'grad_clip_norm'?"),
         (bo.AdamW, 'use_ema', 'Averages of parameters are AveragedModel(model, decay=0.999).'),
-        (bo.Lamb, 'gradient_accumulation_steps', 'recipe for gradient accumulation'),
+        (bo.Lamb, 'gradient_accumulation_steps', 'It is accumulate_steps here.'),
         (bo.StepLR, 'lr', "Did you mean 'base_lr'?"),
         (bo.StepLR, 'learning_rate', "Did you mean 'base_lr'?"),
         (bo.CosineAnnealingLR, 'init_value', "Did you mean 'base_lr'?"),

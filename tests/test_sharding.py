@@ -9,10 +9,10 @@ import json
 from on_mesh import complaints_of
 
 STEPS = 3
-OPTIMIZERS = ['SGD', 'Adam', 'AdamW', 'LBFGS', 'tx']
+OPTIMIZERS = ['SGD', 'Adam', 'AdamW', 'Lion', 'LBFGS', 'tx']
 ROADS = ['eager', 'jit', 'for_loop']
 LATE = ['eager', 'jit', 'train_step']
-EXPLICIT = ['Adam', 'Adafactor', 'LBFGS', 'Lamb', 'Mars', 'Muon', 'SM3']
+EXPLICIT = ['Adam', 'AdamW', 'Adafactor', 'LBFGS', 'Lamb', 'Mars', 'Muon', 'SM3']
 
 
 def test_on_a_mesh():
@@ -128,6 +128,7 @@ def main():
         'SGD': lambda: bo.SGD(0.1, momentum=0.9, weight_decay=0.01, grad_clip_norm=1.0),
         'Adam': lambda: bo.Adam(0.1, amsgrad=True, grad_clip_value=0.5),
         'AdamW': lambda: bo.AdamW(0.1, skip_nonfinite=True, decay_mask=matrices),
+        'Lion': lambda: bo.Lion(0.1, accumulate_steps=2, grad_clip_norm=1.0),
         'LBFGS': lambda: bo.LBFGS(0.1, memory_size=3),
         'tx': lambda: bo.OptaxOptimizer(tx=optax.adamw(0.1)),
     }
@@ -230,8 +231,8 @@ def main():
                 else ParamState(jnp.copy(x))
                 for k, x in start.items()
             }
-            options = {'variant': 'shampoo'} if name == 'Mars' else {}
-            opt = getattr(bo, name)(lr=0.1, **options).register_trainable_weights(params)
+            more = {'Mars': {'variant': 'shampoo'}, 'AdamW': {'accumulate_steps': 2}}
+            opt = getattr(bo, name)(lr=0.1, **more.get(name, {})).register_trainable_weights(params)
             early = dict(arrays(opt))
             for step in (opt.step, brainstate.transform.jit(opt.step)):
                 step({k: jnp.sin(3.0 * p.value) for k, p in params.items()})

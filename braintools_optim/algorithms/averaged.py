@@ -205,6 +205,8 @@ class Mars(OptaxOptimizer):
         **common: Unpack[CommonOptions],
     ):
         self.static = tuple(_functions(gamma=gamma))
+        if exact:
+            self.no_accumulation = 'built with exact=True it takes two gradients in each step'
         first_lr = lr.base_lrs[0] if isinstance(lr, LRScheduler) else lr
         super().__init__(
             lr=lr,

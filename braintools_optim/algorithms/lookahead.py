@@ -106,6 +106,7 @@ class Lookahead(OptaxOptimizer):
         self.ranges = {**theirs, **type(self).ranges}
         self.complex_as_real = base.complex_as_real and base._tx is None
         self.gradient_layouts = base.gradient_layouts
+        self.no_accumulation = base.no_accumulation
 
     def _arguments_of(self, base: OptaxOptimizer) -> dict[str, Any]:
         """Return the constructor's arguments that are the base optimizer's."""

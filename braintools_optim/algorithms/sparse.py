@@ -41,6 +41,7 @@ class SparseAdam(OptaxOptimizer):
     """
 
     gradient_layouts = frozenset({'sparse'})
+    no_accumulation = 'gradients of other rows have another sparsity'
     ranges = {'eps': Range(0.0, open_low=True, open_high=True)}
     complex_as_real = False
 

@@ -42,12 +42,13 @@ def export(optimizer: OptaxOptimizer, copied: bool = True) -> dict[str, Any]:
     refuse_unloadable(type(optimizer).__name__, _out_of_range(optimizer, schedulers))
     groups = {str(g.index): export_group(optimizer, g) for g in optimizer.param_groups}
     states = {str(g.index): _export_slots(optimizer, g, copied) for g in optimizer.param_groups}
-    dtypes = optimizer._precision._asdict()
+    dtypes, steps = optimizer._precision._asdict(), optimizer.accumulate_steps
     return {
         'format': list(VERSION),
         'optimizer': optimizer._algorithm(),
         'schema': optimizer.state_schema,
         'step_count': int(optimizer.step_count.value),
+        **({'accumulate_steps': steps} if steps > 1 else {}),
         'lr': optimizer.current_lr,
         'base_lr': optimizer.base_lr,
         'options': {k: getattr(optimizer, k) for k in optimizer._options},

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ['Restoration', 'check_format', 'examine', 'restore']
 
 REQUIRED = ('optimizer', 'step_count', 'param_groups', 'opt_state', 'schedulers', 'options')
-KNOWN = (*REQUIRED, 'format', 'schema', 'lr', 'base_lr', 'dtypes', 'defaults')
+KNOWN = (*REQUIRED, 'format', 'schema', 'lr', 'base_lr', 'dtypes', 'defaults', 'accumulate_steps')
 
 
 class Restoration:
@@ -127,6 +127,7 @@ def examine(
     found.count = plainly(saved.get('step_count', 0))
     if not is_count(found.count):
         judge.refuse(f'step_count must be in [0, 2**31), got {found.count!r}')
+    _check_accumulation(optimizer, plainly(saved.get('accumulate_steps', 1)), found.count, judge)
     options = judge.as_dict(plainly(saved.get('options', {})), 'options')
     found.numbers |= _checked_options(optimizer, options, judge)
     defaults = judge.as_dict(plainly(saved.get('defaults', {})), 'defaults')
@@ -155,6 +156,19 @@ def _check_algorithm(optimizer: OptaxOptimizer, saved: Mapping, judge: Judge) ->
         mine = None if mine is None else np.dtype(mine).name
         if theirs.get(key) != mine and not judge.may_cast:
             judge.refuse(f'{key} was {theirs.get(key)}, here it is {mine}')
+
+
+def _check_accumulation(optimizer: OptaxOptimizer, theirs: Any, count: Any, judge: Judge) -> None:
+    """Refuse to go on between two updates with gradients that were not added up for the next."""
+    mine = optimizer.accumulate_steps
+    if not (is_count(theirs) and theirs):
+        judge.refuse(f'accumulate_steps must be a count of at least 1, got {theirs!r}')
+    elif theirs != mine:
+        line = f'accumulate_steps was {theirs}, here it is {mine}'
+        if is_count(count) and (count % theirs or count % mine):
+            judge.refuse(f'{line}, and {count} steps are between two updates')
+        else:
+            judge.unexpected(line)
 
 
 def _examine_groups(

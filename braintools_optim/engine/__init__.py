@@ -11,7 +11,7 @@ In the order in which ``opt.step(grads)`` meets them:
 | `chunks`, `cutting`, `bundle` | many leaves in several calls of few programs |
 | `computation` | what is computed, as a pure function of values |
 | `leaf`, `plan`, `gradient` | from what users hold to the trees that chains see |
-| `clip`, `finite` | what happens to gradients before and after |
+| `accumulate`, `clip`, `finite` | what happens to gradients before and after |
 | `slot`, `view` | which state belongs to which parameter; what one group's chain sees |
 | `running`, `given_chain` | whose chain is traced; what users give as one |
 | `whole_chain` | ``opt.tx`` |

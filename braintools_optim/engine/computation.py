@@ -15,6 +15,7 @@ from brainstate.util import StateJaxTracer
 from ..hyper import Hyper
 from ..state import UniqueStateManager
 from ..transforms.absent import is_masked
+from .accumulate import TURN, accumulated
 from .clip import signed_and_bounded
 from .finite import all_finite, where_finite
 from .gradient import match_gradients
@@ -64,20 +65,28 @@ class Computation:
         for leaf, value in zip(self.leaves, old, strict=True):
             leaf.check_axes(value)
         found = match_gradients(grads, old, self.manager, self.leaves)
-        finite = None
-        if self.optimizer.skip_nonfinite:
-            besides = [extra.get(name) for name in self.optimizer.more_gradients]
-            finite = all_finite([*found, *jax.tree.leaves(besides)])
         foreign = [*old, *jax.tree.leaves((grads, extra))]
 
         def given(plan: GroupPlan, numbers: list) -> dict:
             view = GroupView(self, plan, values, numbers)
             return self.optimizer._for_chain(extra, view)
 
+        def update(found: list, chains: list) -> tuple[tuple, list]:
+            finite = None
+            if self.optimizer.skip_nonfinite:
+                besides = [extra.get(name) for name in self.optimizer.more_gradients]
+                finite = all_finite([*found, *jax.tree.leaves(besides)])
+            return self.advance(old, found, chains, vector, foreign, given, finite)
+
         chains = [one.tree for one in packed]
-        states, new = self.advance(old, found, chains, vector, foreign, given, finite)
+        if self.optimizer.accumulate_steps == 1:
+            states, new = update(found, chains)
+            moved = regrouped(values, new, found)
+        else:
+            states, all_new = accumulated(self, old, found, chains, update, extra.pop(TURN))
+            moved = [None] * len(values) if all_new is None else regrouped(values, all_new)
         made = tuple(one.like(state) for one, state in zip(packed, states, strict=True))
-        return made, regrouped(values, new, found)
+        return made, moved
 
     def advance(
         self,

@@ -153,11 +153,15 @@ class Leaf(Codec):
                 f'the gradient of {self.name!r} is {dtype}, but the parameter is real ({want}).'
             )
         if not jnp.issubdtype(want, jnp.complexfloating):
-            want = self.state_dtype or wider(want, self.master_dtype or want)
+            want = self.gradient_dtype(self.state_dtype or want)
         if isinstance(g, BCOO):
             return coalesced(over_entries(lambda x: jax.lax.convert_element_type(x, want), g))
         array = jax.lax.convert_element_type(jnp.asarray(g), want)
         return self._for_chain(_pairs(array)) if self._as_pairs(like) else array
+
+    def gradient_dtype(self, dtype: Any) -> Any:
+        """Return the dtype of its gradient, given that of what the chain sees of its value."""
+        return wider(dtype, self.master_dtype or dtype)
 
     def _check_layout(self, g: Any) -> None:
         sparse = isinstance(g, JAXSparse)

@@ -16,6 +16,7 @@ from brainstate import State
 
 from ..sharding import beside, own_buffers
 from ..transforms.mesh import mesh_of, named_sharding
+from .accumulate import TURN, turn_of
 from .buffers import refuse_deleted
 from .chunks import Chunks, are_many
 from .compiled import NUMBERS, computes_twice, entry_of, matmul_precision, signature_of
@@ -45,6 +46,7 @@ class Stepper:
         self.numbers = optimizer._table.state
         states = [*self.params, self.core, self.numbers]
         self.hooks = [s.hooks for s in states]
+        self.accumulate_steps = optimizer.accumulate_steps
         self.plain = all(is_plain(type(s)) for s in self.params)
         # Where States keep their values: writing there costs a tenth of setting an attribute.
         self.param_vars = [s.__dict__ for s in self.params]
@@ -68,6 +70,8 @@ class Stepper:
 
         Nothing is donated under settings with which JAX runs a computation again on its arguments.
         """
+        if self.accumulate_steps > 1:
+            extra = {TURN: turn_of(self.core.count, self.accumulate_steps)}
         if traced():
             self._run_observed(self.computation.compute, grads, extra)
         elif self.plain and not any_hooks(self.hooks) and not computes_twice():

@@ -29,6 +29,12 @@ def whole_chain(
             f'{type(optimizer).__name__} has a decay_mask, which is no part of its chain: for '
             f'opt.tx put what does not decay into a group, add_param_group(params, weight_decay=0).'
         )
+    if optimizer.accumulate_steps > 1:
+        raise ValueError(
+            f'{type(optimizer).__name__} adds up the gradients of {optimizer.accumulate_steps} '
+            f'steps, which is no part of its chain: for opt.tx construct it without '
+            f'accumulate_steps, and wrap opt.tx in optax.MultiSteps.'
+        )
     bounds = [k for k, v in optimizer._options.items() if v is not None]
     if not (bounds or group.flags['maximize'] or optimizer.skip_nonfinite):
         return chain
