@@ -22,7 +22,6 @@ from .engine.observe import traced
 from .engine.own_state import ChainState, CoreState, CountState
 from .engine.plan import GroupPlan
 from .engine.running import Running
-from .engine.slot import belong, check_vectors, with_dtype, with_known
 from .engine.step import Stepper
 from .engine.view import GroupView
 from .engine.whole_chain import whole_chain
@@ -42,6 +41,7 @@ from .saving import Savable
 from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import own_buffers
 from .signature import constructor_documentation, constructor_signature
+from .slot import belong, check_vectors, with_dtype, with_known
 from .state import OptimState, RegisteredStates, UniqueStateManager, check_trainable
 from .transforms import scale_by_adam
 

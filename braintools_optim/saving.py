@@ -11,6 +11,7 @@ from .checkpoint.background import Saving
 from .checkpoint.export import export
 from .checkpoint.judge import Judge, LoadReport
 from .checkpoint.pending import Pending, take_over
+from .checkpoint.restore import Saved
 
 __all__ = ['Savable']
 
@@ -50,7 +51,7 @@ class Savable:
         rename : dict of str
             New names of parameters, or of all under a name (``{'encoder': 'backbone'}``).
         """
-        return take_over(self, state_dict, Judge(strict, cast, rename))  # type: ignore[arg-type]
+        return take_over(self, Saved(state_dict), Judge(strict, cast, rename))  # type: ignore[arg-type]
 
     def save(
         self,

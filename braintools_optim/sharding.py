@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .engine.slot import rebuild, slots_of
 from .paths import Keys
+from .slot import rebuild, slots_of
 from .transforms.mesh import named_sharding
 
 __all__ = ['beside', 'own_buffers']

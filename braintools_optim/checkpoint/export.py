@@ -15,8 +15,8 @@ from ..check import check_number
 from ..engine.leaf import all_leaves
 from ..engine.observe import is_tracer
 from ..engine.plan import GroupPlan
-from ..engine.slot import Slot, slots_of
 from ..paths import Keys
+from ..slot import Slot, slots_of
 from ..transforms.absent import is_masked
 from .plain import plainly
 

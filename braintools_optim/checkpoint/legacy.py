@@ -19,6 +19,7 @@ from .judge import Judge, LoadReport
 from .legacy_slot import Chain, translated
 from .pending import take_over
 from .plain import plainly, shaped_like
+from .restore import Saved
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
@@ -86,14 +87,15 @@ def import_braintools(
     state = _translated_state(optimizer, saved, judge)
     if scheduler is not None:
         state['schedulers'][0] |= _translated_schedule(optimizer, plainly(_nested(scheduler)))
-    arrays, units = _translated_params(optimizer, saved) if params else (None, None)
-    return take_over(optimizer, state, judge, arrays, units)
+    held = _translated_params(optimizer, saved) if params else ()
+    return take_over(optimizer, Saved(state, *held), judge)
 
 
 def _translated_state(
     optimizer: OptaxOptimizer, saved: Mapping[str, Any], judge: Judge
 ) -> dict[str, Any]:
     state = export(optimizer)
+    state.pop('accumulate_steps', None)  # which is not there
     state['step_count'] = plainly(saved['step_count'])
     theirs, mine = saved['param_groups'], state['param_groups']
     state['param_groups'] = {key: mine.get(key, {}) for key in theirs}

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.slot import Slot
 from ..paths import Keys
+from ..slot import Slot
 
 __all__ = ['Chain', 'translated']
 

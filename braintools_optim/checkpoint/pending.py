@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .errors import CheckpointError
 from .judge import Judge, LoadReport
 from .plain import shaped_like
-from .restore import examine, restore
+from .restore import Saved, examine, restore
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
@@ -18,23 +18,17 @@ if TYPE_CHECKING:
 __all__ = ['Pending', 'take_over']
 
 
-def take_over(
-    optimizer: OptaxOptimizer,
-    saved: Any,
-    judge: Judge,
-    params: Mapping[str, Any] | None = None,
-    units: Mapping[str, str] | None = None,
-) -> LoadReport:
-    """Restore a snapshot, or keep it until there are parameters; raise with every difference."""
-    if isinstance(saved, str | os.PathLike):
+def take_over(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> LoadReport:
+    """Restore it, or keep it until there are parameters; raise with every difference."""
+    if isinstance(saved.state, str | os.PathLike):
         raise TypeError(
             f'load_state_dict takes what state_dict() returned, got a path: use '
-            f'opt.load({str(saved)!r}).'
+            f'opt.load({str(saved.state)!r}).'
         )
     if len(optimizer.param_states):
-        return restore(optimizer, saved, judge, params, units)
-    examine(optimizer, saved, judge, params, units)
-    waiting = Pending(saved, judge, params, units)
+        return restore(optimizer, saved, judge)
+    examine(optimizer, saved, judge)
+    waiting = Pending(saved, judge)
     if not waiting.names:
         judge.refuse(
             'it holds no parameters: it was saved before register_trainable_weights was called'
@@ -46,18 +40,13 @@ def take_over(
 
 
 class Pending:
-    """A snapshot that waits for the parameters of all its groups."""
+    """What was saved, waiting for the parameters of all its groups."""
 
-    def __init__(
-        self,
-        saved: Any,
-        judge: Judge,
-        params: Mapping[str, Any] | None,
-        units: Mapping[str, str] | None,
-    ):
+    def __init__(self, saved: Saved, judge: Judge):
         self.judge = judge.anew()
-        self.saved, self.params, self.units = copy.deepcopy((saved, params, units))
-        groups = saved.get('param_groups', {}) if isinstance(saved, Mapping) else {}
+        self.saved = copy.deepcopy(saved)
+        state = saved.state
+        groups = state.get('param_groups', {}) if isinstance(state, Mapping) else {}
         named = groups.values() if isinstance(groups, Mapping) else ()
         lists = [shaped_like(g.get('params', []), []) for g in named if isinstance(g, Mapping)]
         rename = self.judge.anew().new_name
@@ -75,7 +64,7 @@ class Pending:
     def apply(self, optimizer: OptaxOptimizer) -> None:
         """Restore it if all that it has is there."""
         if not self.lacks(optimizer):
-            restore(optimizer, self.saved, self.judge.anew(), self.params, self.units)
+            restore(optimizer, self.saved, self.judge.anew())
 
     def refuse_use(self, optimizer: OptaxOptimizer) -> None:
         """Raise, since what the optimizer holds is not yet what was loaded."""

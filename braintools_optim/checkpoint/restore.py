@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ import numpy as np
 
 from ..check import check_number, is_count, is_plain_number
 from ..engine.leaf import flat_values
-from ..engine.slot import rebuild
 from ..hyper import TO_COME
 from ..schedulers.snapshot import resized
+from ..slot import rebuild
 from ..transforms.absent import is_masked
 from .devices import placed, placed_parameter
 from .export import VERSION, export_group, named_slots, refuse_traced, slot_name
@@ -27,10 +27,18 @@ if TYPE_CHECKING:
     from ..groups import ParamGroup
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['Restoration', 'check_format', 'examine', 'restore']
+__all__ = ['Restoration', 'Saved', 'check_format', 'examine', 'restore']
 
 REQUIRED = ('optimizer', 'step_count', 'param_groups', 'opt_state', 'schedulers', 'options')
 KNOWN = (*REQUIRED, 'format', 'schema', 'lr', 'base_lr', 'dtypes', 'defaults', 'accumulate_steps')
+
+
+class Saved(NamedTuple):
+    """What was saved of an optimizer."""
+
+    state: Any  # what state_dict() returned, if it is what it ought to be
+    params: Mapping[str, Any] | None = None  # the arrays of the parameters by name ...
+    units: Mapping[str, str] | None = None  # ... and the units of those that have one
 
 
 class Restoration:
@@ -68,15 +76,9 @@ class Restoration:
         optimizer._pending = None
 
 
-def restore(
-    optimizer: OptaxOptimizer,
-    saved: Any,
-    judge: Judge,
-    params: Mapping[str, Any] | None = None,
-    units: Mapping[str, str] | None = None,
-) -> LoadReport:
-    """Take a snapshot over; raise with every difference, having changed nothing."""
-    found = examine(optimizer, saved, judge, params, units)
+def restore(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> LoadReport:
+    """Take over what was saved; raise with every difference, having changed nothing."""
+    found = examine(optimizer, saved, judge)
     judge.check_rename()
     report = judge.conclude()
     with found.undone_on_error():
@@ -98,45 +100,38 @@ def check_format(saved: Mapping[str, Any], judge: Judge) -> None:
     judge.conclude()
 
 
-def examine(
-    optimizer: OptaxOptimizer,
-    saved: Any,
-    judge: Judge,
-    params: Mapping[str, Any] | None = None,
-    units: Mapping[str, str] | None = None,
-) -> Restoration:
-    """Compare a snapshot with an optimizer; the judge gets to know every difference.
+def examine(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> Restoration:
+    """Compare what was saved with an optimizer; the judge gets to know every difference.
 
-    The result may be written only if the judge concludes well. ``params`` are the arrays of the
-    parameters by name, with their units.
+    The result may be written only if the judge concludes well.
     """
     refuse_traced(optimizer, 'restore')
     found = Restoration(optimizer)
-    saved = judge.as_dict(saved, 'the checkpoint')
-    check_format(saved, judge)
-    if 'optimizer' not in saved and {'opt', 'opt_state'} <= set(saved):  # as bo.load returns it
+    state = judge.as_dict(saved.state, 'the checkpoint')
+    check_format(state, judge)
+    if 'optimizer' not in state and {'opt', 'opt_state'} <= set(state):  # as bo.load returns it
         judge.refuse('it is a whole file, as opt.save writes it: use opt.load(path)')
         judge.conclude()
-    if 'param_groups_opt_states' in saved:
+    if 'param_groups_opt_states' in state:
         judge.refuse('it comes from braintools.optim: load it with import_braintools')
-    for key in sorted(set(REQUIRED) - set(saved)):
+    for key in sorted(set(REQUIRED) - set(state)):
         judge.refuse(f'{key!r} is missing')
-    for key in sorted(set(saved) - set(KNOWN), key=str):
+    for key in sorted(set(state) - set(KNOWN), key=str):
         judge.unexpected(f'{key!r} is unknown here')
-    _check_algorithm(optimizer, saved, judge)
-    found.count = plainly(saved.get('step_count', 0))
+    _check_algorithm(optimizer, state, judge)
+    found.count = plainly(state.get('step_count', 0))
     if not is_count(found.count):
         judge.refuse(f'step_count must be in [0, 2**31), got {found.count!r}')
-    _check_accumulation(optimizer, plainly(saved.get('accumulate_steps', 1)), found.count, judge)
-    options = judge.as_dict(plainly(saved.get('options', {})), 'options')
+    _check_accumulation(optimizer, plainly(state.get('accumulate_steps', 1)), found.count, judge)
+    options = judge.as_dict(plainly(state.get('options', {})), 'options')
     found.numbers |= _checked_options(optimizer, options, judge)
-    defaults = judge.as_dict(plainly(saved.get('defaults', {})), 'defaults')
+    defaults = judge.as_dict(plainly(state.get('defaults', {})), 'defaults')
     defaults = shaped_like(defaults, optimizer._numbers)
     found.defaults = _checked_defaults(optimizer, defaults, judge)
     if len(optimizer.param_states):
-        _examine_groups(optimizer, saved, judge, found)
-        found.params = _checked_params(optimizer, params, units or {}, judge)
-        schedulers = plainly(saved.get('schedulers', []))
+        _examine_groups(optimizer, state, judge, found)
+        found.params = _checked_params(optimizer, saved, judge)
+        schedulers = plainly(state.get('schedulers', []))
         found.schedulers = _checked_schedulers(optimizer, schedulers, judge)
         _leave_driven(optimizer, found, judge)
     return found
@@ -377,16 +372,12 @@ def _checked_key(value: Any, mine: Any, what: str, judge: Judge) -> Any:
     )
 
 
-def _checked_params(
-    optimizer: OptaxOptimizer,
-    arrays: Mapping[str, Any] | None,
-    units: Mapping[str, str],
-    judge: Judge,
-) -> list[tuple[Any, Any]]:
+def _checked_params(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> list[tuple[Any, Any]]:
     """Return the States of the parameters with their values in the checkpoint, if it has them."""
-    if arrays is None:
+    if saved.params is None:
         return []
-    arrays, units = judge.renamed(arrays, 'params'), judge.renamed(units, 'units')
+    arrays = judge.renamed(saved.params, 'params')
+    units = judge.renamed(saved.units or {}, 'units')
     new, leaves = [], iter(optimizer._leaves)
     for state in optimizer.param_states:
         old, treedef = flat_values(state.value)

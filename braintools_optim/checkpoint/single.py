@@ -13,6 +13,7 @@ from .export import export, export_params
 from .judge import Judge, LoadReport
 from .nested import encoded
 from .pending import take_over
+from .restore import Saved
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
@@ -57,9 +58,8 @@ def load(optimizer: OptaxOptimizer, path: str | os.PathLike, judge: Judge) -> Lo
     known = {'opt_state', 'params', 'extra'}
     for key in sorted(set(tree) - known):
         judge.unexpected(f'{key!r} is unknown here')
-    report = take_over(
-        optimizer, state_dict_of(meta, tree), judge, tree.get('params'), state.get('units')
-    )
+    saved = Saved(state_dict_of(meta, tree), tree.get('params'), state.get('units'))
+    report = take_over(optimizer, saved, judge)
     report.extra = tree.get('extra')
     return report
 

@@ -21,7 +21,7 @@ from .export import export, refuse_unloadable
 from .judge import Judge, LoadReport
 from .nested import encoded, entries, restored
 from .plain import plainly, shaped_like
-from .restore import Restoration, examine
+from .restore import Restoration, Saved, examine
 from .single import state_dict_of
 
 __all__ = ['load', 'restore', 'save', 'write']
@@ -198,7 +198,7 @@ class _Walk:
             )
         judge = self.judge.of_part()
         try:
-            self.optimizers.append(examine(node, saved, judge))
+            self.optimizers.append(examine(node, Saved(saved), judge))
             judge.conclude()
         except IncompatibleCheckpoint as error:
             self.judge.refuse_all(error.differences, where)

@@ -12,7 +12,7 @@ In the order in which ``opt.step(grads)`` meets them:
 | `computation` | what is computed, as a pure function of values |
 | `leaf`, `plan`, `gradient` | from what users hold to the trees that chains see |
 | `accumulate`, `clip`, `finite` | what happens to gradients before and after |
-| `slot`, `view` | which state belongs to which parameter; what one group's chain sees |
+| `view` | what one group's chain sees |
 | `running`, `given_chain` | whose chain is traced; what users give as one |
 | `whole_chain` | ``opt.tx`` |
 | `writing` | writing all States, or none |

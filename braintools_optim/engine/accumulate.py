@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..slot import rebuild, slots_of
 from ..transforms.absent import is_masked
 from .observe import is_tracer
-from .slot import rebuild, slots_of
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer

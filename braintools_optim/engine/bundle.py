@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..paths import Keys
+from ..slot import Slot, rebuild, slots_of
 from ..transforms.absent import is_masked
+from .computation import Computation, Present
 from .gradient import gradient_of
 from .plan import GroupPlan
-from .slot import Slot, rebuild, slots_of
-
-if TYPE_CHECKING:
-    from .computation import Computation
 
 __all__ = ['BySort', 'StatePositions', 'Bundle', 'vectors_in_order']
 
@@ -136,7 +134,7 @@ class Bundle:
         places: Sequence[Any],
         arrays: Sequence[Any],
         grads: Sequence[Any],
-        numbers: Any,
+        vector: Any,
     ) -> tuple[list, list, list, list]:
         """Return the leaves' new state (own, entries of vectors, common) and their new values.
 
@@ -158,8 +156,9 @@ class Bundle:
             taken = [(next(getattr(sources, _sort(slot))), slot) for slot in slots]
             values = [x[place] if _sort(slot) == 'vectors' else x for x, slot in taken]
             chains.append(rebuild(skeleton, values))
-        foreign = [*arrays, *grads, *common]
-        states, new = self.computation.advance(old, found, chains, numbers, foreign, lambda *_: {})
+        numbers = self.computation.optimizer._table.unpack(vector)
+        present = Present(old, numbers, foreign=[*arrays, *grads, *common])
+        states, new = self.computation.advance(present, found, chains)
         made = BySort([], [], [])
         for slots, state in zip(self.slots, states, strict=True):
             for slot, x in zip(slots, jax.tree.leaves(state, is_leaf=is_masked), strict=True):

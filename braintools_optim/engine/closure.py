@@ -16,7 +16,7 @@ from brainstate.transform import StatefulFunction
 
 from .clip import clipped
 from .compiled import matmul_precision
-from .computation import own_copies
+from .computation import Present, own_copies
 from .finite import all_finite, where_finite
 from .gradient import refuse_non_arrays
 from .leaf import regrouped, without_unit
@@ -166,7 +166,7 @@ def _compute(
     def run(chain: Any, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         return descend(h, chain, value_fn, params, state, value, grads)
 
-    after, next_state = computation.run_chain(plan, h, state, found, old, run, numbers)
+    after, next_state = computation.run_chain(Present(old, numbers), plan, h, state, found, run)
     state = own_copies(
         where_finite(finite, next_state, state), [*old, *jax.tree.leaves((others, loss, written))]
     )

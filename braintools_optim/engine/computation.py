@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from brainstate.util import StateJaxTracer
 
-from ..hyper import Hyper
+from ..slot import with_common, with_masked
 from ..state import UniqueStateManager
 from ..transforms.absent import is_masked
 from .accumulate import TURN, accumulated
@@ -22,16 +22,26 @@ from .gradient import match_gradients
 from .leaf import Leaf, flat_values, regrouped
 from .packs import Packed
 from .plan import GroupPlan
-from .slot import with_common, with_masked
 from .view import GroupView
 
 if TYPE_CHECKING:
+    from ..hyper import Hyper
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['Computation', 'own_copies']
+__all__ = ['Computation', 'Present', 'own_copies']
 
 Run = Callable[[optax.GradientTransformation, Any, Any, Any], tuple[Any, Any]]
 """What is done with a chain, gradients, its state and parameters: it returns two new trees."""
+
+
+@dataclass(frozen=True)
+class Present:
+    """What a step finds, besides gradients and the states of chains."""
+
+    old: list  # the leaves of the parameters
+    numbers: list[dict[str, Any]]  # of every group
+    foreign: Sequence = ()  # the arrays that must not become part of a state
+    given: Callable[[GroupPlan], dict] = lambda plan: {}  # what a group's chain takes besides
 
 
 @dataclass(frozen=True)
@@ -65,18 +75,20 @@ class Computation:
         for leaf, value in zip(self.leaves, old, strict=True):
             leaf.check_axes(value)
         found = match_gradients(grads, old, self.manager, self.leaves)
-        foreign = [*old, *jax.tree.leaves((grads, extra))]
+        numbers = self.optimizer._table.unpack(vector)
 
-        def given(plan: GroupPlan, numbers: list) -> dict:
+        def given(plan: GroupPlan) -> dict:
             view = GroupView(self, plan, values, numbers)
             return self.optimizer._for_chain(extra, view)
+
+        present = Present(old, numbers, [*old, *jax.tree.leaves((grads, extra))], given)
 
         def update(found: list, chains: list) -> tuple[tuple, list]:
             finite = None
             if self.optimizer.skip_nonfinite:
                 besides = [extra.get(name) for name in self.optimizer.more_gradients]
                 finite = all_finite([*found, *jax.tree.leaves(besides)])
-            return self.advance(old, found, chains, vector, foreign, given, finite)
+            return self.advance(present, found, chains, finite)
 
         chains = [one.tree for one in packed]
         if self.optimizer.accumulate_steps == 1:
@@ -89,23 +101,14 @@ class Computation:
         return made, moved
 
     def advance(
-        self,
-        old: list,
-        found: list,
-        chains: Sequence[Any],
-        vector: Any,
-        foreign: list,
-        given: Callable[[GroupPlan, list], dict],
-        finite: Any = None,
+        self, present: Present, found: list, chains: Sequence[Any], finite: Any = None
     ) -> tuple[tuple, list]:
         """Return the new chain states, and the new value of each leaf.
 
-        ``found`` are the leaves' gradients, ``given`` tells what a group's chain takes besides,
-        and ``foreign`` are the arrays that must not become part of a state. All stays as it is
-        where ``finite`` is given and does not hold.
+        ``found`` are the leaves' gradients. All stays as it is where ``finite`` is given and does
+        not hold.
         """
-        optimizer = self.optimizer
-        numbers = optimizer._table.unpack(vector)
+        old, numbers = present.old, present.numbers
         found = signed_and_bounded(found, self.climbing(), numbers[0])
 
         new = list(old)
@@ -115,46 +118,38 @@ class Computation:
                 new_states.append(state)  # a group without gradients rests
                 continue
             h = plan.group.hyper(numbers[plan.group.index])
-            run = partial(_update, given(plan, numbers), type(optimizer).__name__)
+            run = partial(_update, present.given(plan), type(self.optimizer).__name__)
             before = state
             for own, share in self._runs_by_decay(h, plan, found):
                 state = with_common(state, before, [self.leaves[i].path for i in plan.leaves])
-                updates, state = self.run_chain(plan, own, state, share, old, run, numbers)
+                updates, state = self.run_chain(present, plan, own, state, share, run)
                 for i, update in zip(plan.leaves, updates, strict=True):
                     if share[i] is not None:
                         p = self.leaves[i].encode(old[i])
                         if jnp.shape(update) != p.shape:
                             raise self.leaves[i].misfit(old[i])
                         new[i] = self.leaves[i].decode((p + update).astype(p.dtype), old[i])
-            new_states.append(own_copies(state, foreign))
+            new_states.append(own_copies(state, present.foreign))
         states = where_finite(finite, tuple(new_states), tuple(chains))
         return states, where_finite(finite, new, old)
 
     def run_chain(
-        self,
-        plan: GroupPlan,
-        h: Hyper,
-        state: Any,
-        found: list,
-        old: list,
-        run: Run,
-        numbers: list[dict[str, Any]],
+        self, present: Present, plan: GroupPlan, h: Hyper, state: Any, found: list, run: Run
     ) -> tuple[list, Any]:
         """Run the group's chain on gradients, its state and parameters, without absent ones.
 
-        ``numbers`` are those of all groups. Return what ``run`` makes of each of the plan's
-        leaves, and the chain's new state.
+        Return what ``run`` makes of each of the plan's leaves, and the chain's new state.
         """
         optimizer = self.optimizer
         shown = [
             None if g is None else leaf.encode(value)
-            for leaf, g, value in zip(self.leaves, found, old, strict=True)
+            for leaf, g, value in zip(self.leaves, found, present.old, strict=True)
         ]
         paths = [self.leaves[i].path for i in plan.leaves]
         absent = {self.leaves[i].path for i in plan.leaves if found[i] is None}
         seen = with_masked(state, paths, absent) if absent else state
         optimizer._core.busy_in(StateJaxTracer())
-        with optimizer._running.group(h, numbers):
+        with optimizer._running.group(h, present.numbers):
             made, new = run(
                 optimizer._chain(plan.group, h), plan.tree(found), seen, plan.tree(shown)
             )
@@ -199,7 +194,7 @@ class Computation:
             leaf.check_shape(value)
 
 
-def own_copies(state: Any, foreign: list) -> Any:
+def own_copies(state: Any, foreign: Sequence) -> Any:
     """Return a chain's state without the very arrays that are somebody else's."""
     known = set(map(id, foreign))
     return jax.tree.map(lambda x: jnp.copy(x) if id(x) in known else x, state)

@@ -10,9 +10,9 @@ import jax
 import optax
 
 from ..check import any_traced
-from ..hyper import Hyper
 
 if TYPE_CHECKING:
+    from ..hyper import Hyper
     from ..optimizer import OptaxOptimizer
 
 __all__ = [

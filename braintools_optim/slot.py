@@ -11,8 +11,8 @@ import numpy as np
 import optax
 from jax.tree_util import DictKey, GetAttrKey
 
-from ..paths import Keys, plain_key, plain_keys
-from ..transforms.absent import is_masked
+from .paths import Keys, plain_key, plain_keys
+from .transforms.absent import is_masked
 
 __all__ = [
     'Slot',

@@ -1,0 +1,67 @@
+"""Imports run downward only: from what people hold to the engine, and from there to the ground."""
+
+import ast
+import sys
+from pathlib import Path
+
+import braintools_optim
+
+ROOT = Path(braintools_optim.__file__).parent
+LAYERS = {  # from the ground up; what stands together may import one another
+    'formulas': ['transforms', 'schedules'],
+    'tools': [
+        *('check', 'decay_mask', 'fixed_list', 'fixed_options', 'leafwise', 'number', 'paths'),
+        *('other_libraries', 'precision', 'ranges', 'sharding', 'signature', 'slot', 'state'),
+    ],
+    'engine': ['engine'],
+    'optimizer': [
+        *('checkpoint', 'copying', 'groups', 'hyper', 'live', 'optimizer', 'rates', 'report'),
+        *('saving', 'schedulers'),
+    ],
+    'uses': ['algorithms', 'averaging', 'demo', 'train', '__init__', '__main__'],
+}
+HEIGHT = {unit: i for i, units in enumerate(LAYERS.values()) for unit in units}
+FILES = sorted(ROOT.rglob('*.py'))
+
+
+def unit_of(path):
+    """Return the module or folder of the package that a file is, or is in."""
+    return path.relative_to(ROOT).parts[0].removesuffix('.py')
+
+
+def imported(path):
+    """Return what a file imports when it is imported, by the names of modules."""
+    package = ['braintools_optim', *path.relative_to(ROOT).parts[:-1]]
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            module = [*base, *([node.module] if node.module else [])]
+            inside = module == ['braintools_optim']
+            yield from ('.'.join([*module, *([x.name] * inside)]) for x in node.names)
+
+
+def test_every_module_has_its_layer():
+    assert {*map(unit_of, FILES)} == set(HEIGHT)
+
+
+def test_imports_run_downward():
+    upward = []
+    for path in FILES:
+        for name in imported(path):
+            package, _, rest = name.partition('.')
+            unit = rest.partition('.')[0]
+            if package == 'braintools_optim' and HEIGHT.get(unit, 0) > HEIGHT[unit_of(path)]:
+                upward.append(f'{path.relative_to(ROOT)} imports {name}')
+    assert not upward
+
+
+def test_formulas_are_usable_alone():
+    """They import JAX and optax, never brainstate, and no other module of the package."""
+    allowed = {'jax', 'optax', 'numpy', *sys.stdlib_module_names}
+    for path in FILES:
+        if unit_of(path) in LAYERS['formulas']:
+            others = {x for x in imported(path) if x.partition('.')[0] not in allowed}
+            assert all(x.startswith('braintools_optim.') for x in others), path
+            assert {x.split('.')[1] for x in others} <= {unit_of(path)}, path
