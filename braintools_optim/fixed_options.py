@@ -29,6 +29,7 @@ class FixedOptions:
     _skip_nonfinite: bool
     _accumulate_steps: int
     _decay_mask: Any
+    _constrain: Any
 
     state_dtype = _fixed(
         '_precision.state_dtype',
@@ -49,3 +50,6 @@ class FixedOptions:
         '_accumulate_steps', 'How many calls of ``step`` add up to one update.'
     )
     decay_mask = _fixed('_decay_mask', 'Which parameters the weight decay is for, None for all.')
+    constrain = _fixed(
+        '_constrain', 'What is done to parameters after an update, None for nothing.'
+    )

@@ -11,6 +11,7 @@ from brainstate import State
 from brainstate.graph import Node
 
 from .check import check_count, check_flag, check_number, is_zero
+from .constraint import check_constraints, check_constraints_met
 from .copying import Copied
 from .decay_mask import check_decay_mask
 from .engine.accumulate import GradientSum, check_accumulation
@@ -114,6 +115,10 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         Which parameters decay; classes that do not decay each by itself refuse it. It is a tree
         under the keys of ``param_states.to_pytree()``, whole or down to where all below is alike,
         or a function that returns one for the tree of the parameters' values.
+    constrain : callable or pytree of callables, optional
+        What is done to the value of each array after an update, as ``lambda x: jnp.clip(x, 0, 1)``;
+        or a tree of such functions under the keys of ``param_states.to_pytree()``. A function
+        holds for all that is below its key, and what the tree lacks, or has None for, is free.
 
     Attributes
     ----------
@@ -172,6 +177,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         skip_nonfinite: bool = False,
         accumulate_steps: int = 1,
         decay_mask: Any = None,
+        constrain: Any = None,
         **hyper: Any,
     ):
         super().__init__()
@@ -195,7 +201,8 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         self._accumulate_steps = check_count(name, 'accumulate_steps', accumulate_steps, 1)
         if self._accumulate_steps > 1:
             check_accumulation(self)
-        self._decay_mask = decay_mask
+        check_constraints(name, constrain)
+        self._decay_mask, self._constrain = decay_mask, constrain
         self._schedulers: list[Scheduler] = []
         self._leaves: list[Leaf] = []
         self._stepper: Stepper | None = None
@@ -376,7 +383,12 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         check_trainable(manager, new)
         real_view = self.complex_as_real and self._tx is None
         leaves = leaves_of(  # checked, the known ones too
-            manager, real_view, self.gradient_layouts, self._precision, self._decay_mask
+            manager,
+            real_view,
+            self.gradient_layouts,
+            self._precision,
+            self._decay_mask,
+            self._constrain,
         )
         if not new:
             self.param_states.adopt(manager)  # perhaps new names of known States
@@ -469,6 +481,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
             )
         if self._pending is not None:
             self._pending.refuse_use(self)
+        check_constraints_met(self)
         stepper = Stepper(self)
         object.__setattr__(self, '_stepper', stepper)
         return stepper

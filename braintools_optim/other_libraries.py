@@ -106,6 +106,8 @@ ARGUMENTS: dict[str, str] = {
     'use_ema': 'Averages of parameters are AveragedModel(model, decay=0.999).',
     'gradient_accumulation_steps': 'It is accumulate_steps here.',
     'every_k_schedule': 'It is accumulate_steps here.',
+    'constraint': 'It is constrain here.',
+    'kernel_constraint': 'It is constrain here.',
 }
 """Arguments of other libraries' optimizers, and what to do instead."""
 
@@ -125,6 +127,7 @@ PACKAGES: dict[tuple[str, ...], str] = {
         *('clip_grad_norm_', 'clip_grad_norm', 'clip_grad_value_'),
         *('clip_by_global_norm', 'clip'),
     ): 'Construct the optimizer with grad_clip_norm=1.0, or grad_clip_value=1.0.',
+    ('keep_params_nonnegative', 'projections'): 'Construct the optimizer with constrain=f.',
     ('MultiSteps',): 'Construct the optimizer with accumulate_steps=4.',
     ('apply_if_finite',): 'Construct the optimizer with skip_nonfinite=True.',
     ('GradScaler',): 'The recipe for loss scaling in the docs has what it does in a few lines.',

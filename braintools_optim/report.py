@@ -22,6 +22,7 @@ def describe(optimizer: OptaxOptimizer) -> str:
     if optimizer.accumulate_steps > 1:
         options.append(f'accumulate_steps={optimizer.accumulate_steps}')
     options += [] if optimizer.decay_mask is None else ['with a decay_mask']
+    options += [] if optimizer.constrain is None else ['constrained']
     head = type(optimizer).__name__
     if not optimizer.param_groups:
         values = [f'{k}={_number(getattr(optimizer, k))}' for k in optimizer._numbers if k != 'lr']

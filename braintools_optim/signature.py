@@ -28,9 +28,10 @@ class CommonOptions(TypedDict, total=False):
     ``master_dtype`` the one in which narrower parameters are updated and remembered, so that no
     update is lost in rounding. With ``skip_nonfinite`` a step with an inf or nan in any gradient
     changes no parameter and no moment. With ``accumulate_steps=4`` every fourth step updates, by
-    the mean of the gradients of all four. Where the class keeps a first moment, as Adam does,
-    ``mu_dtype`` is the dtype of that; where it decays each parameter by itself, ``decay_mask``
-    says which parameters the weight decay is for; other classes refuse these two.
+    the mean of the gradients of all four. ``constrain`` is a function of a parameter's value, or a
+    tree of them, which puts it back after each update. Where the class keeps a first moment, as
+    Adam does, ``mu_dtype`` is the dtype of that; where it decays each parameter by itself,
+    ``decay_mask`` says which parameters the weight decay is for; other classes refuse these two.
     :class:`OptaxOptimizer` tells more.
     """
 
@@ -43,6 +44,7 @@ class CommonOptions(TypedDict, total=False):
     skip_nonfinite: bool
     accumulate_steps: int
     decay_mask: Any
+    constrain: Any
 
 
 def common_parameters() -> list[inspect.Parameter]:

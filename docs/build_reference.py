@@ -31,10 +31,10 @@ PARTS = {
 PAGES = {'checkpoint': 'checkpoints', '': 'optimizers'}
 INTRODUCTIONS = {
     'algorithms': 'Besides the arguments shown, every class takes `grad_clip_norm`, '
-    '`grad_clip_value`, `maximize`, `skip_nonfinite`, `accumulate_steps`, `state_dtype` and '
-    '`master_dtype`. Classes '
-    'that keep a first moment, as Adam does, take `mu_dtype`, and those that decay each parameter '
-    'by itself take `decay_mask`; the others refuse them. '
+    '`grad_clip_value`, `maximize`, `skip_nonfinite`, `accumulate_steps`, `constrain`, '
+    '`state_dtype` and `master_dtype`. Classes that keep a first moment, as Adam does, take '
+    '`mu_dtype`, and those that decay each parameter by itself take `decay_mask`; the others '
+    'refuse them. '
     '[OptaxOptimizer](optimizers.md#optaxoptimizer) describes these options, and the methods '
     'that all classes have. All numbers are live; True, False, names and functions are fixed.',
     'schedulers': 'Plots and how they are attached: [Schedulers](../schedulers.md). An optimizer '

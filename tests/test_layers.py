@@ -10,7 +10,16 @@ ROOT = Path(braintools_optim.__file__).parent
 LAYERS = {  # from the ground up; what stands together may import one another
     'formulas': ['transforms', 'schedules'],
     'tools': [
-        *('check', 'decay_mask', 'fixed_list', 'fixed_options', 'leafwise', 'number', 'paths'),
+        *(
+            'check',
+            'constraint',
+            'decay_mask',
+            'fixed_list',
+            'fixed_options',
+            'leafwise',
+            'number',
+            'paths',
+        ),
         *('other_libraries', 'precision', 'ranges', 'sharding', 'signature', 'slot', 'state'),
     ],
     'engine': ['engine'],

@@ -24,7 +24,7 @@ CLASSES = [bo.SGD, bo.Momentum, bo.MomentumNesterov, bo.Adam, bo.AdamW, bo.Optax
 COMMON = {
     **{'grad_clip_norm': None, 'grad_clip_value': None, 'maximize': False},
     **{'state_dtype': None, 'mu_dtype': None, 'skip_nonfinite': False, 'decay_mask': None},
-    'accumulate_steps': 1,
+    **{'accumulate_steps': 1, 'constrain': None},
 }
 
 

@@ -173,5 +173,5 @@ def _compute(
     new = list(old)
     for i, x in zip(plan.leaves, after, strict=True):
         if found[i] is not None:
-            new[i] = leaves[i].decode(x, old[i])
+            new[i] = leaves[i].moved(x, old[i])
     return loss, written, state, regrouped(values, where_finite(finite, new, old), found)

@@ -128,7 +128,7 @@ class Computation:
                         p = self.leaves[i].encode(old[i])
                         if jnp.shape(update) != p.shape:
                             raise self.leaves[i].misfit(old[i])
-                        new[i] = self.leaves[i].decode((p + update).astype(p.dtype), old[i])
+                        new[i] = self.leaves[i].moved((p + update).astype(p.dtype), old[i])
             new_states.append(own_copies(state, present.foreign))
         states = where_finite(finite, tuple(new_states), tuple(chains))
         return states, where_finite(finite, new, old)

@@ -13,10 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import saiunit
 from jax.experimental.sparse import BCOO, JAXSparse
 from saiunit import Quantity
 
+from ..constraint import constraint_of
 from ..decay_mask import decays
 from ..paths import Keys, path_name, plain_keys
 from ..precision import Precision
@@ -62,6 +64,10 @@ class Codec:
         if self._as_pairs(like):
             array = array.astype(jnp.finfo(jax.dtypes.result_type(like)).dtype)
             array = jax.lax.complex(array[..., 0], array[..., 1])
+        return self._like(array, like)
+
+    def _like(self, array: jax.Array, like: Any) -> Any:
+        """Return an array in the dtype, weak or not, of the one that it replaces, with the unit."""
         if jax.dtypes.result_type(like) != array.dtype:
             array = array.astype(jax.dtypes.result_type(like))
         if getattr(like, 'weak_type', isinstance(like, float | complex)):
@@ -90,6 +96,7 @@ class Leaf(Codec):
     tree: Any = None  # what the leaves of its State formed then
     decays: bool = True  # whether the weight decay is for it
     master_dtype: Any = None  # the least precision of its gradients
+    constraint: Callable[[Any], Any] | None = None  # puts its value back after an update
 
     def check(self, value: Any) -> None:
         """Raise if the value cannot be optimized."""
@@ -129,6 +136,30 @@ class Leaf(Codec):
             f'parameter {self.name!r} was registered with the shape {self.shape} and now has '
             f'{jnp.shape(without_unit(value))}; its moments no longer fit.'
         )
+
+    def moved(self, array: jax.Array, old: Any) -> Any:
+        """Return the value after an update, of the same kind as ``old``, where it is kept."""
+        value = self.decode(array, old)
+        return value if self.constraint is None else self._kept(self.constraint(value), old)
+
+    def _kept(self, found: Any, old: Any) -> Any:
+        """Return what a constraint made of a value, checked, as one of the same kind as ``old``."""
+        like, unit = without_unit(old), saiunit.UNITLESS if self.unit is None else self.unit
+        want = jax.dtypes.result_type(like)
+        label = found.unit if isinstance(found, Quantity) else saiunit.UNITLESS
+        if not isinstance(found, Quantity | jax.Array | np.ndarray | np.generic | float | complex):
+            problem = f'an array, got {type(found).__name__}'
+        elif not label.has_same_dim(unit):
+            came = label if isinstance(found, Quantity) else 'no unit'
+            problem = f'a value in {self.unit or "no unit"}, got one in {came}'
+        elif jnp.shape(found) != jnp.shape(like):
+            problem = f'the shape {jnp.shape(like)}, got {jnp.shape(found)}'
+        elif jnp.iscomplexobj(found) and not jnp.issubdtype(want, jnp.complexfloating):
+            problem = f'real numbers, got {without_unit(found).dtype}'
+        else:
+            array = found.to_decimal(unit) if isinstance(found, Quantity) else found
+            return self._like(jnp.asarray(array), like)
+        raise TypeError(f'the function that constrains {self.name!r} must return {problem}.')
 
     def gradient(self, g: Any, value: Any) -> Any:
         """Return what the chain sees of a gradient; raise if it is not one of this parameter."""
@@ -249,6 +280,7 @@ def leaves_of(
     layouts: frozenset[str],
     precision: Precision,
     decay_mask: Any,
+    constrain: Any,
 ) -> list[Leaf]:
     """Return the leaves of every registered State, checked."""
     mask = decay_mask(manager.to_pytree_value()) if callable(decay_mask) else decay_mask
@@ -277,7 +309,8 @@ def leaves_of(
             )
             leaf.check(value)
             said = decay_mask is None or decays(mask, leaf.path, leaf.name)
-            found.append(replace(leaf, decays=said))
+            constraint = constraint_of(constrain, leaf.path)
+            found.append(replace(leaf, decays=said, constraint=constraint))
     return found
 
 

@@ -29,6 +29,11 @@ def whole_chain(
             f'{type(optimizer).__name__} has a decay_mask, which is no part of its chain: for '
             f'opt.tx put what does not decay into a group, add_param_group(params, weight_decay=0).'
         )
+    if optimizer.constrain is not None:
+        raise ValueError(
+            f'{type(optimizer).__name__} constrains its parameters, which is no part of its chain: '
+            f'for opt.tx construct it without constrain.'
+        )
     if optimizer.accumulate_steps > 1:
         raise ValueError(
             f'{type(optimizer).__name__} adds up the gradients of {optimizer.accumulate_steps} '

@@ -1,0 +1,237 @@
+"""Parameters that are put back after each update."""
+
+import copy
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import saiunit as u
+from brainstate import ParamState
+from brainstate.transform import for_loop, jit
+from cases import assert_close, build, grads_tree, make_params, named, over_classes, values_of
+
+import braintools_optim as bo
+from braintools_optim.engine import chunks
+
+
+def in_box(x):
+    return jnp.clip(x, -0.4, 0.4)
+
+
+def positive(x):
+    return jnp.maximum(x, 0.0)
+
+
+def put_back(params, f=in_box):
+    """Do by hand what the option does."""
+    for state in jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, ParamState)):
+        state.value = jax.tree.map(f, state.value)
+
+
+def gradients(t):
+    """Return gradients of all leaves, none of which is zero."""
+    return jax.tree.map(lambda g: jnp.where(g == 0.0, 0.3, g), grads_tree(t))
+
+
+@over_classes('constraints')
+def test_it_is_what_one_does_by_hand(case, x64):
+    groups = 1 if 'closure' in case.traits else 2
+    params, compiled, others = make_params(), make_params(), make_params()
+    opt = build(case, params, groups=groups, constrain=in_box)
+    traced = build(case, compiled, groups=groups, constrain=in_box)
+    twin = build(case, others, groups=groups)
+    step = jit(traced.step)
+    for t in range(3):
+        opt.step(gradients(t))
+        step(gradients(t))
+        twin.step(gradients(t))
+        put_back(others)
+        assert max(abs(x).max() for x in named(params).values()) <= 0.4
+        assert_close(named(params), named(others), rtol=1e-12, what=f'step {t}')
+        assert_close(named(compiled), named(others), rtol=1e-9, what=f'step {t} in jit')
+
+
+class Pair(NamedTuple):
+    kernel: Any
+    bias: Any
+
+
+@pytest.mark.parametrize(
+    ('given', 'kept'),
+    [
+        (positive, {'w', 'kernel', 'bias', 'first', 'second'}),
+        ({'w': positive}, {'w'}),
+        ({'layer': positive}, {'kernel', 'bias'}),
+        ({'layer': {'kernel': positive}}, {'kernel'}),
+        ({'layer': Pair(None, positive), 'w': None}, {'bias'}),
+        ({'both': [None, positive]}, {'second'}),
+        ({'both': (positive,)}, {'first'}),
+        ({}, set()),
+        (None, set()),
+    ],
+    ids=lambda x: str(sorted(x)) if isinstance(x, set) else None,
+)
+def test_a_tree_says_what_is_kept(given, kept):
+    params = {
+        'w': ParamState(jnp.ones(2)),
+        'layer': ParamState(Pair(jnp.ones((2, 2)), jnp.ones(2))),
+        'both': ParamState([jnp.ones(3), jnp.ones(())]),
+    }
+    opt = bo.SGD(2.0, constrain=given).register_trainable_weights(params)
+    opt.step(jax.tree.map(jnp.ones_like, values_of(params)))
+    layer, both = params['layer'].value, params['both'].value
+    found = dict(w=params['w'].value, kernel=layer.kernel, bias=layer.bias)
+    found |= dict(first=both[0], second=both[1])
+    for name, value in found.items():
+        np.testing.assert_array_equal(value, np.full(value.shape, 0.0 if name in kept else -1.0))
+
+
+def test_what_has_no_gradient_stays_where_it_is():
+    params = {'w': ParamState(jnp.full(2, -3.0)), 'v': ParamState(jnp.ones(2))}
+    opt = bo.Adam(0.1, constrain=positive).register_trainable_weights(params)
+    opt.step({'v': jnp.ones(2)})
+    np.testing.assert_array_equal(params['w'].value, [-3.0, -3.0])
+    opt.step({'w': jnp.ones(2)})
+    np.testing.assert_array_equal(params['w'].value, [0.0, 0.0])
+
+
+def test_units_complex_numbers_and_dtypes():
+    params = {
+        'tau': ParamState(jnp.array([5.0, 20.0]) * u.ms),
+        'phase': ParamState(jnp.array([3.0 + 4.0j, 0.1j])),
+        'half': ParamState(jnp.ones(2, jnp.bfloat16)),
+        'weak': ParamState(jnp.asarray(0.5)),
+    }
+    constrain = {
+        'tau': lambda x: u.math.clip(x, 0.004 * u.second, 25 * u.ms),
+        'phase': lambda z: z / jnp.maximum(abs(z), 1.0),
+        'half': lambda x: jnp.minimum(x, np.float32(0.5)),
+        'weak': lambda x: 0.25,
+    }
+    opt = bo.SGD(1.0, constrain=constrain).register_trainable_weights(params)
+    avals = jax.tree.map(jax.typeof, values_of(params))
+    grads = jax.tree.map(lambda x: 0.0 * x, values_of(params))
+    grads['tau'] = jnp.array([9.0, -9.0]) * u.ms
+    for step in (opt.step, jit(opt.step)):
+        step(grads)
+        assert jax.tree.map(jax.typeof, values_of(params)) == avals
+        np.testing.assert_allclose(params['tau'].value.to_decimal(u.ms), [4.0, 25.0])
+        np.testing.assert_allclose(params['phase'].value, [0.6 + 0.8j, 0.1j], rtol=1e-6)
+        np.testing.assert_array_equal(np.float32(params['half'].value), [0.5, 0.5])
+        assert params['weak'].value == 0.25
+
+
+def test_masters_go_on_from_what_is_kept():
+    w = ParamState(jnp.ones(2, jnp.bfloat16))
+    opt = bo.SGD(1.0, master_dtype=jnp.float32, constrain=positive)
+    opt.register_trainable_weights({'w': w})
+    opt.step({'w': jnp.full(2, 5.0)})
+    np.testing.assert_array_equal(np.float32(w.value), [0.0, 0.0])
+    opt.step({'w': jnp.full(2, -0.25)})
+    np.testing.assert_array_equal(np.float32(w.value), [0.25, 0.25])
+
+
+def test_over_many_leaves(monkeypatch):
+    monkeypatch.setattr(chunks, '_MANY', 2)
+    params = {f'k{i}': ParamState(jnp.full(3, 1.0)) for i in range(12)}
+    constrain = {k: positive if i % 2 else in_box for i, k in enumerate(params)}
+    opt = bo.SGD(1.0, constrain=constrain).register_trainable_weights(params)
+    for _ in range(2):
+        opt.step({k: jnp.full(3, -1.0) for k in params})
+    assert opt._stepper.chunks
+    for i, k in enumerate(params):
+        np.testing.assert_allclose(params[k].value, np.full(3, 3.0 if i % 2 else 0.4))
+
+
+def test_in_loops_closures_training_steps_and_sums():
+    w = ParamState(jnp.ones(2))
+    opt = bo.SGD(1.0, constrain=positive).register_trainable_weights({'w': w})
+    for_loop(lambda _: opt.step({'w': jnp.ones(2)}), jnp.arange(3))
+    np.testing.assert_array_equal(w.value, [0.0, 0.0])
+
+    w.value = jnp.ones(2)
+    opt = bo.LBFGS(1.0, constrain=in_box).register_trainable_weights({'w': w})
+    opt.step(lambda: jnp.sum((w.value - 2.0) ** 2))
+    np.testing.assert_array_equal(w.value, np.float32([0.4, 0.4]))
+
+    opt = bo.SGD(1.0, constrain=positive, accumulate_steps=2).register_trainable_weights({'w': w})
+    step = bo.train_step({'w': w}, opt, lambda x: jnp.sum(w.value * x))
+    step(jnp.ones(2)), step(jnp.ones(2))
+    np.testing.assert_array_equal(w.value, [0.0, 0.0])
+    step.scan((-jnp.ones((4, 2)),))
+    np.testing.assert_array_equal(w.value, [2.0, 2.0])
+
+
+def test_lookahead_and_copies_take_it_over():
+    w = ParamState(jnp.ones(2))
+    opt = bo.Lookahead(bo.SGD(2.0, constrain=positive)).register_trainable_weights({'w': w})
+    assert opt.constrain is positive
+    opt.step({'w': jnp.ones(2)})
+    np.testing.assert_array_equal(w.value, [0.0, 0.0])
+    twin = copy.deepcopy(opt)
+    twin.step({'w': jnp.full(2, -1.0)}), twin.step({'w': jnp.full(2, 9.0)})
+    np.testing.assert_array_equal(w.value, [0.0, 0.0])
+
+
+def test_a_function_that_fails_changes_nothing():
+    w = ParamState(jnp.ones(2))
+
+    def fails(x):
+        raise RuntimeError('no')
+
+    opt = bo.Adam(0.1, constrain=fails).register_trainable_weights({'w': w})
+    before = list(map(np.array, jax.tree.leaves((w.value, opt._core.value))))
+    with pytest.raises(RuntimeError, match='no'):
+        opt.step({'w': jnp.ones(2)})
+    for x, y in zip(jax.tree.leaves((w.value, opt._core.value)), before, strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_it_is_fixed_and_shown():
+    opt = bo.Adam(0.1, constrain=positive).register_trainable_weights(
+        {'w': ParamState(jnp.ones(2))}
+    )
+    assert opt.constrain is positive and bo.Adam().constrain is None
+    assert 'constrained' in repr(opt) and 'constrained' not in repr(bo.Adam())
+    with pytest.raises(AttributeError, match='constrain of Adam is fixed at construction'):
+        opt.constrain = None
+    with pytest.raises(ValueError, match='construct it without constrain'):
+        opt.tx.init({})
+
+
+def in_volts(x):
+    return jnp.ones(2) * u.volt
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        (5, r'SGD needs a function, or a tree of functions .* for constrain, got 5\.'),
+        ({'w': [positive, 'x']}, r"got 'x' under 'w.1'"),
+        ({'v': positive}, "a function under 'v', where there is no parameter; there are tau, w"),
+        ({'w': {'v': positive}}, "under 'w.v', where there is no parameter"),
+        ({'w': lambda x: None}, "constrains 'w' must return an array, got NoneType"),
+        ({'w': lambda x: x.sum()}, r"constrains 'w' must return the shape \(2,\), got \(\)"),
+        ({'w': lambda x: x + 1j}, "constrains 'w' must return real numbers, got complex64"),
+        ({'w': in_volts}, "constrains 'w' must return a value in no unit, got one in V"),
+        ({'tau': in_volts}, "constrains 'tau' must return a value in ms, got one in V"),
+        ({'tau': lambda x: x.mantissa}, "constrains 'tau' must return .* got one in no unit"),
+    ],
+)
+def test_what_is_wrong_is_refused(given, message):
+    params = {'w': ParamState(jnp.ones(2)), 'tau': ParamState(jnp.ones(2) * u.ms)}
+    with pytest.raises((TypeError, ValueError), match=message):
+        opt = bo.SGD(1.0, constrain=given).register_trainable_weights(params)
+        opt.step(values_of(params))
+    np.testing.assert_array_equal(params['w'].value, [1.0, 1.0])
+
+
+def test_optax_has_functions_for_it():
+    w = ParamState(jnp.array([3.0, 4.0]))
+    opt = bo.SGD(0.0, constrain=optax.projections.projection_l2_ball)
+    opt.register_trainable_weights({'w': w})
+    opt.step({'w': jnp.ones(2)})
+    np.testing.assert_allclose(w.value, [0.6, 0.8], rtol=1e-6)
