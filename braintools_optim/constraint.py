@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .paths import Keys, elementary
+
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
-    from .paths import Keys
 
 __all__ = ['check_constraints', 'check_constraints_met', 'constraint_of']
 
@@ -24,16 +25,18 @@ def check_constraints(owner: str, given: Any) -> None:
 
 
 def constraint_of(given: Any, path: Keys) -> Callable[[Any], Any] | None:
-    """Return the function for the array under a path, None if there is none."""
-    for key in path:
-        if (below := _entries(given)) is not None:
-            given = below.get(key)
-    return given
+    """Return the function for the array under a path, None if there is none.
+
+    Of those under whose keys it is, the nearest one; keys may be nested where a path has tuples.
+    """
+    here = elementary(path)
+    above = [(keys, found) for keys, found in _functions(given) if here[: len(keys)] == keys]
+    return max(above, key=lambda pair: len(pair[0]), default=((), None))[1]
 
 
 def check_constraints_met(optimizer: OptaxOptimizer) -> None:
     """Raise for functions under keys that no parameter has."""
-    paths = [leaf.path for leaf in optimizer._leaves]
+    paths = [elementary(leaf.path) for leaf in optimizer._leaves]
     for keys, found in _functions(optimizer.constrain):
         if found is not None and not any(path[: len(keys)] == keys for path in paths):
             known = ', '.join(leaf.name for leaf in optimizer._leaves)
@@ -44,12 +47,12 @@ def check_constraints_met(optimizer: OptaxOptimizer) -> None:
 
 
 def _functions(given: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """Return what stands at the ends of a tree, with its keys."""
+    """Return what stands at the ends of a tree, with its keys taken apart."""
     if (entries := _entries(given)) is None:
         yield keys, given
     else:
         for key, below in entries.items():
-            yield from _functions(below, (*keys, key))
+            yield from _functions(below, (*keys, *elementary((key,))))
 
 
 def _entries(node: Any) -> Mapping[Any, Any] | None:

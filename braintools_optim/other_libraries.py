@@ -105,8 +105,10 @@ ARGUMENTS: dict[str, str] = {
     'decay': 'Decays of averages are alpha, rho or betas here, that of parameters is weight_decay.',
     'use_ema': 'Averages of parameters are AveragedModel(model, decay=0.999).',
     'gradient_accumulation_steps': 'It is accumulate_steps here.',
+    'accumulate_grad_batches': 'It is accumulate_steps here.',
     'every_k_schedule': 'It is accumulate_steps here.',
     'constraint': 'It is constrain here.',
+    'constraints': 'It is constrain here.',
     'kernel_constraint': 'It is constrain here.',
 }
 """Arguments of other libraries' optimizers, and what to do instead."""

@@ -212,6 +212,44 @@ def test_small_gradients_add_up(dtype, options):
     np.testing.assert_array_equal(np.float32(w.value), [-1.0, -1.0])
 
 
+@pytest.mark.parametrize(
+    ('options', 'want'),
+    [({}, jnp.bfloat16), ({'state_dtype': jnp.float32}, jnp.float32)],
+)
+def test_chains_see_the_dtype_that_they_see_without_it(options, want):
+    seen = []
+
+    class Watching(bo.SGD):
+        def transform(self, h):
+            def update(updates, state, params=None):
+                seen.append(updates['w'].dtype)
+                return updates, state
+
+            watch = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+            return optax.chain(watch, super().transform(h))
+
+    w = ParamState(jnp.ones(2, jnp.bfloat16))
+    opt = Watching(0.1, accumulate_steps=2, **options).register_trainable_weights({'w': w})
+    opt.step({'w': jnp.ones(2)}), opt.step({'w': jnp.ones(2)})
+    assert set(seen) == {jnp.dtype(want)}
+
+
+@pytest.mark.parametrize('compile_', [lambda f: f, jit], ids=['eager', 'jit'])
+def test_a_group_without_gradients_remembers_what_it_did(compile_):
+    params = {'w': ParamState(jnp.ones(2)), 'v': ParamState(jnp.ones(3))}
+    opt = bo.Lion(0.1, accumulate_steps=2).register_trainable_weights({'w': params['w']})
+    opt.add_param_group({'v': params['v']})
+    step = compile_(opt.step)
+    grads = jax.tree.map(jnp.ones_like, values_of(params))
+    step(grads), step(grads)
+    before = list(map(np.array, jax.tree.leaves(opt._core.chains[1])))
+    step({'w': grads['w']}), step({'w': grads['w']})
+    assert_same(jax.tree.leaves(opt._core.chains[1]), before)
+    step({'v': grads['v']}), step({'w': grads['w']})
+    counts = [int(optax.tree.get(chain, 'count')) for chain in opt._core.chains]
+    assert counts == [3, 2]
+
+
 def test_units_complex_numbers_and_weak_types():
     params = {
         'volt': ParamState(jnp.ones(2) * u.mV),

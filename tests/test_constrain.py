@@ -89,6 +89,34 @@ def test_a_tree_says_what_is_kept(given, kept):
         np.testing.assert_array_equal(value, np.full(value.shape, 0.0 if name in kept else -1.0))
 
 
+@pytest.mark.parametrize(
+    'given',
+    [
+        {('layer', 'weight'): {'bias': positive}},
+        {'layer': {('weight',): {'bias': positive}}},
+        {'layer': {'weight': {'bias': positive, 'weight': None}}},
+        {'layer': {'weight': {'bias': positive}}},
+    ],
+    ids=['as registered', 'mixed', 'nested', 'partly'],
+)
+def test_the_keys_of_a_model_may_be_nested(given):
+    weights = {('layer', 'weight'): ParamState({'weight': jnp.ones((2, 2)), 'bias': jnp.ones(2)})}
+    opt = bo.SGD(2.0, constrain=given).register_trainable_weights(weights)
+    opt.step(jax.tree.map(jnp.ones_like, values_of(weights)))
+    (state,) = weights.values()
+    np.testing.assert_array_equal(state.value['bias'], [0.0, 0.0])
+    np.testing.assert_array_equal(state.value['weight'], np.full((2, 2), -1.0))
+
+
+def test_the_nearest_function_holds():
+    params = {'w': ParamState({'x': jnp.ones(2), 'y': jnp.ones(2)})}
+    opt = bo.SGD(2.0, constrain={('w',): positive, 'w': {'x': None}})
+    opt.register_trainable_weights(params)
+    opt.step(jax.tree.map(jnp.ones_like, values_of(params)))
+    np.testing.assert_array_equal(params['w'].value['x'], [-1.0, -1.0])
+    np.testing.assert_array_equal(params['w'].value['y'], [0.0, 0.0])
+
+
 def test_what_has_no_gradient_stays_where_it_is():
     params = {'w': ParamState(jnp.full(2, -3.0)), 'v': ParamState(jnp.ones(2))}
     opt = bo.Adam(0.1, constrain=positive).register_trainable_weights(params)
