@@ -401,6 +401,10 @@ def test_another_number_of_steps_is_refused():
             other.load_state_dict(saved)
         line = f'accumulate_steps was 2, here it is {steps}, and 3 steps are between two updates'
         assert line in str(error.value)
+    opt.step(drawn(1)[0])
+    _, other = pair(accumulate_steps=3)  # nothing waits, but here an update would come too early
+    with pytest.raises(bo.IncompatibleCheckpoint, match='and 4 steps are between two updates'):
+        other.load_state_dict(opt.state_dict(), strict=False)
     for wrong in (0, -1, 'x', True, 2.0):
         with pytest.raises(bo.IncompatibleCheckpoint, match='accumulate_steps must be a count'):
             opt.load_state_dict({**saved, 'accumulate_steps': wrong})
