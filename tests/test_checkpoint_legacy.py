@@ -238,3 +238,22 @@ def test_large_arrays_there_are_in_pieces():
     opt = bo.Adam(0.5).register_trainable_weights({'x': ParamState(jnp.ones(2))})
     bo.import_braintools(saved, opt)
     assert opt.state_dict()['opt_state']['0']['mu']['x'].tolist() == [0.0, 1.0]
+
+
+def test_sums_of_gradients_begin_where_nothing_waits():
+    saved = adam_state()
+    count = int(saved['step_count'])
+    opt = bo.Adam(0.1, accumulate_steps=count).register_trainable_weights(
+        {'x': ParamState(jnp.zeros(2))}
+    )
+    line = f'accumulate_steps was 1, here it is {count}'
+    with pytest.raises(bo.IncompatibleCheckpoint, match=line):
+        bo.import_braintools(saved, opt)
+    report = bo.import_braintools(saved, opt, strict=False)
+    assert line in report.unexpected and opt.step_count.value == count
+    assert opt.opt_state.value[1].leaf_added.tolist() == [0]
+    assert optax.tree.get(opt.opt_state.value, 'mu')['x'].tolist() == [0.25, 0.25]
+    other = bo.Adam(0.1, accumulate_steps=count + 1)
+    other.register_trainable_weights({'x': ParamState(jnp.zeros(2))})
+    with pytest.raises(bo.IncompatibleCheckpoint, match=f'{count} steps are between two updates'):
+        bo.import_braintools(saved, other, strict=False)
