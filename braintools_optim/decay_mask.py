@@ -33,15 +33,21 @@ def check_decay_mask(optimizer: OptaxOptimizer) -> None:
 
 
 def decays(mask: Any, path: Keys, name: str) -> bool:
-    """Return what a mask, a tree of bools like that of the parameters or its top, says of one."""
-    said = mask
-    for key in path:
+    """Return what a mask, a tree of bools like that of the parameters or its top, says of one.
+
+    Its keys may be nested where a path has tuples.
+    """
+    said, keys = mask, list(path)
+    while keys:
+        key = keys.pop(0)
         if isinstance(said, Mapping) and key in said:
             said = said[key]
         elif isinstance(said, list | tuple) and isinstance(key, int) and key < len(said):
             said = said[key]
         elif isinstance(key, str) and hasattr(said, key):
             said = getattr(said, key)
+        elif isinstance(key, tuple):
+            keys[:0] = key
         else:
             break
     said = said.mantissa if isinstance(said, Quantity) else said

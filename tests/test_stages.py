@@ -240,6 +240,25 @@ def test_a_mask_goes_into_any_tree(value, says, masked):
         np.testing.assert_allclose(new, 0.95 * old if decays else old, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    'mask',
+    [
+        {('layer', 'dense'): {'weight': True, 'bias': False}, ('scale',): False},
+        {'layer': {'dense': {'weight': True, 'bias': False}}, 'scale': False},
+    ],
+    ids=['tuples', 'nested'],
+)
+def test_the_keys_of_a_mask_may_be_nested(mask):
+    held = {'weight': jnp.ones((2, 2)), 'bias': jnp.ones(2)}
+    weights = {('layer', 'dense'): ParamState(held), ('scale',): ParamState(jnp.ones(2))}
+    opt = bo.AdamW(0.1, weight_decay=0.5, decay_mask=mask).register_trainable_weights(weights)
+    opt.step(jax.tree.map(jnp.zeros_like, values_of(weights)))
+    layer, scale = (state.value for state in weights.values())
+    np.testing.assert_allclose(layer['weight'], np.full((2, 2), 0.95))
+    np.testing.assert_array_equal(layer['bias'], [1.0, 1.0])
+    np.testing.assert_array_equal(scale, [1.0, 1.0])
+
+
 def test_what_all_parameters_share_is_counted_once():
     params = model()
     opt = bo.Lion(0.1, weight_decay=0.5, decay_mask=matrices).register_trainable_weights(params)
