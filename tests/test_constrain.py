@@ -137,7 +137,7 @@ def test_units_complex_numbers_and_dtypes():
         'tau': lambda x: u.math.clip(x, 4 * u.ms, 25 * u.ms).in_unit(u.second),
         'phase': lambda z: z / jnp.maximum(abs(z), 1.0),
         'half': lambda x: jnp.minimum(x, np.float32(0.5)),
-        'weak': lambda x: 0.25,
+        'weak': lambda x: 1,
     }
     opt = bo.SGD(1.0, constrain=constrain).register_trainable_weights(params)
     avals = jax.tree.map(jax.typeof, values_of(params))
@@ -149,7 +149,7 @@ def test_units_complex_numbers_and_dtypes():
         np.testing.assert_allclose(params['tau'].value.to_decimal(u.ms), [4.0, 25.0])
         np.testing.assert_allclose(params['phase'].value, [0.6 + 0.8j, 0.1j], rtol=1e-6)
         np.testing.assert_array_equal(np.float32(params['half'].value), [0.5, 0.5])
-        assert params['weak'].value == 0.25
+        assert params['weak'].value == 1.0
 
 
 def test_masters_go_on_from_what_is_kept():
@@ -239,10 +239,11 @@ def in_volts(x):
     [
         (5, r'SGD needs a function, or a tree of functions .* for constrain, got 5\.'),
         ({'w': [positive, 'x']}, r"got 'x' under 'w.1'"),
-        ({'v': positive}, "a function under 'v', where there is no parameter; there are tau, w"),
+        ({'v': positive}, "a function under 'v', where there is no parameter; there are s, tau, w"),
         ({'w': {'v': positive}}, "under 'w.v', where there is no parameter"),
         ({'w': lambda x: None}, "constrains 'w' must return an array, got NoneType"),
         ({'w': lambda x: x.sum()}, r"constrains 'w' must return the shape \(2,\), got \(\)"),
+        ({'s': lambda x: 1j}, "constrains 's' must return real numbers, got complex"),
         ({'w': lambda x: x + 1j}, "constrains 'w' must return real numbers, got complex64"),
         ({'w': in_volts}, "constrains 'w' must return a value in no unit, got one in V"),
         ({'tau': in_volts}, "constrains 'tau' must return a value in ms, got one in V"),
@@ -251,6 +252,7 @@ def in_volts(x):
 )
 def test_what_is_wrong_is_refused(given, message):
     params = {'w': ParamState(jnp.ones(2)), 'tau': ParamState(jnp.ones(2) * u.ms)}
+    params['s'] = ParamState(jnp.ones(()))
     with pytest.raises((TypeError, ValueError), match=message):
         opt = bo.SGD(1.0, constrain=given).register_trainable_weights(params)
         opt.step(values_of(params))

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import saiunit
 from jax.experimental.sparse import BCOO, JAXSparse
 from saiunit import Quantity
@@ -25,6 +24,7 @@ from ..precision import Precision
 from ..state import UniqueStateManager
 from ..transforms.masters import wider
 from ..transforms.sparse import coalesced
+from .compiled import NUMBERS
 
 __all__ = [
     *('Codec', 'Leaf', 'all_leaves', 'entries_of', 'flat_values', 'leaves_of', 'over_entries'),
@@ -147,7 +147,7 @@ class Leaf(Codec):
         like, unit = without_unit(old), saiunit.UNITLESS if self.unit is None else self.unit
         want = jax.dtypes.result_type(like)
         label = found.unit if isinstance(found, Quantity) else saiunit.UNITLESS
-        if not isinstance(found, Quantity | jax.Array | np.ndarray | np.generic | float | complex):
+        if not isinstance(found, (Quantity, *NUMBERS)):
             problem = f'an array, got {type(found).__name__}'
         elif not label.has_same_dim(unit):
             came = label if isinstance(found, Quantity) else 'no unit'
@@ -155,7 +155,7 @@ class Leaf(Codec):
         elif jnp.shape(found) != jnp.shape(like):
             problem = f'the shape {jnp.shape(like)}, got {jnp.shape(found)}'
         elif jnp.iscomplexobj(found) and not jnp.issubdtype(want, jnp.complexfloating):
-            problem = f'real numbers, got {without_unit(found).dtype}'
+            problem = f'real numbers, got {jnp.result_type(without_unit(found))}'
         else:
             array = found.to_decimal(unit) if isinstance(found, Quantity) else found
             return self._like(jnp.asarray(array), like)
