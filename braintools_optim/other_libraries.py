@@ -110,6 +110,9 @@ ARGUMENTS: dict[str, str] = {
     'constraint': 'It is constrain here.',
     'constraints': 'It is constrain here.',
     'kernel_constraint': 'It is constrain here.',
+    'bounds': 'It is constrain here, a function such as lambda x: jnp.clip(x, 0, 1).',
+    'projection': 'It is constrain here.',
+    'gradient_accumulation': 'It is accumulate_steps here.',
 }
 """Arguments of other libraries' optimizers, and what to do instead."""
 

@@ -399,11 +399,14 @@ def test_another_number_of_steps_is_refused():
         _, other = pair(accumulate_steps=steps)
         with pytest.raises(bo.IncompatibleCheckpoint) as error:
             other.load_state_dict(saved)
-        line = f'accumulate_steps was 2, here it is {steps}, and 3 steps are between two updates'
+        line = f'accumulate_steps was 2, here it is {steps}, and 3 steps are no multiple of both'
         assert line in str(error.value)
     opt.step(drawn(1)[0])
     _, other = pair(accumulate_steps=3)  # nothing waits, but here an update would come too early
-    with pytest.raises(bo.IncompatibleCheckpoint, match='and 4 steps are between two updates'):
+    with pytest.raises(
+        bo.IncompatibleCheckpoint,
+        match='and 4 steps are no multiple of both: take some more with 2',
+    ):
         other.load_state_dict(opt.state_dict(), strict=False)
     for wrong in (0, -1, 'x', True, 2.0):
         with pytest.raises(bo.IncompatibleCheckpoint, match='accumulate_steps must be a count'):
@@ -516,3 +519,57 @@ def test_the_whole_road_in_a_loop(x64):
     for i in (0, 2):
         twin.step(jax.tree.map(lambda g, i=i: g[i : i + 2].mean(0), stacked))
     assert_close(values_of(params), values_of(others), rtol=1e-12)
+
+
+@pytest.mark.parametrize('steps', [(2, 1), (1, 2)])
+def test_a_chain_keeps_its_names_where_slots_need_positions(steps):
+    def build(count):
+        w = ParamState(jnp.ones(3))
+        chain = optax.chain(optax.trace(0.9), optax.trace(0.5), optax.scale(-0.1))
+        return bo.OptaxOptimizer(tx=chain, accumulate_steps=count).register_trainable_weights(
+            {'w': w}
+        )
+
+    old, new = map(build, steps)
+    for _ in range(4):
+        old.step({'w': jnp.ones(3)})
+    report = new.load_state_dict(old.state_dict(), strict=False)
+    assert not [line for line in report.missing if 'trace' in line]
+    pairs = zip((old, new), steps, strict=True)
+    inner = [o.opt_state.value if n == 1 else o.opt_state.value[0] for o, n in pairs]
+    assert_same(*map(jax.tree.leaves, inner))
+
+
+def test_a_chain_may_have_names_of_the_sums():
+    def init(params):
+        return {'gradients': jax.tree.map(jnp.zeros_like, params)}
+
+    def update(updates, state, params=None):
+        return updates, {'gradients': updates}
+
+    w = ParamState(jnp.ones(3))
+    tx = optax.GradientTransformation(init, update)
+    made = [
+        bo.OptaxOptimizer(tx=tx, accumulate_steps=2).register_trainable_weights({'w': w})
+        for _ in range(2)
+    ]
+    for _ in range(3):
+        made[0].step({'w': jnp.arange(3.0)})
+    made[1].load_state_dict(made[0].state_dict())
+    assert_same(*(jax.tree.leaves(o.opt_state.value) for o in made))
+
+
+@pytest.mark.parametrize('steps', [1, 2])
+def test_loading_forgets_what_was_added_up_here(steps):
+    w, v = (ParamState(jnp.zeros(2)) for _ in range(2))
+    old = bo.SGD(1.0, accumulate_steps=steps).register_trainable_weights({'w': w})
+    for _ in range(4):
+        old.step({'w': jnp.ones(2)})
+    w, v = (ParamState(jnp.zeros(2)) for _ in range(2))
+    opt = bo.SGD(1.0, accumulate_steps=2).register_trainable_weights({'w': w, 'v': v})
+    opt.step({'w': jnp.full(2, 100.0), 'v': jnp.full(2, 100.0)})
+    opt.load_state_dict(old.state_dict(), strict=False)
+    for _ in range(2):
+        opt.step({'w': jnp.ones(2), 'v': jnp.ones(2)})
+    np.testing.assert_array_equal(w.value, [-1.0, -1.0])
+    np.testing.assert_array_equal(v.value, [-1.0, -1.0])

@@ -96,8 +96,9 @@ def test_a_tree_says_what_is_kept(given, kept):
         {'layer': {('weight',): {'bias': positive}}},
         {'layer': {'weight': {'bias': positive, 'weight': None}}},
         {'layer': {'weight': {'bias': positive}}},
+        {'layer.weight.bias': positive},
     ],
-    ids=['as registered', 'mixed', 'nested', 'partly'],
+    ids=['as registered', 'mixed', 'nested', 'partly', 'with dots'],
 )
 def test_the_keys_of_a_model_may_be_nested(given):
     weights = {('layer', 'weight'): ParamState({'weight': jnp.ones((2, 2)), 'bias': jnp.ones(2)})}
@@ -265,3 +266,46 @@ def test_optax_has_functions_for_it():
     opt.register_trainable_weights({'w': w})
     opt.step({'w': jnp.ones(2)})
     np.testing.assert_allclose(w.value, [0.6, 0.8], rtol=1e-6)
+
+
+@pytest.mark.parametrize('compile_', [lambda f: f, jit], ids=['eager', 'jit'])
+def test_what_a_function_reads_of_its_optimizer_is_live(compile_):
+    w = ParamState(jnp.ones(2))
+    opt = bo.SGD(1.0, constrain=lambda x: x - 0.1 * opt.current_lr)
+    opt.register_trainable_weights({'w': w})
+    step = compile_(opt.step)
+    step({'w': jnp.zeros(2)})
+    opt.current_lr = 0.1
+    step({'w': jnp.zeros(2)})
+    np.testing.assert_allclose(w.value, [0.89, 0.89], rtol=1e-6)
+
+
+def test_constants_do_not_change_the_type():
+    w = ParamState(jnp.ones(2))
+    opt = bo.SGD(1.0, constrain=lambda x: jnp.full(x.shape, 0.5))
+    opt.register_trainable_weights({'w': w}).step({'w': jnp.ones(2)})
+    assert not w.value.weak_type
+
+
+def test_over_many_leaves_functions_need_no_hash(monkeypatch):
+    monkeypatch.setattr(chunks, '_MANY', 2)
+
+    class Box:
+        def __eq__(self, other):
+            return NotImplemented
+
+        def __call__(self, x):
+            return in_box(x)
+
+    params = {f'k{i}': ParamState(jnp.ones(3)) for i in range(12)}
+    opt = bo.SGD(1.0, constrain=Box()).register_trainable_weights(params)
+    opt.step({k: jnp.full(3, -1.0) for k in params})
+    assert opt._stepper.chunks
+    np.testing.assert_allclose(params['k5'].value, np.full(3, 0.4))
+
+
+def test_a_complex_python_number_is_refused():
+    opt = bo.SGD(1.0, constrain=lambda x: 1j)
+    opt.register_trainable_weights({'w': ParamState(jnp.asarray(1.0))})
+    with pytest.raises(TypeError, match="constrains 'w' must return real numbers, got complex64"):
+        opt.step({'w': jnp.asarray(1.0)})

@@ -231,7 +231,11 @@ def main():
                 else ParamState(jnp.copy(x))
                 for k, x in start.items()
             }
-            more = {'Mars': {'variant': 'shampoo'}, 'AdamW': {'accumulate_steps': 2}}
+            more = {
+                'Mars': {'variant': 'shampoo'},
+                'AdamW': {'accumulate_steps': 2},
+                'Adam': {'constrain': lambda x: jnp.full(x.shape, 0.25)},
+            }
             opt = getattr(bo, name)(lr=0.1, **more.get(name, {})).register_trainable_weights(params)
             early = dict(arrays(opt))
             for step in (opt.step, brainstate.transform.jit(opt.step)):

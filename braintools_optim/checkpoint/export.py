@@ -139,12 +139,25 @@ def plain_flag(flag: Any) -> Any:
     )
 
 
-def named_slots(optimizer: OptaxOptimizer, group: ParamGroup) -> tuple[list[Slot], dict[Keys, str]]:
-    """Return the slots of a group's state, and its parameters' names by path, in tree order."""
+def named_slots(
+    optimizer: OptaxOptimizer, group: ParamGroup, anew: bool = False
+) -> tuple[list[Slot], dict[Keys, str]]:
+    """Return the slots of a group's state, and its parameters' names by path, in tree order.
+
+    With ``anew`` no gradient has been added up yet.
+    """
     plan = GroupPlan.of(optimizer.param_states, optimizer._leaves, group)
     leaves = [optimizer._leaves[i] for i in plan.leaves]
     names = {leaf.path: leaf.name for leaf in leaves}
-    return slots_of(optimizer._core.peek()[group.index].tree, list(names)), names
+    state, paths = optimizer._core.peek()[group.index].tree, list(names)
+    if optimizer.accumulate_steps == 1:
+        return slots_of(state, paths), names
+    chain, sums = state
+    # What a chain keeps has the names that it has where gradients do not add up.
+    inner, added = slots_of(chain, paths), slots_of(sums.cleared() if anew else sums, paths)
+    taken = {slot.name for slot in inner}
+    renamed = [s._replace(name=f'accumulated.{s.name}') if s.name in taken else s for s in added]
+    return [*inner, *renamed], names
 
 
 def slot_name(slot: Slot, names: dict[Keys, str]) -> str:

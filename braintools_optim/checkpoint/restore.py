@@ -161,7 +161,10 @@ def _check_accumulation(optimizer: OptaxOptimizer, theirs: Any, count: Any, judg
     elif theirs != mine:
         line = f'accumulate_steps was {theirs}, here it is {mine}'
         if is_count(count) and (count % theirs or count % mine):
-            judge.refuse(f'{line}, and {count} steps are between two updates')
+            judge.refuse(
+                f'{line}, and {count} steps are no multiple of both: take some more with {theirs}, '
+                f'until they are'
+            )
         else:
             judge.unexpected(line)
 
@@ -300,7 +303,7 @@ def _leave_driven(optimizer: OptaxOptimizer, found: Restoration, judge: Judge) -
 def _checked_slots(
     optimizer: OptaxOptimizer, group: ParamGroup, saved: Mapping, judge: Judge
 ) -> Any:
-    slots, names = named_slots(optimizer, group)
+    slots, names = named_slots(optimizer, group, anew=True)  # what is added up here is not theirs
     where = f'group {group.index}'
     wanted: set[tuple[str, str]] = set()
     values: list[Any] = []

@@ -123,12 +123,10 @@ class Computation:
             for own, share in self._runs_by_decay(h, plan, found):
                 state = with_common(state, before, [self.leaves[i].path for i in plan.leaves])
                 updates, state = self.run_chain(present, plan, own, state, share, run)
-                for i, update in zip(plan.leaves, updates, strict=True):
-                    if share[i] is not None:
-                        p = self.leaves[i].encode(old[i])
-                        if jnp.shape(update) != p.shape:
-                            raise self.leaves[i].misfit(old[i])
-                        new[i] = self.leaves[i].moved((p + update).astype(p.dtype), old[i])
+                with self.optimizer._running.group(h, numbers):  # constraints read them, too
+                    for i, update in zip(plan.leaves, updates, strict=True):
+                        if share[i] is not None:
+                            new[i] = self.leaves[i].moved_by(update, old[i])
             new_states.append(own_copies(state, present.foreign))
         states = where_finite(finite, tuple(new_states), tuple(chains))
         return states, where_finite(finite, new, old)

@@ -128,7 +128,7 @@ class _Whole:
                 places = [i, *self.pieces[i]]
                 arrays = [*(flat[p] for p in places), *(state[p] for _, p in slots)]
                 names = tuple(name for name, _ in slots)
-                alike_in = (leaf.shape, leaf.unit, leaf.decays, leaf.constraint, tree)
+                alike_in = (leaf.shape, leaf.unit, leaf.decays, id(leaf.constraint), tree)
                 kind = (index, *alike_in, *self.shares[i], names)
                 alike.setdefault((*kind, *map(_kind_of, arrays)), []).append(i)
         return list(alike.values())

@@ -23,6 +23,7 @@ from ..paths import Keys, path_name, plain_keys
 from ..precision import Precision
 from ..state import UniqueStateManager
 from ..transforms.masters import wider
+from ..transforms.mesh import in_auto_axes
 from ..transforms.sparse import coalesced
 from .compiled import NUMBERS
 
@@ -137,6 +138,13 @@ class Leaf(Codec):
             f'{jnp.shape(without_unit(value))}; its moments no longer fit.'
         )
 
+    def moved_by(self, update: Any, old: Any) -> Any:
+        """Return the value after an update is added; raise if its shape is not the value's."""
+        p = self.encode(old)
+        if jnp.shape(update) != p.shape:
+            raise self.misfit(old)
+        return self.moved((p + update).astype(p.dtype), old)
+
     def moved(self, array: jax.Array, old: Any) -> Any:
         """Return the value after an update, of the same kind as ``old``, where it is kept."""
         value = self.decode(array, old)
@@ -158,7 +166,9 @@ class Leaf(Codec):
             problem = f'real numbers, got {jnp.result_type(without_unit(found))}'
         else:
             array = found.to_decimal(unit) if isinstance(found, Quantity) else found
-            return self._like(jnp.asarray(array), like)
+            # A constant that a function returns may be weakly typed, or lie somewhere else.
+            array = jax.lax.convert_element_type(jnp.asarray(array), want)
+            return self._like(in_auto_axes(lambda x: x, like, array), like)
         raise TypeError(f'the function that constrains {self.name!r} must return {problem}.')
 
     def gradient(self, g: Any, value: Any) -> Any:
