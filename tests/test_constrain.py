@@ -309,3 +309,25 @@ def test_a_complex_python_number_is_refused():
     opt.register_trainable_weights({'w': ParamState(jnp.asarray(1.0))})
     with pytest.raises(TypeError, match="constrains 'w' must return real numbers, got complex64"):
         opt.step({'w': jnp.asarray(1.0)})
+
+
+def test_a_name_that_begins_like_another_is_another():
+    params = {'w': ParamState(jnp.ones(2)), 'w2': ParamState(jnp.ones(2))}
+    opt = bo.SGD(2.0, constrain={'w': positive}).register_trainable_weights(params)
+    opt.step({'w': jnp.ones(2), 'w2': jnp.ones(2)})
+    np.testing.assert_array_equal(params['w'].value, [0.0, 0.0])
+    np.testing.assert_array_equal(params['w2'].value, [-1.0, -1.0])
+
+
+def test_numbers_are_live_in_closures():
+    w = ParamState(jnp.ones(2))
+    opt = bo.LBFGS(1.0, constrain=lambda x: 0.0 * x + opt.current_lr)
+    opt.register_trainable_weights({'w': w})
+
+    def closure():
+        return jnp.sum(w.value**2)
+
+    opt.step(closure)
+    opt.current_lr = 0.5
+    opt.step(closure)
+    np.testing.assert_array_equal(w.value, [0.5, 0.5])
