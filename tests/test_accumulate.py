@@ -553,8 +553,8 @@ def test_a_chain_may_have_names_of_the_sums():
         bo.OptaxOptimizer(tx=tx, accumulate_steps=2).register_trainable_weights({'w': w})
         for _ in range(2)
     ]
-    for _ in range(3):
-        made[0].step({'w': jnp.arange(3.0)})
+    for t in range(3):
+        made[0].step({'w': t + jnp.arange(3.0)})
     made[1].load_state_dict(made[0].state_dict())
     assert_same(*(jax.tree.leaves(o.opt_state.value) for o in made))
 

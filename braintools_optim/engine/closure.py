@@ -171,8 +171,7 @@ def _compute(
         where_finite(finite, next_state, state), [*old, *jax.tree.leaves((others, loss, written))]
     )
     new = list(old)
-    with optimizer._running.group(h, numbers):  # constraints read them, too
-        for i, x in zip(plan.leaves, after, strict=True):
-            if found[i] is not None:
-                new[i] = leaves[i].moved(x, old[i])
+    for i, x in zip(plan.leaves, after, strict=True):
+        if found[i] is not None:
+            new[i] = leaves[i].moved(x, old[i])
     return loss, written, state, regrouped(values, where_finite(finite, new, old), found)
