@@ -28,7 +28,8 @@ __all__ = [
 ]
 
 WAYS: dict[str, str] = {
-    'zero_grad': 'gradients are arguments and do not add up: leave it out, and call step(grads)',
+    'zero_grad': 'gradients are arguments: leave it out, and call step(grads); those of several '
+    'calls add up with accumulate_steps',
     'backward': 'compute gradients by brainstate.transform.grad(loss, params)()',
     'minimize': 'compute gradients by brainstate.transform.grad(loss, params)(), and call '
     'step(grads)',
