@@ -8,12 +8,12 @@ the record (8 bytes, little endian), its kind and its payload.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO, NoReturn
 
 import msgpack
 
+from .checksum import Checksum, checksum
 from .dtype import PIECE
 from .errors import CorruptCheckpoint
 
@@ -38,8 +38,9 @@ def _other_beginning(found: bytes) -> str:
     )
 
 
-def _start(number: int, kind: int) -> int:
-    return zlib.crc32(_NUMBER.pack(number, kind))
+def _sum(number: int, kind: int, length: int) -> Checksum:
+    """Return the checksum of a record whose payload comes."""
+    return checksum(_NUMBER.pack(number, kind), length)
 
 
 def length_of(header: int, data: int) -> int:
@@ -57,21 +58,21 @@ class Writer:
         self._number = 0
         self._left = data  # what was announced, and hasn't come
         self._room = 0  # what the open chunk still takes
-        self._crc = 0
+        self._sum = _sum(0, HEADER, 0)
         put(MAGIC)
         self._whole(HEADER, header)
 
     def _open(self, kind: int, length: int) -> None:
         self._put(_OPEN.pack(_ARRAY, kind, _BIN, length))
-        self._crc = _start(self._number, kind)
+        self._sum = _sum(self._number, kind, length)
         self._number += 1
 
     def _close(self) -> None:
-        self._put(_CLOSE.pack(_UINT, self._crc))
+        self._put(_CLOSE.pack(_UINT, self._sum.value()))
 
     def _whole(self, kind: int, payload: bytes) -> None:
         self._open(kind, len(payload))
-        self._crc = zlib.crc32(payload, self._crc)
+        self._sum.add(payload)
         self._put(payload)
         self._close()
 
@@ -83,7 +84,7 @@ class Writer:
                 self._left -= self._room
                 self._open(DATA, self._room)
             piece = view[: min(_WRITTEN, self._room)]
-            self._crc = zlib.crc32(piece, self._crc)
+            self._sum.add(piece)
             self._put(piece)
             view = view[len(piece) :]
             self._room -= len(piece)
@@ -107,7 +108,7 @@ class Reader:
         self._next = len(MAGIC)
         self._left = 0  # announced by the header
         self._room = 0  # of the open chunk
-        self._crc = 0
+        self._sum = _sum(0, HEADER, 0)
         magic = file.read(len(MAGIC))
         if magic != MAGIC:
             self._number = 0
@@ -132,12 +133,12 @@ class Reader:
         if found != kind:
             self.fail(f'a record of kind {found} stands where one of kind {kind} belongs')
         self._next = self._offset + _FRAME + length
-        self._crc = _start(self._number, kind)
+        self._sum = _sum(self._number, kind, length)
         return length
 
     def _close(self) -> None:
         tag, crc = _CLOSE.unpack(self._exactly(_CLOSE.size))
-        if tag != _UINT or crc != self._crc:
+        if tag != _UINT or crc != self._sum.value():
             self.fail('its checksum is wrong')
 
     def _whole(self, kind: int, limit: int) -> bytes:
@@ -145,7 +146,7 @@ class Reader:
         if length > limit:
             self.fail(f'it has {length} bytes, and can have {limit} at most')
         payload = self._exactly(length)
-        self._crc = zlib.crc32(payload, self._crc)
+        self._sum.add(payload)
         self._close()
         return payload
 
@@ -170,7 +171,7 @@ class Reader:
             got = self._file.readinto(piece)  # type: ignore[attr-defined]
             if not got:
                 self.fail('the file ends within it')
-            self._crc = zlib.crc32(piece[:got], self._crc)
+            self._sum.add(piece[:got])
             view = view[got:]
             self._room -= got
             done(got)
@@ -203,7 +204,9 @@ def check(data: bytes | memoryview) -> None:
         if stop + _CLOSE.size > len(data):
             raise CorruptCheckpoint('the file ends within it', number, offset)
         tag, crc = _CLOSE.unpack_from(data, stop)
-        if tag != _UINT or crc != zlib.crc32(data[start:stop], _start(number, kind)):
+        found = _sum(number, kind, length)
+        found.add(data[start:stop])
+        if tag != _UINT or crc != found.value():
             raise CorruptCheckpoint('its checksum is wrong', number, offset)
         number, offset = number + 1, stop + _CLOSE.size
         if offset == len(data):
