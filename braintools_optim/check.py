@@ -104,13 +104,15 @@ def check_choice(owner: str, name: str, value: Any, allowed: Sequence[Any]) -> A
     return value
 
 
-def check_count(owner: str, name: str, value: Any, least: int = 0) -> int:
-    """Return an integer that is large enough, or raise."""
+def check_count(owner: str, name: str, value: Any, least: int = 0, bits: int = 31) -> int:
+    """Return an integer that is large enough and has so many bits at most, or raise."""
     message = f'{owner} needs an integer >= {least} for {name}, got {value!r}.'
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(message)
     if value < least:
         raise ValueError(message)
+    if value >= 2**bits:
+        raise ValueError(f'{owner} needs an integer below 2**{bits} for {name}, got {value!r}.')
     return int(value)
 
 

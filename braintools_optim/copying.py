@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from brainstate import State
@@ -14,7 +15,7 @@ from .state import OptimState, RegisteredStates, with_copies
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
 
-__all__ = ['Copied']
+__all__ = ['Copied', 'found_params']
 
 _STATES = frozenset(['_core', '_number_state'])
 
@@ -48,15 +49,23 @@ class Copied:
         return tuple(vars(self).keys() - _STATES - users)
 
 
+def found_params(optimizer: OptaxOptimizer) -> RegisteredStates:
+    """Return the parameters of a copy that is asked for them the first time."""
+    registered = RegisteredStates(type(optimizer).__name__)
+    registered.adopt(optimizer.__dict__['_find_params']())
+    optimizer.__dict__['param_states'] = registered
+    del optimizer.__dict__['_find_params']
+    return registered
+
+
 def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
     """Return an independent optimizer over the same parameters, for :func:`copy.deepcopy`.
 
-    Of a model that is copied before in the same call it takes the copied parameters.
+    Of a model that is copied in the same call, before it or after, it takes the copied parameters:
+    it looks for them when it is first asked for its parameters.
     """
     new = memo[id(optimizer)] = object.__new__(type(optimizer))
     core, table = optimizer._core.duplicate(), optimizer._table.copy()
-    registered = RegisteredStates(type(optimizer).__name__)
-    registered.adopt(with_copies(optimizer.param_states, memo))
     schedulers = {id(s): s.copy(new, memo) for s in optimizer._all_schedulers()}
     own = {
         '_core': core,
@@ -64,7 +73,7 @@ def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
         '_table': table,
         '_number_state': table.state,
         '_groups': [group.copy(new) for group in optimizer._groups],
-        'param_states': registered,
+        '_find_params': partial(with_copies, optimizer.param_states.copy(), memo),
         '_lr_scheduler': schedulers[id(optimizer._lr_scheduler)],
         '_schedulers': [schedulers[id(s)] for s in optimizer._schedulers],
         '_stepper': None,
@@ -72,7 +81,9 @@ def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
         '_tx': optimizer._tx,
     }
     for name, value in optimizer.__dict__.items():
-        new.__dict__[name] = own[name] if name in own else copy.deepcopy(value, memo)
+        if name not in own and name != 'param_states':
+            new.__dict__[name] = copy.deepcopy(value, memo)
+    new.__dict__.update(own)
     for group in new._groups:  # a chain from default_tx reads the scheduler it was built with
         group.fixed_chain = new._fixed_chain(new._hyper(group))
     return new

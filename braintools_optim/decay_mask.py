@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,6 @@ from .leafwise import is_leafwise
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
-    from .paths import Keys
 
 __all__ = ['check_decay_mask', 'decays']
 
@@ -32,24 +30,8 @@ def check_decay_mask(optimizer: OptaxOptimizer) -> None:
         )
 
 
-def decays(mask: Any, path: Keys, name: str) -> bool:
-    """Return what a mask, a tree of bools like that of the parameters or its top, says of one.
-
-    Its keys may be nested where a path has tuples.
-    """
-    said, keys = mask, list(path)
-    while keys:
-        key = keys.pop(0)
-        if isinstance(said, Mapping) and key in said:
-            said = said[key]
-        elif isinstance(said, list | tuple) and isinstance(key, int) and key < len(said):
-            said = said[key]
-        elif isinstance(key, str) and hasattr(said, key):
-            said = getattr(said, key)
-        elif isinstance(key, tuple):
-            keys[:0] = key
-        else:
-            break
+def decays(said: Any, name: str) -> bool:
+    """Return what a mask says of a parameter, checked."""
     said = said.mantissa if isinstance(said, Quantity) else said
     if not isinstance(said, bool | np.bool):
         raise TypeError(

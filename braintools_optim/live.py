@@ -9,6 +9,7 @@ from typing import Any
 from brainstate import State
 
 from .check import any_traced, check_flag, check_number, is_live, is_zero
+from .copying import found_params
 from .engine.given_chain import HOW_TO_READ
 from .engine.own_state import CoreState
 from .engine.running import Running
@@ -128,6 +129,8 @@ class LiveNumbers:
             return known['_flags'][name]
         if name in known.get('_options', ()):
             return None if known['_options'][name] is None else self._read(0, name)
+        if name == 'param_states' and '_find_params' in known:
+            return found_params(self)  # type: ignore[arg-type]  # mixed into one
         if '_core' in known and '_table' not in known:
             raise TypeError(
                 f'this {type(self).__name__} was put together from its States alone, by a graph '

@@ -461,6 +461,7 @@ def test_it_is_fixed_and_shown():
     ('make', 'message'),
     [
         (lambda: bo.Adam(accumulate_steps=0), r'integer >= 1 for accumulate_steps, got 0'),
+        (lambda: bo.Adam(accumulate_steps=2**31), r'below 2\*\*31 for accumulate_steps, got 21'),
         (lambda: bo.Adam(accumulate_steps=2.0), r'integer >= 1 for accumulate_steps, got 2.0'),
         (lambda: bo.Adam(accumulate_steps=True), r'integer >= 1 for accumulate_steps, got True'),
         (lambda: bo.SparseAdam(accumulate_steps=2), 'SparseAdam takes no accumulate_steps: grad'),

@@ -11,6 +11,7 @@ LAYERS = {  # from the ground up; what stands together may import one another
     'formulas': ['transforms', 'schedules'],
     'tools': [
         *(
+            'by_path',
             'check',
             'constraint',
             'decay_mask',

@@ -245,8 +245,9 @@ def test_a_mask_goes_into_any_tree(value, says, masked):
     [
         {('layer', 'dense'): {'weight': True, 'bias': False}, ('scale',): False},
         {'layer': {'dense': {'weight': True, 'bias': False}}, 'scale': False},
+        {'layer.dense.bias': False, 'layer.dense': True, 'scale': False},
     ],
-    ids=['tuples', 'nested'],
+    ids=['tuples', 'nested', 'with dots'],
 )
 def test_the_keys_of_a_mask_may_be_nested(mask):
     held = {'weight': jnp.ones((2, 2)), 'bias': jnp.ones(2)}

@@ -462,13 +462,16 @@ class Tied(brainstate.nn.Module):
         self.again = self.w
 
 
-@pytest.mark.parametrize('pack', [lambda *x: x, lambda *x: dict(zip('no', x, strict=True))])
-def test_a_model_and_its_optimizer_are_copied_together(pack):
+@pytest.mark.parametrize('order', [1, -1], ids=['model first', 'optimizer first'])
+@pytest.mark.parametrize('kind', [tuple, lambda x: dict(enumerate(x))], ids=['tuple', 'dict'])
+def test_a_model_and_its_optimizer_are_copied_together(kind, order):
     net, other = Tied(), ParamState(jnp.ones(2))
     opt = bo.SGD(0.5).register_trainable_weights(net.states(ParamState))
     opt.add_param_group({('other',): other})
-    copies = copy.deepcopy(pack(net, opt))
-    net2, opt2 = copies.values() if isinstance(copies, dict) else copies
+    copies = copy.deepcopy(kind([net, opt][::order]))
+    net2, opt2 = [copies[0], copies[1]][::order]
+    again = copy.deepcopy(opt2)
+    assert again.param_states.unique_states == opt2.param_states.unique_states
     grads = jax.tree.map(jnp.ones_like, opt2.param_states.to_pytree_value())
     opt2.step(grads)
     (weight,), (weight2,) = (

@@ -156,7 +156,7 @@ class Checkpointer:
         """
         if not isinstance(step, bool) and hasattr(step, '__index__'):  # an array, too
             step = step.__index__()
-        step = check_count('Checkpointer.save', 'step', step)
+        step = check_count('Checkpointer.save', 'step', step, bits=63)
         metric = None if metric is None else check_metric('Checkpointer.save', 'metric', metric)
         self.wait()
         score = '' if metric is None else f'.metric-{metric!r}'

@@ -17,7 +17,7 @@ import saiunit
 from jax.experimental.sparse import BCOO, JAXSparse
 from saiunit import Quantity
 
-from ..constraint import constraint_of
+from ..by_path import ByPath
 from ..decay_mask import decays
 from ..paths import Keys, path_name, plain_keys
 from ..precision import Precision
@@ -293,7 +293,11 @@ def leaves_of(
     constrain: Any,
 ) -> list[Leaf]:
     """Return the leaves of every registered State, checked."""
-    mask = decay_mask(manager.to_pytree_value()) if callable(decay_mask) else decay_mask
+    if decay_mask is None:
+        decay_mask = True
+    elif callable(decay_mask):
+        decay_mask = decay_mask(manager.to_pytree_value())
+    mask, constraints = ByPath(decay_mask), ByPath(constrain)
     found = []
     for position, (path, state) in enumerate(manager.get_flattened()):
         inner, tree = jax.tree_util.tree_flatten_with_path(state.value, is_leaf=is_unit_leaf)
@@ -318,9 +322,8 @@ def leaves_of(
                 tree=tree,
             )
             leaf.check(value)
-            said = decay_mask is None or decays(mask, leaf.path, leaf.name)
-            constraint = constraint_of(constrain, leaf.path)
-            found.append(replace(leaf, decays=said, constraint=constraint))
+            said = decays(mask.at(leaf.path), leaf.name)
+            found.append(replace(leaf, decays=said, constraint=constraints.at(leaf.path)))
     return found
 
 
