@@ -1,7 +1,6 @@
 """Steps that are cut into several calls: as one program, in every respect but compile time."""
 
 import copy
-import sys
 from pathlib import Path
 
 import brainstate
@@ -12,7 +11,7 @@ import optax
 import pytest
 import saiunit
 from cases import CASES, compilations, digest, named, signature, ulps, values_of
-from test_contract import interrupted
+from interrupts import EVERYWHERE, interrupted, nth
 
 import braintools_optim as bo
 from braintools_optim.engine import chunks, cutting
@@ -197,7 +196,7 @@ def test_an_interrupt_at_any_line_leaves_all_old_or_all_new():
     while line is not None:
         n += 1
         grads = gradients(t, params)
-        line = interrupted(lambda grads=grads: opt.step(grads), n, PACKAGE)
+        line = interrupted(lambda grads=grads: opt.step(grads), nth(n))
         found = digest(opt, params)
         assert found in (old, new), f'neither old nor new after an interrupt at {line}'
         counts[found == new] += 1
@@ -245,22 +244,12 @@ def test_an_interrupt_in_a_frame_after_a_donation_loses_nothing():
             grads = jax.tree.map(np.asarray, grads)
         twin.step(grads)
         watched = [x for x in jax.tree.leaves(opt._core.value) if isinstance(x, jax.Array)]
-
-        def trace(frame, event, argument, watched=watched):
-            if any(x.is_deleted() for x in watched):
-                sys.settrace(None)
-                raise KeyboardInterrupt
-            return trace
-
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            opt.step(grads)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            sys.settrace(before)
-        assert digest(opt, params) == digest(twin, twin_params), t
+        line = interrupted(
+            lambda grads=grads: opt.step(grads),
+            lambda _, watched=watched: any(x.is_deleted() for x in watched),
+            *('', EVERYWHERE),
+        )
+        assert digest(opt, params) == digest(twin, twin_params), (t, line)
     assert all(cut_into(opt))
 
 

@@ -1,8 +1,6 @@
 """The promises of the design, each as a property over every row of the registry."""
 
-import gc
 import pickle
-import sys
 from pathlib import Path
 
 import brainstate
@@ -39,6 +37,7 @@ from cases import (
     ulps,
     values_of,
 )
+from interrupts import EVERYWHERE, PACKAGE, interrupted, nth
 
 import braintools_optim as bo
 from braintools_optim.engine import chunks
@@ -47,7 +46,6 @@ from braintools_optim.engine import step as step_module
 from braintools_optim.engine import writing as writing_module
 
 CASE = {case.id: case for case in CASES}
-PACKAGE = str(Path(bo.__file__).parent)
 
 
 # ---- the registry itself -----------------------------------------------------------------
@@ -585,38 +583,6 @@ def test_an_exception_in_a_jitted_training_step_leaves_all_old(case):
     assert_usable(opt, params)
 
 
-def interrupted(action, n, under):
-    """Raise KeyboardInterrupt before the n-th line that an action executes in files under a path.
-
-    Return that line, None if the action came through.
-    """
-    seen, line = 0, None
-
-    def in_frame(frame, event, argument):
-        nonlocal seen, line
-        if event == 'line':
-            seen += 1
-            if seen == n:
-                line = f'{Path(frame.f_code.co_filename).name}:{frame.f_lineno}'
-                raise KeyboardInterrupt
-        return in_frame
-
-    def in_call(frame, event, argument):
-        return in_frame if frame.f_code.co_filename.startswith(under) else None
-
-    before = sys.gettrace()
-    gc.disable()  # Python ignores what is raised in the callbacks of a collection
-    sys.settrace(in_call)
-    try:
-        action()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-        gc.enable()
-    return line
-
-
 STEP_FILES = tuple(m.__file__ for m in (step_module, computation_module, writing_module))
 
 
@@ -636,7 +602,7 @@ def interrupt_everywhere(case, steps, under, watch=lambda opt: None):
             twin.step(grads_tree(steps))
             digests.append(digest(twin, twin_params))
         grads = grads_tree(steps)
-        line = interrupted(lambda grads=grads: opt.step(grads), n, under)
+        line = interrupted(lambda grads=grads: opt.step(grads), nth(n), under)
         try:
             assert_numbers_are_plain(opt)
         except AssertionError as error:
@@ -691,25 +657,13 @@ def test_an_interrupt_right_after_the_state_was_donated():
             grads = jax.tree.map(np.asarray, grads)
         twin.step(grads)
         watched = [x for x in jax.tree.leaves(opt._core.value) if isinstance(x, jax.Array)]
-        lost = []
-
-        def trace(frame, event, argument, watched=watched, lost=lost):
-            if any(x.is_deleted() for x in watched):
-                sys.settrace(None)
-                lost.append(f'{frame.f_code.co_filename}:{frame.f_lineno}')
-                raise KeyboardInterrupt
-            return trace
-
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
-            opt.step(grads)
-        except KeyboardInterrupt:
-            pass
-        finally:
-            sys.settrace(before)
-        assert not any(x.is_deleted() for x in jax.tree.leaves(opt._core.value[0])), (t, lost)
-        assert digest(opt, params) == digest(twin, twin_params), (t, lost)
+        line = interrupted(
+            lambda grads=grads: opt.step(grads),
+            lambda _, watched=watched: any(x.is_deleted() for x in watched),
+            *('', EVERYWHERE),
+        )
+        assert not any(x.is_deleted() for x in jax.tree.leaves(opt._core.value[0])), (t, line)
+        assert digest(opt, params) == digest(twin, twin_params), (t, line)
 
 
 @pytest.mark.parametrize('look', [lambda o: o.state_dict(), repr, lambda o: o.opt_state.value])
@@ -718,7 +672,7 @@ def test_an_interrupt_while_somebody_looks_loses_nothing(look):
     n, line = 0, ''
     while line is not None:
         n += 1
-        line = interrupted(lambda: look(opt), n, PACKAGE)
+        line = interrupted(lambda: look(opt), nth(n))
         for o in (opt, twin):
             o.step(grads_tree(2))  # leaves its state unbuilt for the next look
     assert n > 5 and digest(opt, params) == digest(twin, twin_params)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from interrupts import interrupted, nth
 from scheduler_cases import CASES, FUNCTIONS, GOLDEN, LRS, RECORDED, applied, two_groups
 
 import braintools_optim as bo
@@ -764,33 +765,15 @@ def test_a_refused_step_changes_nothing():
 
 def test_an_interrupt_leaves_all_old_or_all_new():
     """Wherever it comes, the learning rates and the epoch belong together."""
-    for line in range(1, 2000):
+    for n in range(1, 2000):
         opt, _ = two_groups(LRS)
         scheduler = bo.ExponentialLR(opt, 0.5)
         scheduler.step()
-        count = 0
-
-        def interrupt(frame, event, arg, line=line):
-            nonlocal count
-            if 'braintools_optim' in frame.f_code.co_filename and event == 'line':
-                count += 1
-                if count == line:
-                    raise KeyboardInterrupt
-            return interrupt
-
-        sys.settrace(interrupt)
-        try:
-            scheduler.step()
-        except KeyboardInterrupt:
-            done = False
-        else:
-            done = True
-        finally:
-            sys.settrace(None)
+        line = interrupted(scheduler.step, nth(n))
         epoch = int(scheduler.last_epoch.value)
         assert opt.get_last_lr() == [lr * 0.5**epoch for lr in LRS], line
-        if done:
-            assert epoch == 2 and line > 20
+        if line is None:
+            assert epoch == 2 and n > 20
             return
     raise AssertionError('the step never ended')
 

@@ -1,9 +1,7 @@
 """`train_step` is the loop that one writes by hand: the same numbers, in place, all or nothing."""
 
 import copy
-import gc
 import re
-import sys
 from pathlib import Path
 
 import brainstate
@@ -15,10 +13,10 @@ import pytest
 import saiunit
 from brainstate import ParamState
 from brainstate.transform import grad, jit
+from interrupts import PACKAGE, interrupted, nth
 
 import braintools_optim as bo
 
-PACKAGE = str(Path(bo.__file__).parent)
 RNG = np.random.default_rng(7)
 BATCHES = [
     (RNG.normal(size=(6, 4)).astype('f'), RNG.normal(size=(6, 2)).astype('f')) for _ in range(5)
@@ -505,33 +503,6 @@ def test_scan_without_arguments_and_over_one():
 # ---- all or nothing ----------------------------------------------------------------------------
 
 
-def interrupted(action, where, when):
-    """Raise KeyboardInterrupt at the first line in files under `where` for which `when` is true."""
-    hit = False
-
-    def in_frame(frame, event, argument):
-        nonlocal hit
-        if event == 'line' and not hit and when():
-            hit = True
-            raise KeyboardInterrupt
-        return in_frame
-
-    def in_call(frame, event, argument):
-        return in_frame if frame.f_code.co_filename.startswith(where) else None
-
-    before = sys.gettrace()
-    gc.disable()  # Python ignores what is raised in the callbacks of a collection
-    sys.settrace(in_call)
-    try:
-        action()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(before)
-        gc.enable()
-    return hit
-
-
 def pair():
     made = []
     for _ in range(2):
@@ -548,27 +519,21 @@ def test_an_interrupt_at_any_line_of_a_step():
     for _ in range(3):
         step(*BATCHES[0])
         same(*BATCHES[0])
-    digests, n, lines, hit = [digest(twin, [other], theirs)], 0, 0, True
-    while hit:
-        n, left = n + 1, [n + 1]
+    digests, n, line = [digest(twin, [other], theirs)], 0, ''
+    while line is not None:
+        n += 1
         if len(digests) == 1:
             same(*BATCHES[0])
             digests.append(digest(twin, [other], theirs))
 
-        def when(left=left):
-            left[0] -= 1
-            return left[0] == 0
-
-        hit = interrupted(
-            lambda: step(*BATCHES[0]), (PACKAGE, str(Path(jax.__file__).parent)), when
-        )
+        under = PACKAGE, str(Path(jax.__file__).parent)
+        line = interrupted(lambda: step(*BATCHES[0]), nth(n), under)
         found = digest(model, [opt], schedulers)
-        assert found in digests, n
-        assert hit or found == digests[1]
+        assert found in digests, line
+        assert line or found == digests[1]
         if found == digests[1]:
             digests.pop(0)
-        lines += hit
-    assert lines > 40
+    assert n > 40
 
 
 def test_an_interrupt_as_soon_as_something_was_taken_over():
@@ -584,8 +549,8 @@ def test_an_interrupt_as_soon_as_something_was_taken_over():
         old = [model.head.value, model.body.value['w']]
         same(x, y)
         # As far as JAX: where Python runs while the results are nowhere but in its frames.
-        hits += interrupted(
-            lambda x=x, y=y: step(x, y), '', lambda old=old: any(z.is_deleted() for z in old)
+        hits += None is not interrupted(
+            lambda x=x, y=y: step(x, y), lambda _, old=old: any(z.is_deleted() for z in old), ''
         )
         assert digest(model, [opt], schedulers) == digest(twin, [other], theirs), t
     assert hits == 10
@@ -603,17 +568,13 @@ def test_an_interrupt_while_a_trace_gives_the_states_their_values_back(n):
 
 def check_first_call(n, counts):
     """Interrupt a first call at the n-th line that counts."""
-    model, left = Net(), [n]
+    model = Net()
     opts, _ = sgd(model)
     step = bo.train_step(model, opts, square(model))
     before = digest(model, opts)
 
-    def when():
-        left[0] -= counts(sys._getframe(2))
-        return left[0] == 0
-
-    where = PACKAGE, str(Path(brainstate.__file__).parent)
-    assert interrupted(lambda: step(*BATCHES[0]), where, when)
+    under = PACKAGE, str(Path(brainstate.__file__).parent)
+    assert interrupted(lambda: step(*BATCHES[0]), nth(n, counts), under)
     assert not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(model.body._value))
     assert digest(model, opts) == before
 

@@ -1,8 +1,6 @@
 """Registering and loading are all or nothing; a subclass keeps the arguments it inherits."""
 
 import copy
-import sys
-from pathlib import Path
 
 import brainstate
 import jax
@@ -10,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from interrupts import interrupted, nth
 
 import braintools_optim as bo
-
-PACKAGE = str(Path(bo.__file__).parent)
 
 
 def param(*shape):
@@ -38,32 +35,6 @@ def everything(opt):
     )
 
 
-def interrupt_at(call, line):
-    """Call, raising KeyboardInterrupt at the given line of the package; whether it was reached."""
-    seen = 0
-
-    def trace(frame, event, argument):
-        nonlocal seen
-        if not frame.f_code.co_filename.startswith(PACKAGE) or 'undone' in frame.f_code.co_name:
-            return None
-        if event == 'line':
-            seen += 1
-            if seen == line:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
 def check_every_line(change, stride):
     """Interrupt a change at every ``stride``-th line: all must be as before, or as after it."""
     whole = trained()
@@ -72,8 +43,9 @@ def check_every_line(change, stride):
     while True:
         opt = trained()
         before = everything(opt)
-        reached = interrupt_at(lambda opt=opt: change(opt), line)
-        assert everything(opt) in ((before, after) if reached else (after,)), line
+        when = nth(line, lambda frame: 'undone' not in frame.f_code.co_name)
+        reached = interrupted(lambda opt=opt: change(opt), when)
+        assert everything(opt) in ((before, after) if reached else (after,)), reached
         opt.step({'a': jnp.ones(2)})
         if not reached:
             return line
