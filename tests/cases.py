@@ -252,6 +252,8 @@ CASES = [
     ),
 ]
 
+CASE = {case.id: case for case in CASES}
+
 
 def over_cases(promise: str, rows: Sequence[Case] = CASES) -> Any:
     """Parametrize a test over every row to which a promise applies."""

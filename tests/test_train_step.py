@@ -1,8 +1,4 @@
-"""`train_step` is the loop that one writes by hand: the same numbers, in place, all or nothing."""
-
-import copy
-import re
-from pathlib import Path
+"""`train_step` is the loop that one writes by hand: the same numbers, one trace, in a scan."""
 
 import brainstate
 import jax
@@ -13,44 +9,9 @@ import pytest
 import saiunit
 from brainstate import ParamState
 from brainstate.transform import grad, jit
-from interrupts import PACKAGE, interrupted, nth
+from training import BATCHES, Net, adamw, digest, registered, sgd, square, two
 
 import braintools_optim as bo
-
-RNG = np.random.default_rng(7)
-BATCHES = [
-    (RNG.normal(size=(6, 4)).astype('f'), RNG.normal(size=(6, 2)).astype('f')) for _ in range(5)
-]
-
-
-class Net(brainstate.nn.Module):
-    """Two layers, a running mean that it writes, noise that it draws, a scale that it reads."""
-
-    def __init__(self, noisy=False):
-        super().__init__()
-        w, v = np.random.default_rng(1).normal(size=(2, 4, 4)).astype('f') / 2
-        self.body = ParamState({'w': jnp.array(w), 'b': jnp.zeros(4)})
-        self.head = ParamState(jnp.array(v[:, :2]))
-        self.mean = brainstate.LongTermState(jnp.zeros(4))
-        self.scale = brainstate.State(jnp.ones(4))
-        self.noisy, self.random = noisy, brainstate.random.RandomState(3)
-
-    def __call__(self, x):
-        h = jnp.tanh(x @ self.body.value['w'] + self.body.value['b']) * self.scale.value
-        self.mean.value = 0.9 * self.mean.value + 0.1 * h.mean(0)
-        h = h - self.mean.value
-        return (h + 0.1 * self.random.normal(size=h.shape) if self.noisy else h) @ self.head.value
-
-    def params(self):
-        return {'body': self.body, 'head': self.head}
-
-
-def square(model):
-    return lambda x, y: jnp.mean((model(x) - y) ** 2)
-
-
-def registered(opt, params):
-    return opt.register_trainable_weights(params)
 
 
 def by_hand(opts, loss, schedulers=(), search=None, has_aux=False):
@@ -67,37 +28,6 @@ def by_hand(opts, loss, schedulers=(), search=None, has_aux=False):
         return (value, *aux) if has_aux else value
 
     return step
-
-
-def digest(model, opts, schedulers=()):
-    """Return all numbers that a step may write, as bytes."""
-    values = [state.value for state in brainstate.graph.states(model).values()]
-    values += [(opt._core.value, opt._table.state.value) for opt in opts]
-    values += [state.value for scheduler in schedulers for state in scheduler._states()]
-    values = jax.tree.map(
-        lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.extended) else x,
-        jax.tree.leaves(values),
-    )
-    return [(np.asarray(x).dtype.str, np.asarray(x).tobytes()) for x in values]
-
-
-def sgd(model):
-    return [registered(bo.SGD(0.1, momentum=0.9, nesterov=True), model.params())], []
-
-
-def adamw(model):
-    opt = bo.AdamW(bo.CosineAnnealingLR(0.05, T_max=7), weight_decay=0.1, grad_clip_norm=0.3)
-    opt.register_trainable_weights({'body': model.body})
-    opt.add_param_group({'head': model.head}, weight_decay=0.0)
-    return [opt], [
-        opt.lr,
-        bo.ParamScheduler(opt, 'weight_decay', bo.schedules.linear(0.1, 1.0, 0.1, 9)),
-    ]
-
-
-def two(model):
-    opts = [registered(bo.Adam(0.05), {'b': model.body}), registered(bo.Lion(0.01), [model.head])]
-    return opts, [bo.StepLR(opts[1], step_size=2)]
 
 
 @pytest.mark.parametrize('noisy', [False, True])
@@ -249,7 +179,7 @@ def test_units_and_complex_numbers():
     np.testing.assert_allclose(z.value, 0.64 * np.array([1 + 2j, -0.5j]), rtol=1e-6)
 
 
-# ---- live numbers, traces ----------------------------------------------------------------------
+# ---- live numbers, traces -----------------------------------------------------------------------
 
 
 def counted(model):
@@ -349,113 +279,7 @@ def test_inside_a_transformation_it_is_inlined():
     assert runs[0] == runs[1]
 
 
-# ---- memory ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('make', [sgd, adamw, two])
-def test_what_is_written_is_written_in_place(make):
-    model = Net()
-    opts, schedulers = make(model)
-    step = bo.train_step(model, opts, square(model), schedulers)
-    program = step.compiled(*BATCHES[0])
-    before = digest(model, opts, schedulers)
-    step(*BATCHES[0])
-    values = [s.value for s in (model.body, model.head, model.mean)]
-    values += [opt._core.value for opt in opts]
-    written = sum(x.nbytes for x in jax.tree.leaves(values))
-    aliased = program.memory_analysis().alias_size_in_bytes
-    assert aliased >= 0.99 * written > 0
-    pairs = program.as_text().split('input_output_alias={')[1].split('}, entry')[0]
-    pairs = re.findall(r'\{(\d+)\}: \((\d+),', pairs)
-    assert pairs and all(out == given for out, given in pairs)  # each its own, not a neighbour's
-    assert digest(model, opts, schedulers) != before
-
-
-def test_old_arrays_are_gone_or_kept():
-    for donate in (True, False):
-        model = Net(noisy=True)
-        opts, _ = sgd(model)
-        step = bo.train_step(model, opts, square(model), donate=donate)
-        for _ in range(4):
-            old = [
-                model.body.value['w'],
-                model.head.value,
-                *jax.tree.leaves(opts[0]._core.value[0]),
-            ]
-            key, scale = model.random.value, model.scale.value
-            step(*BATCHES[0])
-            assert all(x.is_deleted() == donate for x in old if x.size > 1)
-            assert not key.is_deleted() and not scale.is_deleted()
-    with pytest.raises(ValueError, match=r'earlier step took over.*jnp.copy'):
-        model = Net()
-        opts, _ = sgd(model)
-        step = bo.train_step(model, opts, square(model))
-        old = model.head.value
-        step(*BATCHES[0])
-        model.head.value = old
-        step(*BATCHES[0])
-
-
-def test_counts_that_were_read_outlive_the_next_step():
-    model = Net()
-    opt = registered(bo.Adam(bo.StepLR(0.1, step_size=2)), model.params())
-    step = bo.train_step(model, opt, square(model), scheduler=opt.lr)
-    counts, epochs = [], []
-    for batch in BATCHES[:3]:
-        step(*batch)
-        counts.append(opt.step_count.value)
-        epochs.append(opt.lr.last_epoch.value)
-    assert list(map(int, counts)) == list(map(int, epochs)) == [1, 2, 3]
-
-
-SCHEDULERS = {
-    'StepLR': lambda opt: bo.StepLR(opt, step_size=2, gamma=0.5),
-    'plateau': lambda opt: bo.ReduceLROnPlateau(opt, patience=0),
-    'sequence': lambda opt: bo.SequentialLR(
-        opt, [bo.LinearLR(total_iters=2), bo.ExponentialLR(gamma=0.5)], milestones=[2]
-    ),
-    'other number': lambda opt: bo.ParamScheduler(opt, 'eps', bo.schedules.cosine(1e-8, T_max=9)),
-}
-
-
-@pytest.mark.parametrize('make', SCHEDULERS.values(), ids=SCHEDULERS)
-def test_a_copy_outlives_the_steps_of_its_original(make):
-    model = Net()
-    opt = registered(bo.Adam(0.1), model.params())
-    step = bo.train_step(model, opt, square(model), scheduler=make(opt))
-    step(*BATCHES[0])
-    copied, saved = copy.deepcopy(opt), opt.state_dict()
-    step(*BATCHES[1])  # which takes the original's memory over
-    again = copied.state_dict()
-    for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(saved), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_a_view_on_the_host_stays_as_it_was():
-    w = ParamState(jnp.arange(64.0))
-    step = bo.train_step(w, registered(bo.SGD(0.5), {'w': w}), lambda: (w.value**2).sum())
-    for _ in range(4):
-        view, copy = np.asarray(w.value), np.array(w.value)
-        step()
-        np.testing.assert_array_equal(view, copy)
-    np.testing.assert_array_equal(w.value, np.zeros(64))
-
-
-def test_one_array_in_several_states():
-    shared = jnp.ones(3)
-    a, b, c = ParamState(shared), ParamState(shared), brainstate.State(shared)
-    opt = registered(bo.SGD(0.5), {'a': a, 'b': b})
-    step = bo.train_step([a, b, c], opt, lambda: (a.value**2 + 3 * b.value * c.value).sum())
-    for t in range(4):
-        step()
-        if t == 2:
-            a.value = b.value = c.value  # by a later write, too
-    np.testing.assert_array_equal(c.value, np.ones(3))
-    np.testing.assert_array_equal(a.value, np.zeros(3))
-    np.testing.assert_array_equal(b.value, np.full(3, -0.5))
-
-
-# ---- many steps in one program -----------------------------------------------------------------
+# ---- many steps in one program ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('progress', [False, 2])
@@ -500,170 +324,7 @@ def test_scan_without_arguments_and_over_one():
         step.scan(length=3, progress='yes')
 
 
-# ---- all or nothing ----------------------------------------------------------------------------
-
-
-def pair():
-    made = []
-    for _ in range(2):
-        model = Net(noisy=True)
-        (opt,), schedulers = adamw(model)
-        made.append((model, opt, schedulers))
-    return made
-
-
-def test_an_interrupt_at_any_line_of_a_step():
-    (model, opt, schedulers), (twin, other, theirs) = pair()
-    step = bo.train_step(model, opt, square(model), schedulers)
-    same = bo.train_step(twin, other, square(twin), theirs)
-    for _ in range(3):
-        step(*BATCHES[0])
-        same(*BATCHES[0])
-    digests, n, line = [digest(twin, [other], theirs)], 0, ''
-    while line is not None:
-        n += 1
-        if len(digests) == 1:
-            same(*BATCHES[0])
-            digests.append(digest(twin, [other], theirs))
-
-        under = PACKAGE, str(Path(jax.__file__).parent)
-        line = interrupted(lambda: step(*BATCHES[0]), nth(n), under)
-        found = digest(model, [opt], schedulers)
-        assert found in digests, line
-        assert line or found == digests[1]
-        if found == digests[1]:
-            digests.pop(0)
-    assert n > 40
-
-
-def test_an_interrupt_as_soon_as_something_was_taken_over():
-    (model, opt, schedulers), (twin, other, theirs) = pair()
-    step = bo.train_step(model, opt, square(model), schedulers)
-    same = bo.train_step(twin, other, square(twin), theirs)
-    hits = 0
-    for t, (x, y) in enumerate(BATCHES * 2):
-        if t in (3, 6):  # kinds of arguments that the program has not met
-            opt.current_lr = other.current_lr = 0.01 * t
-        if t > 4:
-            x, y = jnp.asarray(x), jnp.asarray(y)
-        old = [model.head.value, model.body.value['w']]
-        same(x, y)
-        # As far as JAX: where Python runs while the results are nowhere but in its frames.
-        hits += None is not interrupted(
-            lambda x=x, y=y: step(x, y), lambda _, old=old: any(z.is_deleted() for z in old), ''
-        )
-        assert digest(model, [opt], schedulers) == digest(twin, [other], theirs), t
-    assert hits == 10
-
-
-@pytest.mark.parametrize('n', [20, 700, 2500])
-def test_an_interrupt_of_the_first_call(n):
-    check_first_call(n, lambda frame: True)
-
-
-@pytest.mark.parametrize('n', range(4, 60, 9))
-def test_an_interrupt_while_a_trace_gives_the_states_their_values_back(n):
-    check_first_call(n, lambda frame: frame.f_code.co_name == 'restore_value')
-
-
-def check_first_call(n, counts):
-    """Interrupt a first call at the n-th line that counts."""
-    model = Net()
-    opts, _ = sgd(model)
-    step = bo.train_step(model, opts, square(model))
-    before = digest(model, opts)
-
-    under = PACKAGE, str(Path(brainstate.__file__).parent)
-    assert interrupted(lambda: step(*BATCHES[0]), nth(n, counts), under)
-    assert not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(model.body._value))
-    assert digest(model, opts) == before
-
-
-def test_an_error_in_the_loss_leaves_all_old():
-    model = Net()
-    opts, _ = sgd(model)
-    before = digest(model, opts)
-    step = bo.train_step(model, opts, lambda x, y: square(model)(x, y) + model(x).nothing)
-    with pytest.raises(AttributeError, match='nothing'):
-        step(*BATCHES[0])
-    assert digest(model, opts) == before
-
-
-def test_python_that_is_called_back_may_stop_a_step():
-    model = Net()
-    opts, _ = sgd(model)
-
-    def refuse(x):
-        if x > 1e3:
-            raise RuntimeError('too large')
-
-    def loss(x, y):
-        jax.debug.callback(refuse, x.max(), ordered=True)
-        return square(model)(x, y)
-
-    step = bo.train_step(model, opts, loss)
-    for _ in range(3):
-        step(*BATCHES[0])
-    before = digest(model, opts)
-    with pytest.raises(jax.errors.JaxRuntimeError, match='too large'):
-        step(BATCHES[0][0] + 1e6, BATCHES[0][1])
-    assert digest(model, opts) == before
-    step(*BATCHES[0])
-    assert digest(model, opts) != before
-
-
-@pytest.mark.parametrize('setting', ['jax_debug_nans', 'jax_disable_jit'])
-def test_debugging(setting):
-    model = Net()
-
-    def loss(x, y):  # without jit brainstate's grad lets no loss write into States
-        return jnp.mean((jnp.tanh(x @ model.body.value['w']) @ model.head.value - y) ** 2)
-
-    opts = [registered(bo.SGD(0.1), {'w': model.body, 'v': model.head})]
-    step = bo.train_step(model, opts, loss)
-    step(*BATCHES[0])
-    before = digest(model, opts)
-    jax.config.update(setting, True)
-    try:
-        if setting == 'jax_debug_nans':
-            with pytest.raises(FloatingPointError):
-                step(BATCHES[0][0] * np.nan, BATCHES[0][1])
-            assert digest(model, opts) == before
-        step(*BATCHES[0])
-    finally:
-        jax.config.update(setting, False)
-    assert digest(model, opts) != before
-
-
-def test_hooks_see_every_write_and_may_veto():
-    model, twin = Net(), Net()
-    (opt,), _ = sgd(model)
-    (other,), _ = sgd(twin)
-    step, same = (bo.train_step(m, o, square(m)) for m, o in ((model, opt), (twin, other)))
-    for s in (step, same):
-        s(*BATCHES[0])
-    seen = []
-    handle = model.head.register_hook('write_after', lambda context: seen.append(context.value))
-    for s in (step, same):
-        s(*BATCHES[1])
-    assert len(seen) == 1 and digest(model, [opt]) == digest(twin, [other])
-    handle.remove()
-
-    def veto(context):
-        raise RuntimeError('no')
-
-    before = digest(model, [opt])
-    handle = opt._core.register_hook('write_before', veto)
-    with pytest.raises(Exception, match='execution failed'):
-        step(*BATCHES[2])
-    assert digest(model, [opt]) == before
-    handle.remove()
-    for s in (step, same):
-        s(*BATCHES[2])
-    assert len(seen) == 1 and digest(model, [opt]) == digest(twin, [other])
-
-
-# ---- wrong use ---------------------------------------------------------------------------------
+# ---- wrong use ----------------------------------------------------------------------------------
 
 
 def test_wrong_construction():

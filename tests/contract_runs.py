@@ -1,0 +1,37 @@
+"""What several of the contract's tests run and look at."""
+
+import jax
+import numpy as np
+from cases import (
+    SHAPES,
+    build,
+    grads_tree,
+    make_params,
+    named,
+)
+
+
+def assert_numbers_are_plain(opt):
+    for name in set(opt._numbers) - {'lr'}:
+        assert all(type(x) is float for x in jax.tree.leaves(getattr(opt, name))), name
+    assert all(type(lr) is float for lr in opt.get_last_lr())
+
+
+def assert_usable(opt, params):
+    """The optimizer shows its numbers and steps on, to finite values."""
+    assert_numbers_are_plain(opt)
+    assert type(opt).__name__ in repr(opt)
+    before, count = named(params), int(opt.step_count.value)
+    opt.step(grads_tree(2))
+    after = named(params)
+    assert int(opt.step_count.value) == count + 1
+    assert all(np.isfinite(after[k]).all() for k in SHAPES)
+    assert any((after[k] != before[k]).any() for k in SHAPES)
+
+
+def start_run(case, steps):
+    params = make_params()
+    opt = build(case, params, groups=2)
+    for t in range(steps):
+        opt.step(grads_tree(t))
+    return opt, params
