@@ -10,8 +10,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from brainstate import ParamState
-from cases import CASES, Case, build, digest, grads_tree, make_params
+from cases import (
+    CASES,
+    Case,
+    build,
+    grads_tree,
+    make_params,
+)
+from looking import (
+    digest,
+)
 from scheduler_cases import CASES as SCHEDULERS
 from scheduler_cases import SchedulerCase
 
@@ -21,6 +31,7 @@ FIRST = list({case.cls: case for case in reversed(CASES)}.values())[::-1]
 """The first row of each class."""
 
 OPTIMIZERS = {case.id: case for case in FIRST}
+over_classes = pytest.mark.parametrize('name', OPTIMIZERS)
 SCHEDULES = {case.id: case for case in SCHEDULERS}
 
 
@@ -124,3 +135,8 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, np.ndarray):
         return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
     return type(a) is type(b) and a == b
+
+
+def params_of(**sizes: int) -> dict[str, ParamState]:
+    """Return parameters of ones by name, of these sizes."""
+    return {name: ParamState(jnp.ones(size)) for name, size in sizes.items()}

@@ -5,7 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from brainstate import ParamState
-from cases import values_of
+from looking import (
+    values_of,
+)
 
 import braintools_optim as bo
 

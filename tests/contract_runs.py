@@ -7,6 +7,8 @@ from cases import (
     build,
     grads_tree,
     make_params,
+)
+from looking import (
     named,
 )
 

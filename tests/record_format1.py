@@ -10,8 +10,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from cases import named
 from checkpoint_runs import OPTIMIZERS, SCHEDULES, schedule_on, scheduled, train_on, trained
+from looking import (
+    named,
+)
 
 import braintools_optim as bo
 

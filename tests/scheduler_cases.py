@@ -12,6 +12,7 @@ import brainstate
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import braintools_optim as bo
 
@@ -179,3 +180,26 @@ def applied(opt: Any, params: list[Any]) -> list[float]:
     for p, value in zip(params, before, strict=True):
         p.value = value
     return moved
+
+
+EVERY = pytest.mark.parametrize('case', CASES, ids=lambda case: case.id)
+
+
+def attached(case, lrs=LRS, cls=bo.SGD):
+    """Return the row's scheduler on an optimizer of two groups."""
+    opt, params = two_groups(lrs, cls, **case.optimizer)
+    return opt, params, case.make(opt)
+
+
+def walk(case, scheduler, opt, steps):
+    """Return the learning rates of so many epochs, from the present one on."""
+    lrs = [opt.get_last_lr()]
+    for t in range(steps - 1):
+        case.step(scheduler, t)
+        lrs.append(opt.get_last_lr())
+    return np.array(lrs)
+
+
+def traced(*functions):
+    """One compiled call of all functions over an array of steps, as (steps, functions)."""
+    return jax.jit(jax.vmap(lambda t: jnp.stack([f(t) * 1.0 for f in functions])))

@@ -10,6 +10,7 @@ import optax
 import pytest
 import saiunit
 from brainstate import ParamState
+from looking import assert_trees_close
 from recorded import GOLDEN, off_by, replay_chain, replay_optimizer
 
 import braintools_optim as bo
@@ -158,10 +159,6 @@ def trained(opt, steps=5):
     for t in range(steps):
         opt.step(grads_at(t, params['w'].value.dtype))
     return {k: p.value for k, p in params.items()}
-
-
-def assert_trees_close(got, want, **tolerance):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, want)
 
 
 def test_without_alpha_it_is_adamw(x64):

@@ -14,7 +14,10 @@ import pytest
 import saiunit as u
 from brainstate import BatchState, HiddenState, LongTermState, ParamState, ShortTermState
 from brainstate.transform import for_loop, jit, vmap
-from cases import compilations
+from looking import (
+    compilations,
+    same,
+)
 
 import braintools_optim as bo
 
@@ -43,10 +46,6 @@ class Model(brainstate.nn.Module):
 
 def arrays(model):
     return jax.tree.map(np.asarray, [s.value for s in model.states().values()])
-
-
-def same(a, b):
-    return jax.tree.all(jax.tree.map(np.array_equal, a, b))
 
 
 def mixed():

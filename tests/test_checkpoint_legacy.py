@@ -7,7 +7,9 @@ import numpy as np
 import optax
 import pytest
 from brainstate import ParamState
-from cases import digest
+from looking import (
+    digest,
+)
 from record_braintools import AFTER, BEFORE, GOLDEN, RATE, ROWS, gradients, start, tree
 
 import braintools_optim as bo

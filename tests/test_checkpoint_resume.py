@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from brainstate import ParamState
-from cases import named
 from checkpoint_runs import (
     OPTIMIZERS,
     SCHEDULES,
@@ -24,6 +23,9 @@ from checkpoint_runs import (
     scheduled,
     train_on,
     untrained,
+)
+from looking import (
+    named,
 )
 from record_format1 import EPOCHS as SCHEDULED_STEPS
 from record_format1 import GOLDEN, STEPS

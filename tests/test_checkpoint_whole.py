@@ -13,18 +13,14 @@ import numpy as np
 import pytest
 import saiunit
 from brainstate import ParamState
-from cases import digest
+from checkpoint_runs import params_of
+from looking import (
+    digest,
+    is_state,
+)
 
 import braintools_optim as bo
 from braintools_optim.checkpoint import file
-
-
-def is_state(x):
-    return isinstance(x, brainstate.State)
-
-
-def params_of(**sizes):
-    return {name: ParamState(jnp.full(size, 1.0)) for name, size in sizes.items()}
 
 
 def stepped(params):

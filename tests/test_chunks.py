@@ -10,8 +10,18 @@ import numpy as np
 import optax
 import pytest
 import saiunit
-from cases import CASES, compilations, digest, named, signature, ulps, values_of
+from cases import (
+    CASES,
+)
 from interrupts import EVERYWHERE, interrupted, nth
+from looking import (
+    compilations,
+    digest,
+    named,
+    signature,
+    ulps,
+    values_of,
+)
 
 import braintools_optim as bo
 from braintools_optim.engine import chunks, cutting

@@ -12,8 +12,13 @@ import optax
 import pytest
 from brainstate import ParamState, State
 from brainstate.transform import for_loop, jit, vmap
-from cases import compilations, digest, signature, values_of
 from closure_runs import SEARCHES, Counter, problem, rosenbrock
+from looking import (
+    compilations,
+    digest,
+    signature,
+    values_of,
+)
 
 import braintools_optim as bo
 

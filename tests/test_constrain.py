@@ -11,7 +11,17 @@ import pytest
 import saiunit as u
 from brainstate import ParamState
 from brainstate.transform import for_loop, jit
-from cases import assert_close, build, grads_tree, make_params, named, over_classes, values_of
+from cases import (
+    build,
+    grads_tree,
+    make_params,
+    over_classes,
+)
+from looking import (
+    assert_close,
+    named,
+    values_of,
+)
 
 import braintools_optim as bo
 from braintools_optim.engine import chunks

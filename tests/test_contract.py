@@ -11,26 +11,28 @@ from cases import (
     CASES,
     PROMISES,
     SHAPES,
-    assert_close,
     build,
-    compilations,
-    digest,
     gradients,
     grads_tree,
     group_of,
     make_params,
-    named,
     nested,
     over_cases,
     over_classes,
     reference_for,
-    signature,
     split,
     start,
+)
+from contract_runs import assert_usable
+from looking import (
+    assert_close,
+    compilations,
+    digest,
+    named,
+    signature,
     ulps,
     values_of,
 )
-from contract_runs import assert_usable
 
 import braintools_optim as bo
 

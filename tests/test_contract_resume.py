@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 from cases import (
     CASE,
-    digest,
     grads_tree,
     make_params,
-    named,
     over_cases,
     over_classes,
     split,
-    values_of,
 )
 from contract_runs import assert_usable
+from looking import (
+    digest,
+    named,
+    values_of,
+)
 
 import braintools_optim as bo
 

@@ -8,21 +8,23 @@ import pytest
 from brainstate.transform import for_loop, jit, scan, vmap
 from cases import (
     CASE,
-    assert_close,
     build,
-    digest,
     gradients,
     grads_tree,
     make_params,
-    named,
     over_classes,
     pull,
     reference_for,
     stacked_grads,
     start,
-    values_of,
 )
 from contract_runs import assert_usable, start_run
+from looking import (
+    assert_close,
+    digest,
+    named,
+    values_of,
+)
 
 import braintools_optim as bo
 

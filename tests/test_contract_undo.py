@@ -11,14 +11,16 @@ from brainstate.transform import jit
 from cases import (
     CASE,
     build,
-    compilations,
-    digest,
     grads_tree,
     make_params,
     over_classes,
 )
 from contract_runs import assert_numbers_are_plain, assert_usable, start_run
 from interrupts import EVERYWHERE, PACKAGE, interrupted, nth
+from looking import (
+    compilations,
+    digest,
+)
 
 from braintools_optim.engine import computation as computation_module
 from braintools_optim.engine import step as step_module

@@ -8,10 +8,12 @@ import optax
 import pytest
 from cases import (
     build,
-    digest,
     grads_tree,
     make_params,
     over_classes,
+)
+from looking import (
+    digest,
     values_of,
 )
 

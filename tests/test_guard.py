@@ -13,8 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, Case, compilations
+from cases import (
+    CASES,
+    Case,
+)
 from jax.experimental.sparse import BCOO
+from looking import (
+    compilations,
+)
 
 import braintools_optim as bo
 from braintools_optim.engine.computation import Computation

@@ -75,3 +75,10 @@ def test_formulas_are_usable_alone():
             others = {x for x in imported(path) if x.partition('.')[0] not in allowed}
             assert all(x.startswith('braintools_optim.') for x in others), path
             assert {x.split('.')[1] for x in others} <= {unit_of(path)}, path
+
+
+def test_files_are_short():
+    """A file that outgrows its idea is split, also one of tests."""
+    files = [*FILES, *Path(__file__).parent.glob('*.py')]
+    lengths = {path.name: len(path.read_text().splitlines()) for path in files}
+    assert {name: lines for name, lines in lengths.items() if lines > 500} == {}

@@ -13,8 +13,14 @@ import pytest
 import saiunit
 from brainstate import HookExecutionError, ParamState, State
 from brainstate.transform import jit
-from cases import compilations, digest, signature, ulps, values_of
 from closure_runs import SEARCHES, Counter, problem, rosenbrock
+from looking import (
+    compilations,
+    digest,
+    signature,
+    ulps,
+    values_of,
+)
 
 import braintools_optim as bo
 

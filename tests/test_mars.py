@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from brainstate import ParamState
+from looking import assert_trees_close
 from recorded import GOLDEN, LEAVES, off_by, problem, replay_chain, replay_optimizer
 
 import braintools_optim as bo
@@ -113,10 +114,6 @@ def run(tx, steps=5, dtype=float, grads=grads_at):
 
 def states_of(params):
     return {k: ParamState(jnp.asarray(p)) for k, p in params.items()}
-
-
-def assert_trees_close(got, want, **tolerance):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), got, want)
 
 
 def test_without_gamma_it_is_adam(x64):

@@ -9,7 +9,17 @@ import optax
 import pytest
 from brainstate import ParamState
 from brainstate.transform import for_loop, jit
-from cases import assert_close, build, grads_tree, make_params, named, over_classes, start
+from cases import (
+    build,
+    grads_tree,
+    make_params,
+    over_classes,
+    start,
+)
+from looking import (
+    assert_close,
+    named,
+)
 
 import braintools_optim as bo
 from braintools_optim.transforms import MasterState, with_masters

@@ -1,23 +1,21 @@
-"""Thirty mistakes of newcomers: the message names the culprit, and says what to do."""
+"""None"""
 
 import copy
 import pickle
-from functools import partial, wraps
-from typing import NamedTuple
+from functools import partial
 
 import brainstate
-import jax
 import jax.numpy as jnp
 import optax
 import pytest
 from brainstate import ParamState
+from mistaken import GRADS, MODEL, assign, of_model, ready
 
 import braintools_optim as bo
 
-MODEL = brainstate.nn.Linear(3, 2)
 OTHER = brainstate.nn.Sequential(brainstate.nn.Linear(4, 4), brainstate.nn.Linear(4, 1))
+
 W = ParamState(jnp.ones(2))
-GRADS = {'w': jnp.ones((2, 3)), 'b': jnp.ones(3)}
 
 
 class Foreign:
@@ -25,16 +23,6 @@ class Foreign:
 
     def __call__(self, x):
         return x
-
-
-def ready(cls=bo.Adam, lr=0.1, **options):
-    """Return an optimizer that is ready to step."""
-    params = {'w': ParamState(jnp.ones((2, 3))), 'b': ParamState(jnp.ones(3))}
-    return cls(lr=lr, **options).register_trainable_weights(params)
-
-
-def of_model():
-    return bo.Adam(0.1).register_trainable_weights(MODEL.states(ParamState))
 
 
 def of_two():
@@ -59,10 +47,6 @@ def two_optimizers_with_one_scheduler():
 def one_parameter_in_two_groups():
     w = ParamState(jnp.ones(2))
     bo.Adam(0.1).register_trainable_weights({'w': w}).add_param_group({'again': w})
-
-
-def assign(name, value, cls=bo.Adam):
-    return lambda: setattr(ready(cls), name, value)
 
 
 # What is done, the error, the culprit as it must appear, the remedy as it must appear.
@@ -438,265 +422,3 @@ def test_mistake(mistake):
 
 def test_there_are_thirty():
     assert len(MISTAKES) >= 30
-
-
-def test_what_is_no_mistake():
-    """Attributes that somebody else's class has for itself, whatever their name."""
-
-    class Mine(bo.SGD):
-        pass
-
-    class Own(bo.LRScheduler):
-        def __init__(self, base_lr, peak):
-            super().__init__(base_lr)
-            self.peak = peak
-
-        def affine(self, epoch, group):
-            return 0.0, self.peak
-
-    opt = Mine(lr=Own(0.1, peak=2.0)).register_trainable_weights({'w': ParamState(jnp.ones(2))})
-    opt.learning_rate = opt.rho = 0.5
-    assert (opt.learning_rate, opt.rho, opt.current_lr) == (0.5, 0.5, 0.2)
-    assert not hasattr(opt, 'nothing') and not hasattr(opt, '_nothing')
-    opt = bo.Lookahead(bo.Adam(0.1))  # an optimizer is no model
-    opt.note = 'anything'
-    assert opt.note == 'anything'
-
-
-def test_groups_change_through_the_optimizer():
-    opt = ready()
-    for change in (
-        lambda groups: groups.append({'params': []}),
-        lambda groups: groups.clear(),
-        lambda groups: groups.pop(),
-        lambda groups: groups.__setitem__(0, {'lr': 0.1}),
-        lambda groups: groups.__delitem__(0),
-    ):
-        with pytest.raises(TypeError, match='groups of Adam.*add_param_group'):
-            change(opt.param_groups)
-        assert len(opt.param_groups) == 1
-    assert type(opt.param_groups + []) is list and opt.param_groups[:] == opt.param_groups
-    assert [type(g) for g in jax.tree.leaves(opt.param_groups)] == [bo.ParamGroup]
-
-
-@pytest.mark.parametrize(
-    ('assign', 'says'),
-    [
-        (lambda opt: setattr(opt, 'curent_lr', 0.1), "'curent_lr' to assign.*'current_lr'"),
-        (lambda opt: setattr(opt, 'wieght_decay', 0.1), "'wieght_decay' to assign.*'weight_decay'"),
-        (lambda opt: setattr(opt.param_groups[0], 'lr', 0.1), r"group\['lr'\] = 0.1"),
-        (lambda opt: setattr(opt, 'step_count', 3), r'step_count of Adam is a State.*value = 3'),
-        (lambda opt: setattr(opt.lr, 'base_lr', 0.1), 'base_lr of StepLR is fixed.*current_lr'),
-        (lambda opt: setattr(opt.lr, 'last_epoch', 3), r'last_epoch of StepLR is.*step\(epoch=3\)'),
-    ],
-)
-def test_assigning_what_is_not_there(assign, says):
-    opt = ready(lr=bo.StepLR(0.1))
-    before = opt.state_dict()
-    with pytest.raises(AttributeError, match=says):
-        assign(opt)
-    with pytest.raises(TypeError, match='item assignment'):
-        opt.param_groups[0].flags['maximize'] = True
-    assert repr(opt.state_dict()) == repr(before)
-    opt.note = 'my own'
-
-
-class ByAffine(bo.LRScheduler):
-    def __init__(self, base_lr=0.1, function=None):
-        super().__init__(base_lr)
-        self.function = function
-
-    def affine(self, epoch, group):
-        return 0.0, self.function(epoch)
-
-
-class ByRates(ByAffine):
-    def get_lr(self):
-        return [self.function(self.last_epoch.value)]
-
-
-@pytest.mark.parametrize(
-    ('name', 'make'),
-    [
-        ('LambdaLR', lambda opt, f: bo.LambdaLR(opt, f)),
-        ('MultiplicativeLR', lambda opt, f: bo.MultiplicativeLR(opt, f)),
-        ('ParamScheduler', lambda opt, f: bo.ParamScheduler(opt, 'eps', f)),
-        ('ByAffine', lambda opt, f: ByAffine(opt, f)),
-        ('ByRates', lambda opt, f: ByRates(opt, f)),
-    ],
-)
-def test_a_condition_on_the_epoch_in_a_compiled_program(name, make):
-    opt = ready()
-    scheduler = make(opt, lambda epoch: 0.5 if epoch < 3 else 0.1)
-    before = opt.state_dict()
-    with pytest.raises(jax.errors.TracerBoolConversionError) as caught:
-        brainstate.transform.for_loop(lambda _: scheduler.step(), jnp.arange(3))
-    note = '\n'.join(caught.value.__notes__)
-    assert note.count(f'the function of {name}') == 1 and 'jnp.where(epoch < 3, 1.0, 0.1)' in note
-    assert repr(opt.state_dict()) == repr(before)
-    scheduler.step()
-    assert scheduler.last_epoch.value == 1
-
-
-@pytest.mark.parametrize(
-    ('method', 'given', 'got'),
-    [
-        ('transform', None, 'None'),
-        ('transform', optax.MultiSteps(optax.sgd(0.1), 2), 'MultiSteps'),
-        ('default_tx', None, 'None'),
-    ],
-)
-def test_a_chain_that_is_not_returned(method, given, got):
-    cls = type('MyOpt', (bo.OptaxOptimizer,), {method: lambda self, *h: given})
-    with pytest.raises(TypeError, match=f'MyOpt.{method} must return an optax.Grad.*, got {got}.'):
-        ready(cls)
-
-
-def test_a_loop_over_a_live_number():
-    class Own(bo.OptaxOptimizer):
-        def __init__(self, lr=1e-3, steps=2):
-            super().__init__(lr=lr, steps=steps)
-
-        def transform(self, h):
-            return optax.chain(*(optax.scale(0.5) for _ in range(h.steps)), optax.sgd(h.lr))
-
-    with pytest.raises(TypeError, match='as an integer') as caught:
-        ready(Own)
-    assert 'Own.transform' in caught.value.__notes__[0] and 'in static' in caught.value.__notes__[0]
-    Fixed = type('Fixed', (Own,), {'static': ('steps',)})  # noqa: N806
-    ready(Fixed).step(GRADS)
-    wrong = type('Wrong', (Own,), {'transform': lambda self, h: optax.chain(None)})
-    with pytest.raises(Exception, match='NoneType') as caught:
-        ready(wrong)
-    assert not hasattr(caught.value, '__notes__')
-
-
-def test_a_field_that_is_named_as_what_it_is_not():
-    class State(NamedTuple):
-        leaf_scale: jax.Array
-
-    class Own(bo.OptaxOptimizer):
-        def transform(self, h):
-            return optax.GradientTransformation(
-                lambda params: State(jnp.ones(3)),
-                lambda updates, state, params=None: (updates, state),
-            )
-
-    with pytest.raises(TypeError, match=r"Own keeps 'leaf_scale' of shape \(3,\).*2 here"):
-        ready(Own)
-    opt = Own(lr=0.1).register_trainable_weights({k: ParamState(jnp.ones(2)) for k in 'abc'})
-    assert opt.state_dict()['opt_state']['0']['leaf_scale'] == {'a': 1.0, 'b': 1.0, 'c': 1.0}
-
-
-def test_a_hint_names_nothing_private():
-    opt = ready()
-    assert '_leaves' in dir(opt)
-    with pytest.raises(AttributeError, match="no attribute 'leaves'") as caught:
-        getattr(opt, 'leaves')  # noqa: B009  (a bare attribute would be a useless expression)
-    assert '_leaves' not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ('owner', 'name', 'hint'),
-    [
-        (bo.Adam, 'b1', "Did you mean 'betas'?"),
-        (bo.Lion, 'b2', "Did you mean 'betas'?"),
-        (bo.SGD, 'b1', ''),
-        (bo.AdamW, 'wd', "Did you mean 'weight_decay'?"),
-        (bo.AdamW, 'max_norm', "Did you mean 'grad_clip_norm'?"),
-        (bo.AdamW, 'use_ema', 'Averages of parameters are AveragedModel(model, decay=0.999).'),
-        (bo.Lamb, 'gradient_accumulation_steps', 'It is accumulate_steps here.'),
-        (bo.StepLR, 'lr', "Did you mean 'base_lr'?"),
-        (bo.StepLR, 'learning_rate', "Did you mean 'base_lr'?"),
-        (bo.CosineAnnealingLR, 'init_value', "Did you mean 'base_lr'?"),
-        (bo.CosineAnnealingLR, 'decay_steps', "Did you mean 'T_max'?"),
-        (bo.WarmupCosineSchedule, 'init_value', "Did you mean 'warmup_start_lr'?"),
-        (bo.WarmupCosineSchedule, 'peak_value', "Did you mean 'base_lr'?"),
-        (bo.WarmupCosineSchedule, 'decay_steps', "Did you mean 'total_steps'?"),
-        (bo.WarmupCosineSchedule, 'end_value', "Did you mean 'eta_min'?"),
-        (bo.OneCycleLR, 'peak_value', "Did you mean 'max_lr'?"),
-        (bo.PolynomialLR, 'decay_steps', "Did you mean 'total_iters'?"),
-        (bo.ExponentialDecayLR, 'transition_steps', "Did you mean 'decay_steps'?"),
-    ],
-)
-def test_an_argument_of_another_library(owner, name, hint):
-    with pytest.raises(TypeError, match=f'{owner.__name__} has no argument {name!r}') as caught:
-        owner(**{name: 1})
-    assert hint in str(caught.value) and (hint or 'Did you mean' not in str(caught.value))
-
-
-@pytest.mark.parametrize(
-    ('owner', 'name', 'hint'),
-    [
-        (lambda: bo, 'EarlyStopping', 'recipe for stopping early'),
-        (lambda: bo, 'GradScaler', 'recipe for loss scaling'),
-        (lambda: bo, 'LRFinder', 'Assign current_lr between steps'),
-        (lambda: bo, 'schedule_free', 'OptaxOptimizer(tx=...)'),
-        (ready, 'iterations', 'The number of steps is step_count.'),
-        (ready, 'set_lr', 'Assign current_lr.'),
-        (ready, 'register', 'Call register_trainable_weights(params).'),
-        (lambda: ready().param_groups[0], 'lr', "group['lr']"),
-    ],
-)
-def test_a_name_of_another_library(owner, name, hint):
-    with pytest.raises(AttributeError, match=f'no attribute {name!r}') as caught:
-        getattr(owner(), name)
-    assert hint in str(caught.value) and 'Did you mean' not in str(caught.value)
-
-
-def test_an_optax_schedule_is_followed_as_the_message_says():
-    schedule = optax.cosine_decay_schedule(1e-3, 10)
-    opt = ready(lr=bo.LambdaLR(1.0, schedule))
-    for step in range(12):
-        assert opt.current_lr == float(schedule(step))
-        opt.lr.step()
-
-
-def test_a_tree_of_arrays_is_wrapped_as_the_message_says():
-    w = ParamState({'w': jnp.ones(2), 'b': jnp.ones(())})
-    bo.SGD(0.5).register_trainable_weights(w).step({'w': jnp.ones(2), 'b': jnp.ones(())})
-    assert w.value['b'] == 0.5
-
-
-@pytest.mark.parametrize('cls', [bo.Adam, bo.LBFGS, bo.Mars])
-@pytest.mark.parametrize('habit', ['optax', 'nnx'])
-def test_update_of_another_library(cls, habit):
-    opt = ready(cls)
-    given = (GRADS, opt.opt_state.value, GRADS) if habit == 'optax' else (MODEL, GRADS)
-    with pytest.raises(TypeError) as caught:
-        opt.update(*given)
-    gradients = habit == 'nnx' and cls is bo.Mars  # which takes two trees of gradients
-    says = 'step needs gradients, a pytree' if gradients else f'{cls.__name__}.update takes grad'
-    assert says in str(caught.value) and opt.step_count.value == 0
-
-
-@pytest.mark.parametrize(
-    'load',
-    [
-        lambda path, opt: bo.restore(path, opt),
-        lambda path, opt: bo.restore(path, opt, strict=False),
-        lambda path, opt: opt.load_state_dict(bo.load(path)),
-        lambda path, opt: bo.Adam(0.1).load_state_dict(bo.load(path)),
-    ],
-)
-def test_what_opt_save_wrote_is_loaded_by_opt_load(load, tmp_path):
-    opt, path = ready(), tmp_path / 'opt.ckpt'
-    opt.save(path, params=True)
-    with pytest.raises(
-        bo.IncompatibleCheckpoint, match=r'as opt.save writes it: use opt\.load'
-    ) as e:
-        load(path, opt)
-    assert len(e.value.differences) == 1
-    opt.load_state_dict(bo.load(path)['opt'])
-
-
-def test_a_scan_asks_a_loss_for_its_own_arguments():
-    """And not for those of a function that it wraps."""
-
-    @wraps(lambda x, y: 0.0)
-    def loss(x):
-        return jnp.mean(MODEL(x) ** 2)
-
-    xs = jnp.ones((2, 4, 3))
-    for function in (loss, jax.jit(loss), partial(loss), lambda *xs: loss(xs[0])):
-        assert bo.train_step(MODEL, of_model(), function).scan(xs).shape == (2,)

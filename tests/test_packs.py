@@ -10,7 +10,14 @@ import optax
 import pytest
 from brainstate import ParamState
 from brainstate.transform import for_loop, jit
-from cases import compilations, named, signature, ulps, values_of
+from looking import (
+    assert_same,
+    compilations,
+    named,
+    signature,
+    ulps,
+    values_of,
+)
 
 import braintools_optim as bo
 from braintools_optim.engine import chunks, packs
@@ -40,16 +47,6 @@ def tree():
 
 def packed(arrays):
     return Packed.of(arrays, [True] * len(jax.tree.leaves(arrays)))
-
-
-def assert_same(got, want):
-    """Both trees are the same arrays, bit for bit."""
-    assert jax.tree.structure(got) == jax.tree.structure(want)
-    assert signature(got) == signature(want)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        if jnp.issubdtype(a.dtype, jax.dtypes.extended):
-            a, b = jax.random.key_data(a), jax.random.key_data(b)
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 def test_which_arrays_lie_together():

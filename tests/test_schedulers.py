@@ -1,8 +1,6 @@
-"""The schedulers: torch's sequences, jit, attaching, saving, and what they refuse."""
+"""Every scheduler: torch's sequences, jit, loops, vmap, saving, and its formula in optax."""
 
 import copy
-import sys
-from pathlib import Path
 
 import brainstate
 import jax
@@ -10,12 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from interrupts import interrupted, nth
-from scheduler_cases import CASES, FUNCTIONS, GOLDEN, LRS, RECORDED, applied, two_groups
+from scheduler_cases import (
+    CASES,
+    EVERY,
+    FUNCTIONS,
+    GOLDEN,
+    LRS,
+    RECORDED,
+    applied,
+    attached,
+    two_groups,
+    walk,
+)
 
 import braintools_optim as bo
 
-EVERY = pytest.mark.parametrize('case', CASES, ids=lambda c: c.id)
 WAYS = ('constructor', 'optimizer', 'add_scheduler')
 
 
@@ -28,7 +35,7 @@ def test_every_scheduler_has_a_row():
     assert public - {'LRScheduler'} == {case.id for case in CASES}
 
 
-# ---- torch -------------------------------------------------------------------------------------
+# ---- torch --------------------------------------------------------------------------------------
 
 
 def arguments(row):
@@ -217,22 +224,7 @@ def test_a_sequence_in_a_sequence_runs_on_time(x64):
     assert (got[:, 0] == got[:, 1]).all()
 
 
-# ---- jit, loops, vmap --------------------------------------------------------------------------
-
-
-def attached(case, lrs=LRS, cls=bo.SGD):
-    """Return the row's scheduler on an optimizer of two groups."""
-    opt, params = two_groups(lrs, cls, **case.optimizer)
-    return opt, params, case.make(opt)
-
-
-def walk(case, scheduler, opt, steps):
-    """Return the learning rates of so many epochs, from the present one on."""
-    lrs = [opt.get_last_lr()]
-    for t in range(steps - 1):
-        case.step(scheduler, t)
-        lrs.append(opt.get_last_lr())
-    return np.array(lrs)
+# ---- jit, loops, vmap ---------------------------------------------------------------------------
 
 
 def grads():
@@ -323,7 +315,7 @@ def test_single_precision_follows_the_double():
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
-# ---- saving ------------------------------------------------------------------------------------
+# ---- saving -------------------------------------------------------------------------------------
 
 
 @EVERY
@@ -379,7 +371,7 @@ def test_states_that_do_not_fit_are_refused_whole():
         assert jax.tree.all(jax.tree.map(np.array_equal, before, after))
 
 
-# ---- optax -------------------------------------------------------------------------------------
+# ---- optax --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('case', [c for c in CASES if c.formula], ids=lambda c: c.id)
@@ -404,415 +396,3 @@ def test_the_formula_in_optax(case, x64):
         opt.step({'w': grad})
         opt.lr.step()
     np.testing.assert_allclose(param.value, value, rtol=1e-9)
-
-
-# ---- attaching, groups, several ----------------------------------------------------------------
-
-
-def test_three_ways_have_one_meaning():
-    for case in CASES:
-        by_constructor = case.make(0.3)
-        first, _ = two_groups(by_constructor)
-        second, _, by_optimizer = attached(case, 0.3)
-        third, _ = two_groups(0.3)
-        third.add_scheduler(added := case.make())
-        assert first.lr is by_constructor and second.lr is by_optimizer and third.lr is added
-        assert first.schedulers == [] and second.schedulers == [by_optimizer]
-        runs = [
-            walk(case, s, opt, 30)
-            for s, opt in ((by_constructor, first), (by_optimizer, second), (added, third))
-        ]
-        np.testing.assert_array_equal(runs[0], runs[1], case.id)
-        np.testing.assert_array_equal(runs[0], runs[2], case.id)
-
-
-@EVERY
-def test_alone_it_shows_what_it_will_give(case):
-    alone = case.make(0.3)
-    shown, now = alone.preview(30), alone.get_last_lr()
-    opt, _ = two_groups(alone)
-    np.testing.assert_array_equal(alone.preview(30)[:, :1], shown)
-    assert opt.get_last_lr()[:1] == now
-    unattached = case.make(0.3)
-    case.step(unattached, 0), case.step(alone, 0)
-    assert unattached.get_last_lr() == opt.get_last_lr()[:1]
-
-
-def test_lists_give_each_group_its_own():
-    opt, _ = two_groups(bo.CosineAnnealingLR([0.5, 0.1], T_max=10, eta_min=[0.05, 0.0]))
-    assert opt.lr.base_lrs == [0.5, 0.1] and opt.lr.eta_min == [0.05, 0.0]
-    for _ in range(10):
-        opt.lr.step()
-    assert opt.get_last_lr() == pytest.approx([0.05, 0.0], abs=1e-15)
-
-
-@EVERY
-def test_a_group_joins_at_the_present_epoch(case):
-    opt, _ = two_groups(0.5)
-    scheduler = case.make(opt)
-    for t in range(13):
-        case.step(scheduler, t)
-    opt.add_param_group({'c': brainstate.ParamState(jnp.zeros(()))})
-    lrs = opt.get_last_lr()
-    if not case.metric and case.id != 'MultiplicativeLR':  # these act on the present rate only
-        assert lrs[2] == pytest.approx(lrs[0], rel=1e-14)
-    case.step(scheduler, 13)
-    assert len(scheduler.get_last_lr()) == 3
-    if not case.metric and case.id != 'MultiplicativeLR':
-        assert opt.get_last_lr()[2] == pytest.approx(opt.get_last_lr()[0], rel=1e-14)
-
-
-def test_several_schedulers_compose_as_a_chain():
-    opt, _ = two_groups(LRS)
-    warm, decay = bo.LinearLR(opt, 0.1, total_iters=15), bo.ExponentialLR(opt, 0.96)
-    chained, _ = two_groups(LRS)
-    chain = bo.ChainedScheduler([bo.LinearLR(chained, 0.1, total_iters=15),
-                                 bo.ExponentialLR(chained, 0.96)])  # fmt: skip
-    assert opt.schedulers == [warm, decay] and chained.schedulers == [chain]
-    assert opt.lr is warm and chained.lr is chain
-    for _ in range(40):
-        assert opt.get_last_lr() == chained.get_last_lr()
-        warm.step(), decay.step()
-        chain.step()
-    saved = opt.state_dict()
-    assert [s['scheduler'] for s in saved['schedulers']] == ['LinearLR', 'ExponentialLR']
-
-
-def test_one_scheduler_is_for_one_optimizer():
-    scheduler = bo.StepLR(0.1)
-    bo.SGD(lr=scheduler)
-    with pytest.raises(ValueError, match='already drives an optimizer'):
-        bo.SGD(lr=scheduler)
-    with pytest.raises(ValueError, match='already drives an optimizer'):
-        bo.Adam().add_scheduler(scheduler)
-
-
-def test_a_second_scheduler_with_another_base_is_refused():
-    opt, _ = two_groups(bo.StepLR(0.1))
-    before = opt.get_last_lr()
-    with pytest.raises(ValueError, match=r'ExponentialLR starts from base_lr=\[0.2.*leave base_lr'):
-        opt.add_scheduler(bo.ExponentialLR(0.2))
-    assert opt.schedulers == [] and opt.get_last_lr() == before
-    opt.add_scheduler(bo.ExponentialLR(0.1, 0.5))
-    opt.schedulers[0].step()
-    assert opt.current_lr == pytest.approx(0.05)
-
-
-def test_the_report_is_what_the_next_step_applies():
-    opt, params = two_groups(bo.WarmupScheduler(0.1, warmup_epochs=4))
-    assert opt.current_lr == 0.0 and opt.lr.get_last_lr() == [0.0, 0.0]
-    assert applied(opt, params) == [0.0, 0.0]
-    opt.lr.step()
-    assert applied(opt, params) == pytest.approx([0.025, 0.025], rel=1e-6)
-    opt.current_lr = 0.07
-    assert opt.lr.get_last_lr() == [0.07, 0.025]
-
-
-def test_preview_touches_nothing():
-    for case in CASES:
-        opt, _, scheduler = attached(case)
-        for t in range(5):
-            case.step(scheduler, t)
-        before = scheduler.state_dict()
-        shown = scheduler.preview(20)
-        assert scheduler.state_dict() == before
-        assert shown.shape == (20, 2) and shown.dtype == np.float64
-        if not case.metric:
-            np.testing.assert_array_equal(shown, walk(case, scheduler, opt, 20), case.id)
-
-
-def test_live_numbers_of_a_scheduler():
-    opt, _ = two_groups(0.1)
-    scheduler = bo.ExponentialLR(opt, gamma=0.5)
-    traces = []
-
-    @brainstate.transform.jit
-    def epoch():
-        traces.append(1)
-        scheduler.step()
-
-    epoch()
-    scheduler.gamma = 0.25  # takes effect in the next step: 0.25**2 of the base
-    epoch()
-    assert len(traces) == 1 and scheduler.gamma == 0.25
-    assert opt.current_lr == pytest.approx(0.1 * 0.25**2, rel=1e-6)
-    with pytest.raises(ValueError, match='gamma'):
-        scheduler.gamma = -1.0
-    with pytest.raises(AttributeError, match='step_size of StepLR is fixed'):
-        bo.StepLR(0.1).step_size = 3
-
-
-def test_any_number_can_be_scheduled(x64):
-    opt, _ = two_groups([0.1, 0.2], bo.AdamW, grad_clip_norm=1.0)
-    decay = bo.ParamScheduler(opt, 'weight_decay', bo.schedules.linear(0.1, 1.0, 0.0, 10))
-    betas = bo.ParamScheduler(
-        opt, 'betas', [(bo.schedules.cosine(0.9, 10, 0.8), 0.99), (0.5, lambda t: 0.9)]
-    )
-    clip = bo.ParamScheduler(opt, 'grad_clip_norm', lambda t: 1.0 + t)
-    assert opt.schedulers == [decay, betas, clip] and isinstance(opt.lr, bo.ConstantLR)
-    for scheduler in (decay, betas, clip):
-        scheduler.step()
-    assert opt.param_groups[0]['weight_decay'] == pytest.approx(0.09)
-    assert opt.param_groups[0]['betas'] == (bo.schedules.cosine(0.9, 10, 0.8)(1), 0.99)
-    assert opt.param_groups[1]['betas'] == (0.5, 0.9) and opt.grad_clip_norm == 2.0
-    assert opt.get_last_lr() == [0.1, 0.2] and betas.preview(3).shape == (3, 2, 2)
-    saved = opt.state_dict()
-    again, _ = two_groups([0.1, 0.2], bo.AdamW, grad_clip_norm=1.0)
-    fresh = bo.ParamScheduler(again, 'weight_decay', bo.schedules.linear(0.1, 1.0, 0.0, 10))
-    with pytest.raises(bo.IncompatibleCheckpoint, match='ParamScheduler'):
-        again.load_state_dict(saved)
-    fresh.step(4)
-    assert again.weight_decay == pytest.approx(0.06)
-    traces = []
-
-    @brainstate.transform.jit
-    def epoch():
-        traces.append(1)
-        decay.step()
-
-    for _ in range(5):
-        epoch()
-    assert len(traces) == 1 and decay.last_epoch.value == 6
-    assert opt.param_groups[1]['weight_decay'] == pytest.approx(0.04)
-
-
-def test_momentum_is_left_where_there_is_none():
-    opt, _ = two_groups(0.1)
-    bo.OneCycleLR(opt, 0.5, 10).step()
-    assert opt.momentum == 0.0
-    with pytest.raises(ValueError, match='neither betas nor a momentum'):
-        bo.CyclicLR(two_groups(0.1)[0], 0.1, 0.5, cycle_momentum=True)
-    adam, _ = two_groups(0.1, bo.Adam)
-    bo.OneCycleLR(adam, 0.5, 10, cycle_momentum=False).step()
-    assert adam.betas == (0.9, 0.999)
-
-
-def param():
-    return brainstate.ParamState(jnp.ones(2))
-
-
-@pytest.mark.parametrize(
-    'make',
-    [
-        lambda opt: bo.OneCycleLR(opt, 1.0, total_steps=9),
-        lambda opt: bo.CyclicLR(opt, 0.1, 1.0, step_size_up=4),
-    ],
-)
-def test_a_group_without_momentum_keeps_none_beside_others(make):
-    opt, twin = (bo.SGD(0.1, momentum=0.9) for _ in range(2))
-    for each in (opt, twin):
-        each.register_trainable_weights({'w': param()})
-    opt.add_param_group({'v': param()}, momentum=0.0)
-    schedulers = make(opt), make(twin)
-    seen = set()
-    for i in range(6):
-        assert opt.param_groups[0]['momentum'] == twin.momentum
-        assert opt.param_groups[1]['momentum'] == 0.0
-        assert all(g['momentum'] == twin.momentum for g in opt.param_groups[2:])
-        assert opt.get_last_lr() == [twin.current_lr] * (2 + (i > 2))
-        seen.add(twin.momentum)
-        opt.step({'w': jnp.ones(2), 'v': jnp.ones(2)})
-        if i == 2:
-            opt.add_param_group({'u': param()}, momentum=0.5)
-        for scheduler in schedulers:
-            scheduler.step()
-    assert len(seen) > 4
-
-
-def test_the_momentum_of_a_group_that_has_none_cannot_be_cycled_on_purpose():
-    opt = bo.SGD(0.1, momentum=0.9).register_trainable_weights({'w': param()})
-    opt.add_param_group({'v': param()}, momentum=0.0)
-    with pytest.raises(ValueError, match='momentum of group 1.*leave it out'):
-        bo.OneCycleLR(opt, 1.0, 9, cycle_momentum=True)
-    opt = bo.SGD(0.1, momentum=0.9).register_trainable_weights({'w': param()})
-    bo.OneCycleLR(opt, 1.0, 9, cycle_momentum=True)
-    before = opt.state_dict()
-    with pytest.raises(ValueError, match='momentum of group 1'):
-        opt.add_param_group({'v': param()}, momentum=0.0)
-    assert repr(opt.state_dict()) == repr(before)
-
-
-def test_a_schedule_may_leave_groups_alone():
-    opt = bo.AdamW(0.1, weight_decay=0.1)
-    opt.register_trainable_weights({'w': param()})
-    opt.add_param_group({'v': param()}, weight_decay=0.0)
-    decay = bo.ParamScheduler(opt, 'weight_decay', [lambda t: 0.2 / (1 + t), None])
-    assert [g['weight_decay'] for g in opt.param_groups] == [0.2, 0.0]
-    opt.param_groups[1]['weight_decay'] = 0.3
-    decay.step()
-    assert [g['weight_decay'] for g in opt.param_groups] == [0.1, 0.3]
-    assert decay.value == [0.1, None]
-    np.testing.assert_array_equal(decay.preview(2), [[0.1, np.nan], [0.2 / 3, np.nan]])
-    with pytest.raises(ValueError, match='attach it once all groups are there'):
-        opt.add_param_group({'u': param()})
-    for nothing in (None, [None]):
-        with pytest.raises(TypeError, match='needs a function of the epoch for weight_decay'):
-            bo.ParamScheduler('weight_decay', nothing)
-
-
-# ---- bad input ---------------------------------------------------------------------------------
-
-BAD = {
-    'T_max': (lambda: bo.CosineAnnealingLR(0.1, T_max=0), ['CosineAnnealingLR', 'T_max', '0']),
-    'gamma': (lambda: bo.ExponentialLR(0.1, gamma=-1), ['ExponentialLR', 'gamma', '-1']),
-    'gamma nan': (lambda: bo.StepLR(0.1, gamma=float('nan')), ['StepLR', 'gamma', 'nan']),
-    'step_size': (lambda: bo.StepLR(0.1, 2.5), ['StepLR', 'step_size', '2.5']),
-    'milestones': (
-        lambda: bo.MultiStepLR(0.1, [30, 10]),
-        ['MultiStepLR', 'milestones', '[30, 10]'],
-    ),
-    'sequence': (
-        lambda: bo.SequentialLR([bo.StepLR(0.1), bo.StepLR(), bo.StepLR()], [9, 5]),
-        ['SequentialLR', 'milestones', '[9, 5]'],
-    ),
-    'sequence length': (
-        lambda: bo.SequentialLR([bo.StepLR(0.1)], [9, 5]),
-        ['SequentialLR'],
-    ),
-    'sequence of numbers': (lambda: bo.SequentialLR([0.1, 0.2], [9]), ['SequentialLR', '0.1']),
-    'empty chain': (lambda: bo.ChainedScheduler([]), ['ChainedScheduler', 'empty']),
-    'chain of bases': (
-        lambda: bo.SGD(lr=bo.ChainedScheduler([bo.StepLR(0.1), bo.StepLR(0.2)])),
-        ['ChainedScheduler', '0.1', '0.2'],
-    ),
-    'one twice': (lambda: bo.ChainedScheduler([bo.StepLR(0.1)] * 2), ['ChainedScheduler', 'twice']),
-    'both': (
-        lambda: bo.OneCycleLR(0.1, total_steps=10, epochs=3, steps_per_epoch=4),
-        ['OneCycleLR', 'total_steps=10', 'epochs=3'],
-    ),
-    'neither': (lambda: bo.OneCycleLR(0.1), ['OneCycleLR', 'total_steps=None']),
-    'total_steps': (lambda: bo.OneCycleLR(0.1, 0), ['OneCycleLR', 'total_steps', '0']),
-    'pct_start': (lambda: bo.OneCycleLR(0.1, 9, pct_start=1.2), ['OneCycleLR', 'pct_start', '1.2']),
-    'strategy': (lambda: bo.SWALR(0.1, anneal_strategy='x'), ['SWALR', 'anneal_strategy', "'x'"]),
-    'mode': (lambda: bo.CyclicLR(0.1, mode='x'), ['CyclicLR', 'mode', "'x'"]),
-    'plateau mode': (lambda: bo.ReduceLROnPlateau(0.1, 'x'), ['ReduceLROnPlateau', 'mode', "'x'"]),
-    'plateau factor': (lambda: bo.ReduceLROnPlateau(factor=1.0), ['factor', '1.0', '[0, 1)']),
-    'plateau patience': (lambda: bo.ReduceLROnPlateau(patience=-1), ['patience', '-1']),
-    'metric': (lambda: bo.ReduceLROnPlateau(0.1).step('x'), ['metric', 'x']),
-    'lambda': (lambda: bo.LambdaLR(0.1, 0.5), ['LambdaLR', 'lr_lambda', '0.5']),
-    'no lambda': (lambda: bo.MultiplicativeLR(0.1), ['MultiplicativeLR', 'lr_lambda', 'None']),
-    'piecewise': (
-        lambda: bo.PiecewiseConstantSchedule(0.1, [1, 2], [0.1]),
-        ['boundaries', 'values'],
-    ),  # fmt: skip
-    'epoch': (lambda: bo.StepLR(0.1).step(-1), ['StepLR', 'epoch', '-1']),
-    'epoch nan': (lambda: bo.StepLR(0.1).step(float('nan')), ['StepLR', 'epoch', 'nan']),
-    'last_epoch': (lambda: bo.StepLR(0.1, last_epoch='x'), ['StepLR', 'last_epoch', 'x']),
-    'base': (lambda: bo.StepLR('x'), ['StepLR', 'base_lr', "'x'"]),
-    'bases': (lambda: bo.StepLR([0.1, -0.1]), ['StepLR', 'base_lr', '-0.1']),
-    'lists': (
-        lambda: bo.CosineAnnealingLR([0.1, 0.2], eta_min=[0.0, 0.0, 0.0]),
-        ['CosineAnnealingLR', 'base_lr', '2', '3'],
-    ),
-    'bases for groups': (
-        lambda: two_groups(0.1)[0].add_scheduler(bo.StepLR([0.1, 0.2, 0.3])),
-        ['StepLR', '3 values for base_lr', '2 parameter groups'],
-    ),
-    'max_lr for groups': (
-        lambda: bo.CyclicLR(two_groups(0.1)[0], 0.1, [0.2]),
-        ['CyclicLR', '1 values for max_lr'],
-    ),  # fmt: skip
-    'lambdas for groups': (
-        lambda: bo.LambdaLR(two_groups(0.1)[0], [FUNCTIONS['wave']] * 3),
-        ['LambdaLR', '3 values for lr_lambda'],
-    ),
-    'groups that did not come': (
-        lambda: bo.SGD(lr=bo.StepLR([0.1, 0.2])).lr.step(),
-        ['StepLR', '2 values for base_lr'],
-    ),  # fmt: skip
-    'name': (lambda: bo.ParamScheduler(bo.SGD(), 'betas', abs), ['SGD', 'betas', 'momentum']),
-    'no schedule': (lambda: bo.ParamScheduler(bo.SGD(), 'momentum', 'x'), ['momentum', "'x'"]),
-    'unknown argument': (lambda: bo.StepLR(0.1, size=3), ['size']),
-    'too many': (lambda: bo.ExponentialLR(bo.SGD(), 0.9, 0, 0), ['ExponentialLR', '2 arguments']),
-}
-
-
-@pytest.mark.parametrize('name', BAD)
-def test_bad_arguments(name):
-    call, words = BAD[name]
-    with pytest.raises((TypeError, ValueError)) as error:
-        call()
-    assert all(word in str(error.value) for word in words), str(error.value)
-
-
-def test_more_steps_than_planned():
-    opt, _ = two_groups(0.1)
-    scheduler = bo.OneCycleLR(opt, 0.5, 3)
-    for _ in range(3):
-        scheduler.step()
-    before = opt.get_last_lr()
-    with pytest.raises(ValueError, match=r'OneCycleLR was made for total_steps=3.*step 4'):
-        scheduler.step()
-    assert opt.get_last_lr() == before and scheduler.last_epoch.value == 3
-
-
-def test_a_metric_that_is_nan_is_no_improvement():
-    scheduler = bo.ReduceLROnPlateau(0.1, patience=0)
-    scheduler.step(float('nan'))
-    assert scheduler.get_last_lr() == [pytest.approx(0.01)]
-
-
-def test_a_refused_step_changes_nothing():
-    """A schedule that gives a rate which is no number is named, and all States stay."""
-    opt, _ = two_groups(0.1)
-    scheduler = bo.LambdaLR(opt, lambda t: 1.0 if t < 2 else np.nan)
-    scheduler.step()
-    before = scheduler.state_dict(), opt.get_last_lr()
-    with pytest.raises(ValueError, match='needs lr in .*got lr=nan'):
-        scheduler.step()
-    assert (scheduler.state_dict(), opt.get_last_lr()) == before
-
-
-def test_an_interrupt_leaves_all_old_or_all_new():
-    """Wherever it comes, the learning rates and the epoch belong together."""
-    for n in range(1, 2000):
-        opt, _ = two_groups(LRS)
-        scheduler = bo.ExponentialLR(opt, 0.5)
-        scheduler.step()
-        line = interrupted(scheduler.step, nth(n))
-        epoch = int(scheduler.last_epoch.value)
-        assert opt.get_last_lr() == [lr * 0.5**epoch for lr in LRS], line
-        if line is None:
-            assert epoch == 2 and n > 20
-            return
-    raise AssertionError('the step never ended')
-
-
-class Axes:
-    """What plot needs of matplotlib's axes."""
-
-    def __init__(self):
-        self.lines, self.words = [], {}
-
-    def plot(self, x, y, label=''):
-        self.lines.append((list(x), list(y), label))
-
-    def set(self, **words):
-        self.words.update(words)
-
-    def legend(self):
-        self.words['legend'] = True
-
-
-def test_plot(monkeypatch):
-    opt, _ = two_groups(LRS)
-    scheduler = bo.ExponentialLR(opt, 0.5)
-    scheduler.step()
-    axes = scheduler.plot(3, ax=Axes())
-    assert axes.lines == [
-        ([1, 2, 3], [0.25, 0.125, 0.0625], 'group 0'),
-        ([1, 2, 3], [0.01, 0.005, 0.0025], 'group 1'),
-    ]
-    assert axes.words['ylabel'] == 'learning rate' and axes.words['legend']
-    nothing = scheduler.plot(0, ax=Axes())
-    assert nothing.lines == []
-    monkeypatch.setitem(sys.modules, 'matplotlib', None)
-    with pytest.raises(ImportError, match='needs matplotlib'):
-        scheduler.plot(3)
-
-
-def test_every_plot_of_the_docs_is_of_one_scheduler():
-    """The script that draws them knows every class; it needs matplotlib, so it is only read."""
-    script = (Path(__file__).parent.parent / 'docs' / 'plot_schedulers.py').read_text()
-    missing = [case.id for case in CASES if f'bo.{case.id}(' not in script]
-    assert not missing

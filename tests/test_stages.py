@@ -11,7 +11,17 @@ import pytest
 import saiunit as u
 from brainstate import ParamState
 from brainstate.transform import for_loop, jit
-from cases import CASES, build, grads_tree, make_params, named, values_of
+from cases import (
+    CASES,
+    build,
+    grads_tree,
+    make_params,
+)
+from looking import (
+    assert_same,
+    named,
+    values_of,
+)
 
 import braintools_optim as bo
 from braintools_optim.engine import chunks
@@ -47,11 +57,6 @@ def spoiled(grads, bad):
 def kept(opt, params):
     """Return all that a step changes besides its count."""
     return list(map(jnp.copy, jax.tree.leaves((values_of(params), opt._core.peek()[0]))))
-
-
-def assert_same(got, want):
-    for x, y in zip(got, want, strict=True):
-        np.testing.assert_array_equal(x, y)
 
 
 @pytest.mark.parametrize('case', {c.cls: c for c in CASES}.values(), ids=lambda c: c.id)
@@ -281,7 +286,7 @@ def test_a_mask_of_the_decay_over_many_leaves(monkeypatch):
             opt.step(ones(params))
         assert bool(opt._stepper.chunks) == (most == 2)
         ends.append(values_of(params))
-    assert_same(*map(jax.tree.leaves, ends))
+    assert_same(*ends)
 
 
 def test_masks_that_say_nothing_are_refused():
