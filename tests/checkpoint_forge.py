@@ -1,5 +1,6 @@
 """Checkpoint files made by hand: valid framing around whatever a test wants to see refused."""
 
+import io
 import struct
 import zlib
 
@@ -7,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import msgpack
 import numpy as np
+
+from braintools_optim.checkpoint import file
 
 MAGIC = b'\x89BTO\r\n\x1a\n'
 HEADER, DATA, END = 1, 2, 3
@@ -25,6 +28,11 @@ def small_tree():
 
 
 META = {'optimizer': 'Adam', 'groups': {'0': {'lr': 1e-3, 'betas': [0.9, 0.999]}}}
+
+
+def decoded(data):
+    """Return what a file of these bytes gives."""
+    return file.decode(io.BytesIO(data), len(data))
 
 
 def record(number, kind, payload):

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checkpoint_forge import META, forge, header, small_tree
+from checkpoint_forge import META, decoded, forge, header, small_tree
 
 from braintools_optim.checkpoint import describe, file, progress_bar, record
 from braintools_optim.checkpoint.dtype import DTYPES
@@ -158,21 +158,21 @@ def test_meta_is_readable_without_the_arrays(tmp_path):
 def test_the_format_is_as_described(tmp_path):
     """The bytes are those that the test's own writer makes, and are read back from it."""
     data = forge(header(meta={'a': 1}))
-    assert file.decode(data)[0] == {'a': 1}
-    assert file.decode(data)[1]['x'].tobytes() == b'abcd'
+    assert decoded(data)[0] == {'a': 1}
+    assert decoded(data)[1]['x'].tobytes() == b'abcd'
     head = header(meta={'a': 1}, versions=file._versions())
     path = written(tmp_path, {'x': np.frombuffer(b'abcd', np.uint8)}, meta={'a': 1})
     assert path.read_bytes() == forge(head)
 
 
 def test_later_minor_versions_are_read():
-    found = file.decode(forge(header(format=[1, 7], novelty={'a': [1]})))
+    found = decoded(forge(header(format=[1, 7], novelty={'a': [1]})))
     assert found[1]['x'].tobytes() == b'abcd'
 
 
 def test_newer_formats_and_features_are_refused_by_name():
     with pytest.raises(IncompatibleCheckpoint, match='newer format 2.0') as raised:
-        file.decode(forge(header(format=[2, 0], features=['zstd', 'delta'], arrays=None)))
+        decoded(forge(header(format=[2, 0], features=['zstd', 'delta'], arrays=None)))
     assert len(raised.value.differences) == 3
     assert "unknown feature 'delta'" in raised.value.differences[2]
 
@@ -182,10 +182,8 @@ def test_chunks(tmp_path, monkeypatch):
     monkeypatch.setattr(record, 'CHUNK', 7)
     tree = {'a': np.arange(3, dtype='u1'), 'b': np.arange(9.0), 'c': np.zeros(0), 'd': np.ones(2)}
     path = written(tmp_path, tree)
-    for size in (file._SMALL, 0):
-        monkeypatch.setattr(file, '_SMALL', size)
-        found = file.read(path)[1]
-        assert all(same(found[k], tree[k]) for k in tree)
+    found = file.read(path)[1]
+    assert all(same(found[k], tree[k]) for k in tree)
     assert [a.maximum for a in file.describe(path).arrays] == [2, 8, None, 1]
 
 

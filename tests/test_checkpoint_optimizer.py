@@ -18,6 +18,7 @@ from cases import (
     make_params,
     split,
 )
+from checkpoint_forge import decoded
 from checkpoint_runs import OPTIMIZERS, over_classes, params_of, same, saved, trained, untrained
 from looking import (
     digest,
@@ -26,7 +27,6 @@ from looking import (
 )
 
 import braintools_optim as bo
-from braintools_optim.checkpoint import file
 
 # ---- relaxations --------------------------------------------------------------------------------
 
@@ -198,7 +198,7 @@ def digest_of_params(params):
 def test_loaded_before_the_parameters_are_registered(name):
     case = OPTIMIZERS[name]
     opt, params = trained(case, groups=2)
-    _, values = file.decode(saved(name))
+    _, values = decoded(saved(name))
     new = case.make()
     report = new.load_state_dict(opt.state_dict())
     assert report.waiting
@@ -325,7 +325,7 @@ def test_units_and_weak_types_are_kept(tmp_path):
 
 
 def test_the_file_tells_what_it_holds_without_its_arrays():
-    header = json.loads(json.dumps(file.decode(saved('adamw'))[0]))
+    header = json.loads(json.dumps(decoded(saved('adamw'))[0]))
     assert header['state']['optimizer'] == 'AdamW'
     assert header['state']['param_groups']['1']['params'] == ['block.c']
 

@@ -7,6 +7,7 @@ import pytest
 from cases import (
     make_params,
 )
+from checkpoint_forge import decoded
 from checkpoint_runs import OPTIMIZERS, over_classes, saved, small, target, trained
 from looking import (
     digest,
@@ -52,7 +53,7 @@ def test_every_flip_truncation_and_splice_is_refused(name, tmp_path):
     path, accepted = tmp_path / 'run.ckpt', []
     for i, bad in enumerate(damaged(data)):
         try:  # loading reads all of a file before it looks at the optimizer, as the next test shows
-            file.decode(bad)
+            decoded(bad)
             accepted.append(i)
         except bo.CorruptCheckpoint:
             pass
@@ -73,7 +74,7 @@ def test_nothing_is_looked_at_before_a_file_is_read_whole(tmp_path, monkeypatch)
     monkeypatch.setattr(bo.checkpoint.single, 'take_over', touched)
     with pytest.raises(bo.CorruptCheckpoint):
         opt.load(path)
-    monkeypatch.setattr(file, 'read', lambda path: file.decode(saved('adamw')))
+    monkeypatch.setattr(file, 'read', lambda path: decoded(saved('adamw')))
     with pytest.raises(AssertionError, match='looked at'):
         opt.load(path)
 
@@ -204,7 +205,7 @@ def test_every_fault_of_structure_is_refused_and_listed(name, tmp_path):
     path.write_bytes(saved(name))
 
     def refused(*faults):
-        meta, tree = file.decode(saved(name))
+        meta, tree = decoded(saved(name))
         says = [line for fault in faults for line in fault(meta['state'], tree)]
         file.write(path, tree, kind='optimizer', meta=meta)
         with pytest.raises(bo.IncompatibleCheckpoint) as caught:
@@ -225,7 +226,7 @@ def test_every_fault_of_structure_is_refused_and_listed(name, tmp_path):
 
 def test_a_newer_format_is_refused_by_name(tmp_path, monkeypatch):
     opt, params, before = target('adamw')
-    meta, tree = file.decode(saved('adamw'))
+    meta, tree = decoded(saved('adamw'))
     path = tmp_path / 'run.ckpt'
     meta['state'] |= {'format': [2, 1], 'optimizer': 'Sorcery'}  # what it says is anybody's guess
     file.write(path, tree, meta=meta)

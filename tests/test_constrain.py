@@ -74,6 +74,7 @@ class Pair(NamedTuple):
     [
         (positive, {'w', 'kernel', 'bias', 'first', 'second'}),
         ({'w': positive}, {'w'}),
+        ({'w': jax.tree_util.Partial(positive)}, {'w'}),  # a function that is a tree itself
         ({'layer': positive}, {'kernel', 'bias'}),
         ({'layer': {'kernel': positive}}, {'kernel'}),
         ({'layer': Pair(None, positive), 'w': None}, {'bias'}),

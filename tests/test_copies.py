@@ -103,6 +103,14 @@ def test_a_model_and_its_optimizer_are_copied_together(kind, order):
     np.testing.assert_array_equal(net2.w.value, np.full(3, 0.5))
 
 
+def test_a_copy_has_the_parameters_of_its_time():
+    opt = trained()
+    early, late = copy.deepcopy(opt), copy.deepcopy(opt)
+    names = early.param_states.names
+    opt.add_param_group({'new': ParamState(jnp.ones(1))})
+    assert late.param_states.names == names != opt.param_states.names
+
+
 def test_deepcopy_before_registration():
     other = copy.deepcopy(bo.Adam(0.3, eps=1e-3))
     assert (other.current_lr, other.eps) == (0.3, 1e-3)

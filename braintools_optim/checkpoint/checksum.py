@@ -18,7 +18,6 @@ __all__ = ['Checksum', 'checksum']
 # the smallest pair of bytes that zlib's polynomial has is (91639, 41678); squared twice, it is this
 # one, whose longer arrays are worth a call each
 PERIOD, SHIFT = 366556, 166712
-_ONCE = min(SHIFT, PERIOD - SHIFT)  # bytes that do not push one another
 _LONG = 1 << 21  # where pushing begins to take less time
 _ZLIB_IS_FAST = 'ng' in zlib.ZLIB_RUNTIME_VERSION  # zlib-ng has instructions for checksums
 _EMPTY = 0xFFFFFFFF  # the value that zlib goes on from as if with a remainder of 0
@@ -52,7 +51,7 @@ class _Pushed(Checksum):
         ring, data = self._ring, np.frombuffer(piece, np.uint8)
         while len(data):
             here, there = self._next, (self._next - SHIFT) % PERIOD
-            count = min(len(data), _ONCE, PERIOD - here, PERIOD - there)
+            count = min(len(data), SHIFT, PERIOD - here, PERIOD - there)  # no two overlap
             oldest, pushed_to = ring[here : here + count], ring[there : there + count]
             np.bitwise_xor(pushed_to, oldest, out=pushed_to)
             np.bitwise_xor(oldest, data[:count], out=oldest)  # a period on, it lies where it lay

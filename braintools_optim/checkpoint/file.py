@@ -11,7 +11,6 @@ be saved and `atomic` for how it is replaced.
 from __future__ import annotations
 
 import functools
-import io
 import os
 import stat
 from collections.abc import Iterator
@@ -39,8 +38,6 @@ __all__ = [
     'read_header',
     'write',
 ]
-
-_SMALL = 1 << 20  # a file up to here is read and checked in one go, before anything is decoded
 
 
 @functools.cache
@@ -95,13 +92,7 @@ def write(
 def read(path: str | os.PathLike) -> tuple[dict[str, Any], Any]:
     """Return ``meta`` and the tree of a file, all of which was checked; arrays are numpy's."""
     with _opened(path) as (file, size):
-        return decode(file.read()) if size <= _SMALL else _decoded(file, size)
-
-
-def decode(data: bytes) -> tuple[dict[str, Any], Any]:
-    """Return ``meta`` and the tree of a file's bytes."""
-    record.check(data)
-    return _decoded(io.BytesIO(data), len(data))
+        return decode(file, size)
 
 
 @contextmanager
@@ -119,7 +110,8 @@ def read_header(path: str | os.PathLike) -> Header:
         return Header.of(record.Reader(file), size)
 
 
-def _decoded(file: BinaryIO, size: int) -> tuple[dict[str, Any], Any]:
+def decode(file: BinaryIO, size: int) -> tuple[dict[str, Any], Any]:
+    """Return ``meta`` and the tree of an opened file of so many bytes."""
     reader = record.Reader(file)
     header = Header.of(reader, size)
     arrays: list[np.ndarray] = []

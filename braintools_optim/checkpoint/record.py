@@ -17,7 +17,7 @@ from .checksum import Checksum, checksum
 from .dtype import PIECE
 from .errors import CorruptCheckpoint
 
-__all__ = ['CHUNK', 'DATA', 'END', 'HEADER', 'MAGIC', 'Reader', 'Writer', 'check', 'length_of']
+__all__ = ['CHUNK', 'DATA', 'END', 'HEADER', 'MAGIC', 'Reader', 'Writer', 'length_of']
 
 MAGIC = b'\x89BTO\r\n\x1a\n'
 HEADER, DATA, END = 1, 2, 3
@@ -186,28 +186,3 @@ class Reader:
         if self._file.read(1):
             self._number, self._offset = self._number + 1, self._next
             self.fail('something follows the end')
-
-
-def check(data: bytes | memoryview) -> None:
-    """Check the checksums of all records of a file that is in memory, and decode nothing."""
-    number, offset = 0, len(MAGIC)
-    if data[:offset] != MAGIC:
-        raise CorruptCheckpoint(_other_beginning(bytes(data[:offset])), 0, 0)
-    while True:
-        start = offset + _OPEN.size
-        if start > len(data):
-            raise CorruptCheckpoint('the file ends within it', number, offset)
-        array, kind, bin_, length = _OPEN.unpack_from(data, offset)
-        if array != _ARRAY or bin_ != _BIN:
-            raise CorruptCheckpoint('no record begins here', number, offset)
-        stop = start + length
-        if stop + _CLOSE.size > len(data):
-            raise CorruptCheckpoint('the file ends within it', number, offset)
-        tag, crc = _CLOSE.unpack_from(data, stop)
-        found = _sum(number, kind, length)
-        found.add(data[start:stop])
-        if tag != _UINT or crc != found.value():
-            raise CorruptCheckpoint('its checksum is wrong', number, offset)
-        number, offset = number + 1, stop + _CLOSE.size
-        if offset == len(data):
-            return

@@ -7,7 +7,6 @@ One process imports everything and forks the victims, which write numpy arrays o
 
 import argparse
 import json
-import mmap
 import os
 import random
 import signal
@@ -16,7 +15,7 @@ import time
 
 import numpy as np
 
-from braintools_optim.checkpoint import file, record
+from braintools_optim.checkpoint import file
 from braintools_optim.checkpoint.errors import CheckpointError
 
 PAGE = 4096
@@ -28,14 +27,10 @@ def content(version, size):
 
 def whole_version(path):
     """Return the version of a file; raise if it is not one version from end to end."""
-    version = file.read_header(path).plain['tree']['version']
-    with open(path, 'rb') as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        with memoryview(data) as view:
-            record.check(view)
-            # every page that holds nothing but the array's bytes
-            sample = bytes(view[PAGE : len(view) - PAGE : PAGE])
-    if set(sample) != {version % 251}:
-        raise AssertionError(f'a file of version {version} has bytes of {set(sample)}')
+    _, found = file.read(path)
+    version, found_bytes = found['version'], set(found['x'][::PAGE].tolist())
+    if found_bytes != {version % 251}:
+        raise AssertionError(f'a file of version {version} has bytes of {found_bytes}')
     return version
 
 
