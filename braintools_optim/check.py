@@ -57,7 +57,7 @@ def check_number(
         if isinstance(value, bool | str | bytes):
             raise TypeError
         number = float(value)
-    except TypeError:
+    except (TypeError, OverflowError):
         raise TypeError(
             f'{owner} needs a number in {allowed} for {name}, got {value!r} '
             f'of type {type(value).__name__}.'

@@ -66,7 +66,11 @@ def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
     """
     new = memo[id(optimizer)] = object.__new__(type(optimizer))
     core, table = optimizer._core.duplicate(), optimizer._table.copy()
-    schedulers = {id(s): s.copy(new, memo) for s in optimizer._all_schedulers()}
+    # What another optimizer drives, as a Lookahead does with its base's, is copied with that one.
+    schedulers = {
+        id(s): s.copy(new, memo) if s.optimizer is optimizer else s
+        for s in optimizer._all_schedulers()
+    }
     own = {
         '_core': core,
         'step_count': CountState(core),

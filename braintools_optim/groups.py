@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from brainstate import State
 from .fixed_list import FixedList
 from .hyper import Hyper
 from .number import live_number
+from .paths import nest
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
@@ -79,7 +81,9 @@ class ParamGroup(MutableMapping[str, Any]):
 
     def params(self) -> Any:
         """Return the group's States as nested dicts."""
-        return self._optimizer._nested(self.index)
+        pairs = self._optimizer.param_states.get_flattened()
+        members = [pairs[i] for i in self.members]
+        return nest([path for path, _ in members], [state for _, state in members])
 
     def __getitem__(self, key: str) -> Any:
         if key == 'params':
@@ -89,11 +93,11 @@ class ParamGroup(MutableMapping[str, Any]):
         if key not in self._optimizer._numbers:
             raise KeyError(self._optimizer._no_option(key))
         if key == 'lr':
-            return live_number(lambda: self.number(key), lambda v: self.set(key, v))
+            return live_number(lambda: self.number(key), partial(self.__setitem__, key))
         return self.number(key)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self.set(key, value)
+        self._optimizer._assign({(self.index, key): value})
 
     def update(self, *args: Any, **values: Any) -> None:
         """Change several numbers: all, or none if one of them is refused."""
@@ -118,15 +122,10 @@ class ParamGroup(MutableMapping[str, Any]):
         own = {name: numbers[name] for name in self._optimizer._numbers}
         return Hyper(own, self.flags, self.unused)
 
-    def set(self, key: str, value: Any) -> None:
-        """Change a live number of this group."""
-        self._optimizer._assign({(self.index, key): value})
-
     def copy(self, optimizer: OptaxOptimizer) -> ParamGroup:
         """Return the same group of a copied optimizer."""
         new = ParamGroup(optimizer, self.index, dict(self.flags))
         new.members, new.unused = list(self.members), self.unused
-        new.fixed_chain = self.fixed_chain
         return new
 
     def states(self) -> list[State]:

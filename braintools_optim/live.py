@@ -58,7 +58,7 @@ class LiveNumbers:
     _numbers: dict[str, Any]  # the live numbers that each group has, as they were constructed
     _flags: dict[str, Any]  # names and defaults of the fixed options that each group has
     _assigned: frozenset[str]  # names of numbers that were assigned for all groups since
-    _options: dict[str, Any]  # numbers of the whole optimizer; None where switched off
+    _bounds: dict[str, Any]  # numbers of the whole optimizer, as constructed; None: switched off
     _table: HyperTable
     _groups: list[ParamGroup]
     _core: CoreState
@@ -98,10 +98,10 @@ class LiveNumbers:
                 self._flags[key] = check_flag(name, key, value, like)
             else:
                 self._numbers[key] = self._checked(key, value, like)
-        self._options = {
+        self._bounds = {
             k: None if v is None else check_number(name, k, v) for k, v in options.items()
         }
-        names = {*self._numbers, *self._flags, *self._options}
+        names = {*self._numbers, *self._flags, *self._bounds}
         for key in names:
             self.__dict__.pop(key, None)  # a subclass may have set it before
         self._declared_names = names
@@ -127,8 +127,8 @@ class LiveNumbers:
             return getattr(running, name) if running else self._table.read(0, name)
         if name in known.get('_flags', ()):
             return known['_flags'][name]
-        if name in known.get('_options', ()):
-            return None if known['_options'][name] is None else self._read(0, name)
+        if name in known.get('_bounds', ()):
+            return None if known['_bounds'][name] is None else self._read(0, name)
         if name == 'param_states' and '_find_params' in known:
             return found_params(self)  # type: ignore[arg-type]  # mixed into one
         if '_core' in known and '_table' not in known:
@@ -149,33 +149,43 @@ class LiveNumbers:
 
     def __setattr__(self, name: str, value: Any) -> None:
         known = self.__dict__
-        if name == 'lr' or name not in known.get('_declared_names', ()):
-            if '_declared_names' in known and name not in known and name != 'lr':
-                refuse_assignment(self, name)
-            if name == 'param_states' and name in known:
-                raise AttributeError(
-                    f'param_states of {type(self).__name__} is what was registered: call '
-                    f'register_trainable_weights, or add_param_group, to add to it.'
-                )
-            if isinstance(known.get(name), State) and not isinstance(value, State):
-                raise AttributeError(
-                    f'{name} of {type(self).__name__} is a State; assign {name}.value = {value!r}.'
-                )
-            refuse_read_only(self, name)
-            object.__setattr__(self, name, value)
-        elif name in known['_numbers']:
+        if name in known.get('_numbers', ()) and name != 'lr':  # a property says what to do instead
             self._assign({(g.index, name): value for g in self._groups}, for_all=True)
-        elif name in known['_flags']:
+        elif name in known.get('_flags', ()):
             raise AttributeError(
                 f'{name} of {type(self).__name__} is fixed at construction; build a new optimizer.'
             )
-        elif known['_options'][name] is None:
-            raise AttributeError(
-                f'{type(self).__name__} was built without {name}; construct it with a value '
-                f'(any may follow, inf turns it off).'
-            )
-        else:
+        elif name in known.get('_bounds', ()):
+            if known['_bounds'][name] is None:
+                raise AttributeError(
+                    f'{type(self).__name__} was built without {name}; construct it with a value '
+                    f'(any may follow, inf turns it off).'
+                )
             self._assign({(0, name): value})
+        else:
+            self._check_attribute(name, value)
+            object.__setattr__(self, name, value)
+
+    def _check_attribute(self, name: str, value: Any) -> None:
+        """Raise for an attribute that must not be assigned, or is a slip of the pen."""
+        known = self.__dict__
+        if '_declared_names' in known and name not in known:
+            refuse_assignment(self, name)
+        if name == 'param_states' and name in known:
+            raise AttributeError(
+                f'param_states of {type(self).__name__} is what was registered: call '
+                f'register_trainable_weights, or add_param_group, to add to it.'
+            )
+        if isinstance(known.get(name), State) and not isinstance(value, State):
+            raise AttributeError(
+                f'{name} of {type(self).__name__} is a State; assign {name}.value = {value!r}.'
+            )
+        refuse_read_only(self, name)
+
+    @property
+    def _bounded_by(self) -> list[str]:
+        """The numbers of the whole optimizer that it was built with; others are switched off."""
+        return [name for name, given in self._bounds.items() if given is not None]
 
     def _read(self, group: int, name: str) -> Any:
         """Return a number of a group: while a chain is traced, the traced one."""
@@ -221,7 +231,7 @@ class LiveNumbers:
         checked: dict[tuple[int, str], Any] = {}
         for (index, name), value in changes.items():
             if name not in self._numbers:
-                if self._options.get(name) is not None and index == 0:
+                if self._bounds.get(name) is not None and index == 0:
                     checked[index, name] = check_number(owner, name, value)
                     continue
                 if name in self._flags or name == 'params':

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import optax
-from brainstate import State
 from brainstate.graph import Node
 
 from .check import check_count, check_flag, check_number, is_zero
@@ -33,7 +32,6 @@ from .hyper import TO_COME, Hyper, HyperTable, number_at
 from .leafwise import leafwise
 from .live import LiveNumbers
 from .other_libraries import refuse_more, refuse_parameters, refuse_rate, refuse_torch_group
-from .paths import nest
 from .precision import Precision
 from .ranges import inherit_ranges
 from .rates import DrivenRates
@@ -207,13 +205,13 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         self._leaves: list[Leaf] = []
         self._stepper: Stepper | None = None
         self._pending = None
-        self.param_states = RegisteredStates(type(self).__name__)
+        self.param_states = RegisteredStates(name)
         self._core = CoreState()
         self._number_state = self._table.state  # seen by brainstate's graph functions
         self.step_count = CountState(self._core)
         self._lr_scheduler = scheduler or ConstantLR(self._numbers['lr'], 1.0, 0)
         self._lr_is_free = scheduler is None  # the first scheduler that is added takes its place
-        self._new_group(self._numbers, self._flags, self._options)
+        self._new_group(self._numbers, self._flags, self._bounds)
         self._table.append(TO_COME, self._numbers)
         if decay_mask is not None:
             check_decay_mask(self)
@@ -270,6 +268,10 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         if chain is None:
             chain = built_chain(f'{type(self).__name__}.transform', self.transform, h)
         return self._precision.over(noting_reads(self, chain, h))
+
+    def _besides(self, extra: dict[str, Any]) -> dict[str, Any]:
+        """Return what a step is given besides gradients, or raise if it lacks something."""
+        return extra
 
     def _for_chain(self, extra: dict, view: GroupView) -> dict:
         """Return what the chain of a group takes besides gradients, given what step was given."""
@@ -361,7 +363,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
             self._join_schedulers(group, numbers['lr'] if 'lr' in hyper else None)
             self._apply_pending()
 
-    def _undone_on_error(self, *more: State) -> AbstractContextManager[None]:
+    def _undone_on_error(self, *more: Any) -> AbstractContextManager[None]:
         """Take everything back if what is done to the optimizer does not end well."""
         states = [self._core, self._table.state, *more]
         parts = [x for scheduler in self._all_schedulers() for x in scheduler._parts()]
@@ -401,7 +403,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         if group.members:
             known = GroupPlan.of(self.param_states, self._leaves, group).leaves
             before = [self._leaves[i].path for i in known]
-            state = with_known(state, paths, self._core.chains[group.index], before)
+            state = with_known(state, paths, self._core.chain(group.index), before)
         # A step may take many leaves in several calls, each with their own state.
         own = None if are_many(leaves) else belong(state, paths)
         self._core.put_group(group.index, state, own, values)
@@ -434,11 +436,6 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         """The chain states of the groups after the first."""
         return [ChainState(self._core, g.index) for g in self._groups[1:]]
 
-    def _nested(self, group: int) -> dict:
-        pairs = self.param_states.get_flattened()
-        members = [pairs[i] for i in self._groups[group].members]
-        return nest([path for path, _ in members], [state for _, state in members])
-
     @property
     def param_groups(self) -> list[ParamGroup]:
         """The parameter groups; empty until parameters are registered."""
@@ -458,7 +455,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         **extra
             What the chain takes besides (``value``, ``value_fn`` ...), by optax's protocol.
         """
-        stepper = self._ready()
+        stepper, extra = self._ready(), self._besides(extra)
         if extra and self._accumulate_steps > 1:
             raise TypeError(
                 f'{type(self).__name__} adds up the gradients of {self._accumulate_steps} steps, '
@@ -483,7 +480,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
             self._pending.refuse_use(self)
         check_constraints_met(self)
         stepper = Stepper(self)
-        object.__setattr__(self, '_stepper', stepper)
+        self._stepper = stepper
         return stepper
 
     def update(self, grads: Any = None, *more: Any, **extra: Any) -> None:

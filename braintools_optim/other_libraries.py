@@ -188,7 +188,7 @@ def refuse_assignment(optimizer: Any, name: str) -> None:
     That is a number that other ones have, or a name that is nearly one of its own. A class that
     somebody else wrote may have attributes of any name.
     """
-    numbers = sorted({*optimizer._numbers, *optimizer._options} - {'lr'})
+    numbers = sorted({*optimizer._numbers, *optimizer._bounds} - {'lr'})
     refuse_stray(optimizer, name, ['current_lr', *numbers], optimizer._declared_names)
 
 

@@ -128,7 +128,8 @@ class DrivenRates:
             lr = scheduler._join(group, base, lr)
         changes = {(group.index, 'lr'): lr}
         for scheduler in self._all_schedulers():
-            changes |= scheduler._settings(scheduler._progress())
+            settings = scheduler._settings(scheduler._progress())
+            changes |= {key: value for key, value in settings.items() if key[0] == group.index}
         self._assign(changes, by_hand=False)
 
     def get_last_lr(self) -> list:

@@ -17,7 +17,7 @@ __all__ = ['describe']
 
 def describe(optimizer: OptaxOptimizer) -> str:
     """Return the optimizer as a table: its groups, their sizes, values and state."""
-    options = [f'{k}={_number(getattr(optimizer, k))}' for k, v in optimizer._options.items() if v]
+    options = [f'{k}={_number(getattr(optimizer, k))}' for k in optimizer._bounded_by]
     options += ['skip_nonfinite=True'] if optimizer.skip_nonfinite else []
     if optimizer.accumulate_steps > 1:
         options.append(f'accumulate_steps={optimizer.accumulate_steps}')
@@ -29,11 +29,9 @@ def describe(optimizer: OptaxOptimizer) -> str:
         flags = [f'{k}={v!r}' for k, v in optimizer._flags.items() if v]
         inner = ', '.join([f'lr={_number(optimizer.current_lr)}', *values, *flags, *options])
         return f'{head}({inner}), no parameters registered'
-    columns = [k for k in optimizer._numbers] + [
-        k for k in optimizer._flags if any(g.flags[k] for g in optimizer._groups)
-    ]
+    used = (k for k in optimizer._flags if any(g.flags[k] for g in optimizer._groups))
+    columns = [*optimizer._numbers, *used]
     rows = [['group', 'parameters', 'numbers', 'state', *columns]]
-    chains, count = optimizer._core.peek(), optimizer._core.count
     for group in optimizer.param_groups:
         leaves = all_leaves(s._value for s in group.states())
         rows.append(
@@ -41,7 +39,7 @@ def describe(optimizer: OptaxOptimizer) -> str:
                 str(group.index),
                 str(len(group.members)),
                 f'{sum(int(np.prod(np.shape(x))) for x in leaves):,}',
-                _bytes(chains[group.index]),
+                _bytes(optimizer._core.chain(group.index)),
                 *(
                     _number(group.flags[k] if k in group.flags else group.number(k))
                     for k in columns
@@ -54,7 +52,7 @@ def describe(optimizer: OptaxOptimizer) -> str:
         for row in rows
     ]
     schedule = type(optimizer.lr).__name__
-    notes = ', '.join([f'step {count}', f'lr by {schedule}', *options])
+    notes = ', '.join([f'step {optimizer._core.count}', f'lr by {schedule}', *options])
     return '\n  '.join([f'{head} ({notes})', *lines])
 
 

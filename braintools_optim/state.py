@@ -110,7 +110,13 @@ class UniqueStateManager:
         return self.merge_with(pytree).to_pytree()
 
     def merge_with(self, other_pytree: Any) -> UniqueStateManager:
-        """Take in the States of another tree; those already known keep their names."""
+        """Take in the States of another tree, or none; those already known keep their names."""
+        grown = self.copy()
+        grown._take_in(other_pytree)
+        self.adopt(grown)
+        return self
+
+    def _take_in(self, other_pytree: Any) -> None:
         try:
             leaves, _ = jax.tree_util.tree_flatten_with_path(other_pytree, is_leaf=is_state)
         except ValueError as error:
@@ -139,7 +145,6 @@ class UniqueStateManager:
             if position not in reached:
                 reached.append(position)
         self._check_order()
-        return self
 
     def _check_order(self) -> None:
         """Raise if JAX could not sort the keys of `to_pytree`."""
@@ -297,7 +302,7 @@ class UniqueStateManager:
 
     def aliases(self) -> dict[Keys, list[int]]:
         """Return every registered path with the positions of the States found there."""
-        return self._reached
+        return {keys: positions.copy() for keys, positions in self._reached.items()}
 
     def __len__(self) -> int:
         return len(self._states)

@@ -156,11 +156,12 @@ class TrainStep:
         bar = self._bar(progress)
         if traced():
             return for_loop(self._take, *args, length=steps, pbar=bar)
-        key = steps if not jax.tree.leaves(args) else None, type(progress), progress
+        told = None if jax.tree.leaves(args) else steps  # batches tell it by their shapes
+        key = told, type(progress), progress
         if key not in self._loops:
 
             def loop(*args: Any) -> Any:
-                return for_loop(self._take, *args, length=length, pbar=bar)
+                return for_loop(self._take, *args, length=told, pbar=bar)
 
             self._loops[key] = StatefulProgram(loop, self._donate, self._prepared)
         return self._loops[key](args, {})

@@ -34,6 +34,11 @@ def all_states(opt: Any, params: Any) -> list[Any]:
     return [values_of(params), opt._core.value, numbers, schedulers]
 
 
+def chains_of(opt: Any) -> tuple:
+    """Return the state of each group's chain."""
+    return tuple(packed.tree for packed in opt._core.value[0])
+
+
 def digest(opt: Any, params: Any) -> bytes:
     """Return every bit of an optimizer and its parameters."""
     leaves = jax.tree.leaves(all_states(opt, params))

@@ -19,6 +19,7 @@ from cases import (
 from looking import (
     assert_close,
     assert_same,
+    chains_of,
     compilations,
     named,
     values_of,
@@ -68,8 +69,8 @@ def test_the_last_call_steps_on_the_mean(case, x64):
         assert_close(named(params), named(others), rtol=1e-12, what=f'update {t}')
         assert_close(named(compiled), named(params), rtol=1e-12, what=f'update {t} in jit')
     assert opt.step_count.value == traced.step_count.value == 6
-    inner = [chain for chain, _ in opt._core.chains]
-    for got, want in zip(*map(jax.tree.leaves, (inner, list(twin._core.chains))), strict=True):
+    inner = [chain for chain, _ in chains_of(opt)]
+    for got, want in zip(*map(jax.tree.leaves, (inner, list(chains_of(twin)))), strict=True):
         np.testing.assert_allclose(np.float64(got), np.float64(want), rtol=1e-9, atol=1e-12)
 
 
@@ -216,11 +217,11 @@ def test_a_group_without_gradients_remembers_what_it_did(compile_):
     step = compile_(opt.step)
     grads = jax.tree.map(jnp.ones_like, values_of(params))
     step(grads), step(grads)
-    before = list(map(np.array, jax.tree.leaves(opt._core.chains[1])))
+    before = list(map(np.array, jax.tree.leaves(chains_of(opt)[1])))
     step({'w': grads['w']}), step({'w': grads['w']})
-    assert_same(jax.tree.leaves(opt._core.chains[1]), before)
+    assert_same(jax.tree.leaves(chains_of(opt)[1]), before)
     step({'v': grads['v']}), step({'w': grads['w']})
-    counts = [int(optax.tree.get(chain, 'count')) for chain in opt._core.chains]
+    counts = [int(optax.tree.get(chain, 'count')) for chain in chains_of(opt)]
     assert counts == [3, 2]
 
 

@@ -15,6 +15,7 @@ from cases import (
 )
 from interrupts import EVERYWHERE, interrupted, nth
 from looking import (
+    chains_of,
     compilations,
     digest,
     named,
@@ -330,9 +331,7 @@ def test_what_has_units_is_complex_tied_or_nested_is_cut_too(monkeypatch):
             grads = {k: jax.tree.map(lambda x: 0.2 * x, p.value) for k, p in tree.items()}
             grads['o'] = jnp.full(3, 1.0 * t)
             opt.step(grads)
-        results.append(
-            [np.asarray(x) for x in jax.tree.leaves((values_of(tree), opt._core.chains))]
-        )
+        results.append([np.asarray(x) for x in jax.tree.leaves((values_of(tree), chains_of(opt)))])
         kinds = signature(values_of(tree))
     assert all(np.array_equal(*pair) for pair in zip(*results, strict=True))
     assert kinds == signature(values_of(tree))

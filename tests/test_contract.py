@@ -26,6 +26,7 @@ from cases import (
 from contract_runs import assert_usable
 from looking import (
     assert_close,
+    chains_of,
     compilations,
     digest,
     named,
@@ -212,13 +213,13 @@ def hand_over(source, target):
         source.param_states.unique_states, target.param_states.unique_states, strict=True
     ):
         other.value = one.value
-    (whole,), count = source._core.chains, source._core.count
+    (whole,), count = chains_of(source), source._core.count
     leaves = dict(jax.tree_util.tree_flatten_with_path(whole)[0])
 
     def own(path, x):
         return jnp.copy(leaves[path]) if leaves[path].shape == x.shape else x  # fewer counts
 
-    chains = [jax.tree_util.tree_map_with_path(own, chain) for chain in target._core.chains]
+    chains = [jax.tree_util.tree_map_with_path(own, chain) for chain in chains_of(target)]
     target._core.replace(tuple(chains), count)
 
 

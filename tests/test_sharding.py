@@ -6,6 +6,7 @@ prints a JSON object with a list of complaints for every case.
 
 import json
 
+from looking import chains_of
 from on_mesh import complaints_of
 
 STEPS = 3
@@ -88,7 +89,7 @@ def main():
         return jax.tree.map(place, grads) if sharded else grads
 
     def arrays(opt):
-        pairs, _ = jax.tree_util.tree_flatten_with_path((values(opt), opt._core.chains))
+        pairs, _ = jax.tree_util.tree_flatten_with_path((values(opt), chains_of(opt)))
         return {jax.tree_util.keystr(path): x for path, x in pairs if isinstance(x, jax.Array)}
 
     def moved(before, opt):
@@ -111,7 +112,7 @@ def main():
         params |= rings
         return [
             f'{x.shape}: {x.sharding}, its parameter: {params[x.shape]}'
-            for x in jax.tree.leaves(opt._core.chains)
+            for x in jax.tree.leaves(chains_of(opt))
             if x.shape in params and not x.sharding.is_equivalent_to(params[x.shape], x.ndim)
         ]
 

@@ -296,12 +296,7 @@ class Mars(OptaxOptimizer):
             keys; one that is not there is zero. Built with ``exact=True`` it needs them (None in
             the first step); otherwise they stand in for the gradients it remembers.
         """
-        if self.exact and previous_point_grads is ...:
-            raise TypeError(
-                f'{type(self).__name__}(exact=True).step needs previous_point_grads, the gradients '
-                f'of this batch at the parameters before the last step; None in the first step.'
-            )
-        if previous_point_grads is not ... and previous_point_grads is not None:
+        if previous_point_grads is not ...:
             extra['previous_point_grads'] = previous_point_grads
         super().step(grads, **extra)
 
@@ -311,6 +306,14 @@ class Mars(OptaxOptimizer):
         """Do the same as :meth:`step`."""
         refuse_more(type(self).__name__, more)
         self.step(grads, previous_point_grads, **extra)
+
+    def _besides(self, extra: dict[str, Any]) -> dict[str, Any]:
+        if self.exact and 'previous_point_grads' not in extra:
+            raise TypeError(
+                f'{type(self).__name__}(exact=True).step needs previous_point_grads, the gradients '
+                f'of this batch at the parameters before the last step; None in the first step.'
+            )
+        return {k: v for k, v in extra.items() if k != 'previous_point_grads' or v is not None}
 
     def _for_chain(self, extra: dict, view: GroupView) -> dict:
         """Take the other gradients the way of the gradients, to the tree that the chain sees."""

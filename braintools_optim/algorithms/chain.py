@@ -40,8 +40,8 @@ def descent(
 def users_mask(optimizer: OptaxOptimizer, name: str, mask: Any) -> Callable[[Any], Any] | None:
     """Return the mask of that name as a function of the tree that the chain sees of a group.
 
-    It raises where the mask does not fit the group. A function of the user's is given complex
-    numbers where the chain sees pairs of reals.
+    It raises where the mask does not fit the group. A function of the user's is given, in
+    a step, complex numbers where the chain sees pairs of reals.
     """
     if mask is None:
         return None

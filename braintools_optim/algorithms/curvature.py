@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Unpack
 
+import numpy as np
 import optax
 from brainstate.graph import Node
 
@@ -75,7 +76,7 @@ class LBFGS(OptaxOptimizer):
         line_search_fn: str | None = None,
         **common: Unpack[CommonOptions],
     ):
-        if max_eval is None and isinstance(max_iter, int):
+        if max_eval is None and isinstance(max_iter, int | np.integer):
             max_eval = max_iter * 5 // 4
         super().__init__(
             lr=lr,
@@ -215,7 +216,7 @@ class LBFGS(OptaxOptimizer):
         if 'value_fn' not in extra:
             return extra
         value_fn = extra['value_fn']
-        paths = self.param_states.unique_paths
+        paths = view.computation.manager.unique_paths
         objective = view.objective(lambda held: value_fn(nest(paths, held)))
         return {**extra, 'value': view.sign * without_unit(extra['value']), 'value_fn': objective}
 

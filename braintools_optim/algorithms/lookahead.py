@@ -9,14 +9,20 @@ import optax
 
 from ..check import check_count
 from ..engine.given_chain import check_chain
+from ..engine.view import GroupView
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..ranges import UNIT, Range
-from ..schedulers import LRScheduler
+from ..schedulers import LRScheduler, ParamScheduler
 from ..signature import CommonOptions
 from ..transforms import lookahead
 
 __all__ = ['Lookahead']
+
+_PASSED_ON = (
+    *('first_moments', 'more_gradients', 'gradient_layouts', 'no_accumulation', 'state_schema'),
+)
+"""What a chain is like, as the class of the base optimizer says."""
 
 
 class Lookahead(OptaxOptimizer):
@@ -86,6 +92,8 @@ class Lookahead(OptaxOptimizer):
             self.current_lr = base_optimizer.current_lr
         for scheduler in base_optimizer.schedulers:
             if scheduler.optimizer is None:
+                if isinstance(scheduler, ParamScheduler):
+                    scheduler._rename(self._names)
                 self.add_scheduler(scheduler)
 
     def _adopt(self, base: OptaxOptimizer) -> None:
@@ -100,19 +108,18 @@ class Lookahead(OptaxOptimizer):
         self._names = {k: _outer_name(k) for k in ('lr', *inner)}
         self.structural = tuple(map(_outer_name, base.structural))
         self.none_is_zero = tuple(map(_outer_name, base.none_is_zero))
-        self.first_moments, self.more_gradients = base.first_moments, base.more_gradients
         self.static = (*Lookahead.static, *(self._names[k] for k in base._flags))
         theirs = {self._names[k]: v for k, v in base.ranges.items() if k in self._names}
         self.ranges = {**theirs, **type(self).ranges}
         self.complex_as_real = base.complex_as_real and base._tx is None
-        self.gradient_layouts = base.gradient_layouts
-        self.no_accumulation = base.no_accumulation
+        for passed_on in _PASSED_ON:
+            setattr(self, passed_on, getattr(base, passed_on))
 
     def _arguments_of(self, base: OptaxOptimizer) -> dict[str, Any]:
         """Return the constructor's arguments that are the base optimizer's."""
         inner = {own: getattr(base, k) for k, own in self._names.items() if k != 'lr'}
-        options = {k: getattr(base, k) for k, v in base._options.items() if v is not None}
-        fixed = CommonOptions.__annotations__.keys() - {*base._options, *base._flags}
+        options = {k: getattr(base, k) for k in base._bounded_by}
+        fixed = CommonOptions.__annotations__.keys() - {*base._bounds, *base._flags}
         options |= {k: getattr(base, k) for k in fixed}
         return {'lr': base.current_lr if base._lr_is_free else base.lr, **inner, **options}
 
@@ -152,6 +159,18 @@ class Lookahead(OptaxOptimizer):
             decay = optax.add_decayed_weights(h.weight_decay)
             chain = optax.chain(decay, base, optax.scale(h.lr))
         return lookahead(chain, h.sync_period, h.alpha)
+
+    def _besides(self, extra: dict[str, Any]) -> dict[str, Any]:
+        base = self.base_optimizer
+        return base._besides(extra) if isinstance(base, OptaxOptimizer) else extra
+
+    def _for_chain(self, extra: dict, view: GroupView) -> dict:
+        base = self.base_optimizer
+        return base._for_chain(extra, view) if isinstance(base, OptaxOptimizer) else extra
+
+    def _searches(self) -> bool:
+        base = self.base_optimizer
+        return isinstance(base, OptaxOptimizer) and base._searches()
 
     def _fixed_chain(self, h: Hyper) -> optax.GradientTransformation | None:
         base = self.base_optimizer

@@ -1,7 +1,7 @@
 """Saving and restoring: the file, and optimizers and whole training states in it.
 
-- Bytes and nested data, nothing of optimizers: `file`, on `record`, `codec`, `header`, `tree`,
-  `dtype`, `memory`, `atomic` and `reserve`.
+- Bytes and nested data, nothing of optimizers: `file`, on `record`, `checksum`, `codec`, `header`,
+  `tree`, `dtype`, `memory`, `atomic` and `reserve`; `errors`.
 - Optimizers, nothing of files: `export`, `restore` and `pending`, with `judge` and `devices`.
 - Both: `single` (an optimizer), `whole` (a training state), `rotation` (numbered files), with
   `background` and `progress_bar`.

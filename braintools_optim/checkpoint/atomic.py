@@ -169,7 +169,10 @@ def _sync_directory(directory: str) -> None:
     """Make a rename in a directory last."""
     if os.name != 'posix':
         return
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # one may write into a directory that one may not read
+        return
     try:
         os.fsync(descriptor)
     except OSError as error:

@@ -108,9 +108,9 @@ def written(path: str, write: Callable[[Any], Any], data: Any, background: bool)
         write(data)
         return None
     work = _Work(os.path.realpath(path), partial(write, copied(data)))
-    with _lock:
+    with _lock:  # who finds it there may wait for it, since it runs; it goes only after this
+        work.thread.start()
         _writing[work.path] = work
-    work.thread.start()
     return Saving(work)
 
 

@@ -51,7 +51,7 @@ def export(optimizer: OptaxOptimizer, copied: bool = True) -> dict[str, Any]:
         **({'accumulate_steps': steps} if steps > 1 else {}),
         'lr': optimizer.current_lr,
         'base_lr': optimizer.base_lr,
-        'options': {k: getattr(optimizer, k) for k in optimizer._options},
+        'options': {k: getattr(optimizer, k) for k in optimizer._bounds},
         'dtypes': {k: None if v is None else np.dtype(v).name for k, v in dtypes.items()},
         'defaults': {k: listed(v) for k, v in optimizer._defaults().items() if k != 'lr'},
         'param_groups': groups,
@@ -74,9 +74,7 @@ def _out_of_range(optimizer: OptaxOptimizer, schedulers: list[dict[str, Any]]) -
     """Return what loading would refuse among the numbers of an optimizer and its schedulers."""
     owner, wrong = type(optimizer).__name__, []
     checks: list[tuple[str, Callable[[], Any]]] = [
-        ('', partial(check_number, owner, k, getattr(optimizer, k)))
-        for k, given in optimizer._options.items()
-        if given is not None
+        ('', partial(check_number, owner, k, getattr(optimizer, k))) for k in optimizer._bounded_by
     ]
     for group in optimizer.param_groups:
         where = f'group {group.index}: '
@@ -149,7 +147,7 @@ def named_slots(
     plan = GroupPlan.of(optimizer.param_states, optimizer._leaves, group)
     leaves = [optimizer._leaves[i] for i in plan.leaves]
     names = {leaf.path: leaf.name for leaf in leaves}
-    state, paths = optimizer._core.peek()[group.index].tree, list(names)
+    state, paths = optimizer._core.chain(group.index), list(names)
     if optimizer.accumulate_steps == 1:
         return slots_of(state, paths), names
     chain, sums = state

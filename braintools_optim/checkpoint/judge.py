@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .errors import IncompatibleCheckpoint
+
+if TYPE_CHECKING:
+    from ..schedulers.scheduler import Scheduler
 
 __all__ = ['Judge', 'LoadReport']
 
@@ -119,6 +122,12 @@ class Judge:
     def unexpected(self, line: str) -> None:
         """Note what only the checkpoint has."""
         (self.wrong if self.strict else self.report.unexpected).append(line)
+
+    def unknown_and_wrong(self, scheduler: Scheduler, state: Any, where: str = '') -> None:
+        """Judge the snapshot of a scheduler."""
+        for line in scheduler.unknown(state):
+            self.unexpected(f'{where}: {line}' if where else line)
+        self.refuse_all(scheduler.differences(state), where)
 
     def conclude(self) -> LoadReport:
         """Raise with all that was refused, or return the report."""

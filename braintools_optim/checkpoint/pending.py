@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .errors import CheckpointError
 from .judge import Judge, LoadReport
 from .plain import shaped_like
-from .restore import Saved, examine, restore
+from .restore import Saved, checked_names, examine, restore
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
@@ -47,11 +47,15 @@ class Pending:
         self.saved = copy.deepcopy(saved)
         state = saved.state
         groups = state.get('param_groups', {}) if isinstance(state, Mapping) else {}
-        named = groups.values() if isinstance(groups, Mapping) else ()
-        lists = [shaped_like(g.get('params', []), []) for g in named if isinstance(g, Mapping)]
+        named = groups.items() if isinstance(groups, Mapping) else ()
+        lists = [
+            checked_names(shaped_like(group.get('params'), []), f'group {key}', judge) or []
+            for key, group in named
+            if isinstance(group, Mapping)
+        ]
         rename = self.judge.anew().new_name
         self.groups = len(lists)
-        self.names = {rename(n) for names in lists for n in names if isinstance(n, str)}
+        self.names = {rename(name) for names in lists for name in names}
 
     def lacks(self, optimizer: OptaxOptimizer) -> list[str]:
         """Return the parameters that are still to come, none if it can be judged now."""

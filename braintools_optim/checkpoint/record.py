@@ -58,7 +58,7 @@ class Writer:
         self._number = 0
         self._left = data  # what was announced, and hasn't come
         self._room = 0  # what the open chunk still takes
-        self._sum = _sum(0, HEADER, 0)
+        self._sum: Checksum  # of the record that is open
         put(MAGIC)
         self._whole(HEADER, header)
 
@@ -108,7 +108,7 @@ class Reader:
         self._next = len(MAGIC)
         self._left = 0  # announced by the header
         self._room = 0  # of the open chunk
-        self._sum = _sum(0, HEADER, 0)
+        self._sum: Checksum  # of the record that is open
         magic = file.read(len(MAGIC))
         if magic != MAGIC:
             self._number = 0

@@ -199,15 +199,21 @@ def _examine_groups(
             found.states.append(_checked_slots(optimizer, group, slots, judge))
 
 
+def checked_names(given: Any, where: str, judge: Judge) -> list[str] | None:
+    """Return the names of a group's parameters; the judge gets to know what are none."""
+    if isinstance(given, list) and all(isinstance(n, str) for n in given):
+        return given
+    judge.refuse(f'{where}: params must be a list of names, got {given!r:.80}')
+    return None
+
+
 def _checked_group(
     optimizer: OptaxOptimizer, group: ParamGroup, saved: Mapping, judge: Judge
 ) -> dict[tuple[int, str], Any]:
     mine, where = export_group(optimizer, group), f'group {group.index}'
     saved = shaped_like(saved, mine)
-    given = saved.get('params')
-    if not isinstance(given, list) or not all(isinstance(n, str) for n in given):
-        judge.refuse(f'{where}: params must be a list of names, got {given!r:.80}')
-    else:
+    given = checked_names(saved.get('params'), where, judge)
+    if given is not None:
         names = set(judge.renamed(dict.fromkeys(given), where))
         for name in sorted(set(mine['params']) - names):
             judge.missing(f'{where}: the parameter {name} is missing')
@@ -239,9 +245,9 @@ def _checked_options(
 ) -> dict[tuple[int, str], Any]:
     owner = type(optimizer).__name__
     numbers: dict[tuple[int, str], Any] = {}
-    for key in sorted(set(saved) - set(optimizer._options), key=str):
+    for key in sorted(set(saved) - set(optimizer._bounds), key=str):
         judge.unexpected(f'the option {key!r} is unknown here')
-    for key, mine in optimizer._options.items():
+    for key, mine in optimizer._bounds.items():
         value = saved.get(key)
         if (value is None) != (mine is None):
             judge.refuse(f'{key} was {value!r}, here it is {mine!r}')
@@ -280,9 +286,7 @@ def _checked_schedulers(
     if not judge.strict:  # groups that came or went are reported as such
         saved = [resized(s, here.state_dict()) for s, here in zip(saved, mine, strict=True)]
     for scheduler, state in zip(mine, saved, strict=True):
-        for key in sorted(set(state) - set(scheduler.state_dict()), key=str):
-            judge.unexpected(f'{type(scheduler).__name__}: {key!r} is unknown here')
-        judge.refuse_all(scheduler.differences(state))
+        judge.unknown_and_wrong(scheduler, state)
     return list(zip(mine, saved, strict=True))
 
 
@@ -335,7 +339,7 @@ def _checked_slots(
         for name in saved[slot_key]:
             if (slot_key, name) not in wanted:
                 judge.unexpected(f'{where}: {slot_key} of {name or "the group"} is unknown here')
-    return rebuild(optimizer._core.peek()[group.index].tree, values)
+    return rebuild(optimizer._core.chain(group.index), values)
 
 
 def _checked_vector(entries: list[Any], mine: Any, what: str, judge: Judge) -> Any:

@@ -79,9 +79,9 @@ class Checkpointer:
         mode: str = 'min',
         background: bool = False,
     ):
-        for name, count, least in (('keep', keep, 1), ('keep_best', keep_best, 0)):
-            if count is not None or name != 'keep':
-                check_count('Checkpointer', name, count, least)
+        if keep is not None:
+            check_count('Checkpointer', 'keep', keep, 1)
+        check_count('Checkpointer', 'keep_best', keep_best)
         check_choice('Checkpointer', 'mode', mode, ('min', 'max'))
         self.directory = Path(os.path.abspath(directory))
         self.tree = tree

@@ -93,15 +93,10 @@ def write(
 
 def load(path: str | os.PathLike) -> Any:
     """Return what is in a file as nested plain data: optimizers as their ``state_dict()``."""
-    return _read(path)[1]
-
-
-def _read(path: str | os.PathLike) -> tuple[dict[str, Any], Any]:
-    path = free_path(path)
-    meta, tree = file.read(path)
+    meta, tree = file.read(free_path(path))
     if isinstance(meta.get('state'), dict) and isinstance(tree, dict) and 'opt_state' in tree:
-        return meta, {**tree, 'opt': state_dict_of(meta, tree)}
-    return meta, tree
+        return {**tree, 'opt': state_dict_of(meta, tree)}
+    return tree
 
 
 def restore(
@@ -128,12 +123,9 @@ def restore(
     rename : dict of str
         New names of the optimizers' parameters, or of all under a name.
     """
-    return _restore(_read(path)[1], tree, Judge(strict, cast, rename))
-
-
-def _restore(saved: Any, tree: Any, judge: Judge) -> LoadReport:
+    judge = Judge(strict, cast, rename)
     walk = _Walk(judge)
-    data = walk.visit(tree, saved, 'tree')
+    data = walk.visit(tree, load(path), 'tree')
     judge.check_rename()
     report = judge.conclude()
     with ExitStack() as stack:
@@ -170,8 +162,7 @@ class _Walk:
             self._visit_optimizer(node, saved, where)
         elif isinstance(node, Scheduler):
             saved = shaped_like(plainly(saved), node.state_dict())
-            wrong = node.differences(saved)
-            self.judge.refuse_all(wrong, where)
+            self.judge.unknown_and_wrong(node, saved, where)
             self.schedulers.append((node, saved))
         elif isinstance(node, State):
             if any(map(is_tracer, jax.tree.leaves(node.value))):

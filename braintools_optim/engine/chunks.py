@@ -47,7 +47,7 @@ class Chunks:
         if (
             not is_leafwise(optimizer.transform)
             or any(plan.group.fixed_chain is not None for plan in computation.plans)
-            or optimizer._options['grad_clip_norm'] is not None
+            or 'grad_clip_norm' in optimizer._bounded_by
             or optimizer.skip_nonfinite
         ):
             return None

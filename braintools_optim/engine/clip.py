@@ -37,7 +37,7 @@ def clipped(found: list, options: dict[str, Any]) -> list:
 
 def _square_sum(g: jax.Array) -> jax.Array:
     wide = jnp.promote_types(g.dtype, jnp.float32)  # squares overflow float16, sums blur bfloat16
-    return jnp.sum(optax.tree.norm(g.astype(wide), squared=True))
+    return optax.tree.norm(g.astype(wide), squared=True)
 
 
 def _clip(g: jax.Array, bound: Any) -> jax.Array:

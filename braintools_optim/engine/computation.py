@@ -71,8 +71,11 @@ class Computation:
 
         The states come first because JAX hands donated buffers to outputs in order.
         """
+        turn = extra.get(TURN)
+        extra = {name: value for name, value in extra.items() if name != TURN}
         old = self.leaf_values(values)
         for leaf, value in zip(self.leaves, old, strict=True):
+            leaf.check(value)
             leaf.check_axes(value)
         found = match_gradients(grads, old, self.manager, self.leaves)
         numbers = self.optimizer._table.unpack(vector)
@@ -95,7 +98,7 @@ class Computation:
             states, new = update(found, chains)
             moved = regrouped(values, new, found)
         else:
-            states, all_new = accumulated(self, old, found, chains, update, extra.pop(TURN))
+            states, all_new = accumulated(self, old, found, chains, update, turn)
             moved = [None] * len(values) if all_new is None else regrouped(values, all_new)
         made = tuple(one.like(state) for one, state in zip(packed, states, strict=True))
         return made, moved
@@ -153,7 +156,8 @@ class Computation:
             )
         if absent:
             new = jax.tree.map(lambda n, o: o if is_masked(n) else n, new, state, is_leaf=is_masked)
-        return plan.flat(made), _in_old_dtypes(new, state, type(optimizer).__name__)
+        owner = type(optimizer).__name__
+        return _flat_updates(plan, made, owner), _in_old_dtypes(new, state, owner)
 
     def climbing(self) -> set[int]:
         """Return the leaves of the groups that maximize."""
@@ -207,6 +211,17 @@ def _update(
             f'{owner}.step got {", ".join(extra)}, but its chain takes no extra arguments.'
         )
     return chain.update(grads, state, params, **extra)
+
+
+def _flat_updates(plan: GroupPlan, made: Any, owner: str) -> list:
+    """Return what a chain made of each leaf; raise if it returned another tree."""
+    try:
+        return plan.flat(made)
+    except ValueError:
+        raise TypeError(
+            f'the chain of {owner} returned updates of another structure than its gradients: '
+            f'{plan.treedef} became {jax.tree.structure(made)}.'
+        ) from None
 
 
 def _in_old_dtypes(new: Any, old: Any, owner: str) -> Any:

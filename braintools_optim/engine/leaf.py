@@ -126,7 +126,6 @@ class Leaf(Codec):
 
     def check_axes(self, value: Any) -> None:
         """Raise if the value has another shape, even without the axes that vmap may hide."""
-        self.check(value)
         axes = iter(self.shape)
         if not all(size in axes for size in jnp.shape(without_unit(value))):
             raise self.misfit(value)
@@ -142,7 +141,11 @@ class Leaf(Codec):
         """Return the value after an update is added; raise if its shape is not the value's."""
         p = self.encode(old)
         if jnp.shape(update) != p.shape:
-            raise self.misfit(old)
+            self.check_shape(old)
+            raise ValueError(
+                f'the chain returned an update of the shape {jnp.shape(update)} for parameter '
+                f'{self.name!r}, which it sees with the shape {p.shape}.'
+            )
         return self.moved((p + update).astype(p.dtype), old)
 
     def moved(self, array: jax.Array, old: Any) -> Any:

@@ -141,10 +141,9 @@ class CoreState(LateState):
         packed, _ = self.make(*self.parts()) if unobserved(self) else self.value
         return packed
 
-    @property
-    def chains(self) -> tuple:
-        """The state of each group's chain, a tree."""
-        return tuple(packed.tree for packed in self.value[0])
+    def chain(self, index: int) -> Any:
+        """Return the state of one group's chain, a tree, for a look in passing."""
+        return self.peek()[index].tree
 
     def put_group(
         self, index: int, chain: Any, belong: list[bool] | None, arrays: Sequence[jax.Array]

@@ -135,10 +135,10 @@ class Stepper:
         self.core.value = tuple(moved), beside(count, list(arrays.values()))
         return all(map(named_sharding, jax.tree.leaves(moved)))
 
-    def _run_checked(self, kind: tuple, args: tuple, copied: bool, result: list) -> None:
+    def _run_checked(self, kind: tuple, args: tuple, held: bool, result: list) -> None:
         """Run where no entry is known for these arguments, and keep that for the next.
 
-        ``copied`` says whether what is donated are copies.
+        ``held`` says that somebody may hold the state, so that what is donated are copies.
         """
         refuse_non_arrays(args[3])
         self._refuse_deleted(args)
@@ -152,7 +152,7 @@ class Stepper:
             # A call through Python code, where an interrupt could lose the results after the
             # donated buffers are gone: donate copies.
             values, leaves, *others = args
-            args = (values, leaves if copied else list(map(jnp.copy, leaves)), *others)
+            args = (values, leaves if held else list(map(jnp.copy, leaves)), *others)
             result.append(program(*args))
             self.met.add(signature)
         else:
@@ -244,4 +244,12 @@ def split_extra(extra: dict[str, Any]) -> tuple[dict[str, Any], tuple]:
     arrays = {
         k: v for k, v in extra.items() if all(isinstance(x, NUMBERS) for x in jax.tree.leaves(v))
     }
-    return arrays, tuple((k, v) for k, v in extra.items() if k not in arrays)
+    static = tuple((k, v) for k, v in extra.items() if k not in arrays)
+    for name, value in static:
+        try:
+            hash(value)
+        except TypeError:
+            raise TypeError(
+                f'step takes arrays and what has a hash besides gradients, got {name}={value!r}.'
+            ) from None
+    return arrays, static

@@ -40,21 +40,35 @@ def whole_chain(
             f'steps, which is no part of its chain: for opt.tx construct it without '
             f'accumulate_steps, and wrap opt.tx in optax.MultiSteps.'
         )
-    bounds = [k for k, v in optimizer._options.items() if v is not None]
-    if not (bounds or group.flags['maximize'] or optimizer.skip_nonfinite):
+    bounds, climbs = optimizer._bounded_by, group.flags['maximize']
+    if optimizer._searches() and (bounds or climbs):
+        raise ValueError(
+            f'{type(optimizer).__name__} searches along a line on a function that a step turns and '
+            f'bounds as it does gradients, which is no part of its chain: for opt.tx construct it '
+            f'without maximize and bounds.'
+        )
+    if not (bounds or climbs or optimizer.skip_nonfinite):
         return chain
     inner = optax.with_extra_args_support(chain)
 
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+    def seen(grads: Any) -> tuple[list, Any]:
+        """Return the gradients that are there, and their tree as a step gives it to the chain."""
         given, treedef = jax.tree.flatten(
-            updates, is_leaf=lambda x: is_absent(x) or isinstance(x, BCOO)
+            grads, is_leaf=lambda x: is_absent(x) or isinstance(x, BCOO)
         )
         found = [None if is_absent(g) else g for g in given]
+        up = range(len(found)) if climbs else ()
+        bounded = signed_and_bounded(found, up, {k: optimizer._read(0, k) for k in bounds})
+        pairs = zip(bounded, given, strict=True)
+        return found, jax.tree.unflatten(treedef, [o if g is None else g for g, o in pairs])
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        found, updates = seen(updates)
+        for name in extra.keys() & set(optimizer.more_gradients):
+            more, extra[name] = seen(extra[name])
+            found += more
         finite = all_finite(found) if optimizer.skip_nonfinite else None
-        climbing = range(len(found)) if group.flags['maximize'] else ()
-        found = signed_and_bounded(found, climbing, {k: optimizer._read(0, k) for k in bounds})
-        found = [old if g is None else g for g, old in zip(found, given, strict=True)]
-        new = inner.update(jax.tree.unflatten(treedef, found), state, params, **extra)
+        new = inner.update(updates, state, params, **extra)
         return where_finite(finite, new, (jax.tree.map(jnp.zeros_like, new[0]), state))
 
     return optax.GradientTransformationExtraArgs(chain.init, update)

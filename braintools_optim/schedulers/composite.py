@@ -209,6 +209,15 @@ class Composite(PresentRate):
             wrong += child.differences(part)
         return wrong
 
+    def unknown(self, state_dict: Any) -> list[str]:
+        """Return what a snapshot has of which it, or what it is made of, knows nothing."""
+        found, parts = super().unknown(state_dict), []
+        if isinstance(state_dict, Mapping) and isinstance(state_dict.get('schedulers'), list):
+            parts = state_dict['schedulers']
+        for child, part in zip(self._children, parts, strict=False):
+            found += child.unknown(part)
+        return found
+
     def _restore(self, saved: Mapping[str, Any]) -> None:
         for child, part in zip(self._children, saved['schedulers'], strict=True):
             child._restore(part)
@@ -223,4 +232,5 @@ class Composite(PresentRate):
 
     def __repr__(self) -> str:
         inner = ', '.join(map(repr, self._children))
-        return f'{type(self).__name__}([{inner}], epoch={self._epoch()})'
+        fixed = ''.join(f', {k}={v!r}' for k, v in self._fixed.items())
+        return f'{type(self).__name__}([{inner}]{fixed}, epoch={self._epoch()})'

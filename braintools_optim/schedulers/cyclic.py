@@ -28,6 +28,7 @@ class MomentumCycle(LRScheduler):
     __module__ = 'braintools_optim'
     carries_changes = False
     ranges = {'base_momentum': UNIT, 'max_momentum': UNIT}
+    _settled = ('cycle_momentum',)
     base_is_private = True  # torch's constructors take it, or what it is made of
 
     def __init__(
@@ -107,12 +108,11 @@ class MomentumCycle(LRScheduler):
 
 def _momentum_of(group: ParamGroup) -> str | None:
     """Return which number of a group is its momentum, None if it has none that may change."""
-    known = group._optimizer._numbers
     if group.fixed_chain is not None:
         return None
-    if 'betas' in known:
+    if 'betas' in group:
         return 'betas'
-    return 'momentum' if 'momentum' in known and 'momentum' not in group.unused else None
+    return 'momentum' if 'momentum' in group and 'momentum' not in group.unused else None
 
 
 class CyclicLR(MomentumCycle):

@@ -319,7 +319,7 @@ class LambdaLR(LRScheduler):
     @property
     def lr_lambdas(self) -> list[Callable]:
         """The functions, one for each group or one for all."""
-        return self._functions
+        return list(self._functions)
 
     def _factor(self, group: int, epoch: Any) -> Any:
         function = self._functions[group if 'lr_lambda' in self._lists else 0]

@@ -43,6 +43,7 @@ class ParamScheduler(Scheduler):
     """
 
     __module__ = 'braintools_optim'
+    _settled = ('name',)
 
     @overload  # the metaclass takes the optimizer off
     def __init__(self, optimizer: OptaxOptimizer, *args: Any, **options: Any) -> None: ...
@@ -70,14 +71,18 @@ class ParamScheduler(Scheduler):
         self._schedules = each
         self._for_each = isinstance(schedule, list)
 
+    def _rename(self, names: Mapping[str, str]) -> None:
+        """Drive the same number of an optimizer that has another name for it."""
+        vars(self)['name'] = names.get(self.name, self.name)
+
     def _fit(self, optimizer: OptaxOptimizer) -> None:
-        known = {**optimizer._numbers, **{k: v for k, v in optimizer._options.items() if v}}
+        known = {*optimizer._numbers, *optimizer._bounded_by}
         if self.name not in known:
             raise ValueError(
                 f'{type(optimizer).__name__} has no live number {self.name!r}; it has '
                 f'{", ".join(sorted(known))}.'
             )
-        if self._for_each and self.name in optimizer._options:
+        if self._for_each and self.name in optimizer._bounds:
             raise ValueError(
                 f'{self.name} of {type(optimizer).__name__} is one number for all groups; give '
                 f'ParamScheduler one schedule, got a list of {len(self._schedules)}.'
@@ -106,7 +111,7 @@ class ParamScheduler(Scheduler):
     def _settings(self, progress: Progress) -> dict[tuple[int, str], Any]:
         assert self.optimizer is not None
         values = self._values(progress.epoch)
-        count = 1 if self.name in self.optimizer._options else len(self.optimizer._groups)
+        count = 1 if self.name in self.optimizer._bounds else len(self.optimizer._groups)
         each = ((i, values[i if self._for_each else 0]) for i in range(count))
         return {(i, self.name): value for i, value in each if value is not None}
 
@@ -116,7 +121,10 @@ class ParamScheduler(Scheduler):
         return Progress(following(progress.epoch, epoch)), lrs
 
     def _shown(self, progress: Progress, lrs: list) -> list:
-        values = [np.nan if v is None else v for v in self._values(progress.epoch)]
+        values = self._values(progress.epoch)
+        size = next((len(v) for v in values if isinstance(v, tuple)), None)
+        nothing = np.nan if size is None else (np.nan,) * size
+        values = [nothing if v is None else v for v in values]
         return values if self._for_each else values * max(len(lrs), 1)
 
     def _quantity(self) -> str:

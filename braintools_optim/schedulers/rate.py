@@ -12,7 +12,7 @@ from ..ranges import range_of
 from ..state import OptimState
 from .arguments import Arguments
 from .base_rates import BaseRates
-from .row import Row, carried, flat, is_concrete, written
+from .row import Row, carried, flat, is_concrete, start_of, written
 from .scheduler import Progress, called, following, is_optimizer
 from .shown import CurrentRates
 from .snapshot import is_code, row_differences, row_snapshot, saved_rows
@@ -319,9 +319,7 @@ class LRScheduler(Arguments, BaseRates):
         for i, (row, lr) in enumerate(zip(progress.memory, lrs, strict=True)):
             lr = check_number(type(self).__name__, 'lr', lr)
             a, b = self._affine(progress.epoch, i, row)
-            start = (
-                (lr - a) / b if self.carries_changes and (is_tracer(b) or b != 0.0) else row.start
-            )
+            start = start_of(row, lr, a, b) if self.carries_changes else row.start
             rows.append(row._replace(start=start, written=lr))
         self._put(Progress(progress.epoch, rows))
 

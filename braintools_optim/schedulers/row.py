@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ..engine.observe import is_tracer
 
-__all__ = ['Row', 'agree', 'carried', 'flat', 'is_concrete', 'written']
+__all__ = ['Row', 'agree', 'carried', 'flat', 'is_concrete', 'start_of', 'written']
 
 
 class Row(NamedTuple):
@@ -17,7 +17,7 @@ class Row(NamedTuple):
     base: Any  # the learning rate before any schedule
     start: Any  # what the schedule starts from now: the base, or what manual changes made of it
     written: Any  # the learning rate that it gave last
-    numbers: tuple[Any, ...]  # its live numbers, in the order of `LRScheduler._names`
+    numbers: tuple[Any, ...]  # its live numbers, in the order of `Arguments._names`
 
 
 def flat(row: Row) -> tuple:
@@ -55,6 +55,14 @@ def carried(row: Row, lr: Any, a0: Any, b0: Any, a: Any, b: Any) -> tuple[Any, A
         return start, a + b * start
     beyond = lr - a0
     return row.base + (beyond / b if b != 0.0 else 0.0), a + b * row.base + beyond
+
+
+def start_of(row: Row, lr: Any, a: Any, b: Any) -> Any:
+    """Return the start from which ``(a, b)`` gives a learning rate; where b is 0 there is none."""
+    if is_tracer(b):
+        rests = b == 0.0
+        return jnp.where(rests, row.start, (lr - a) / jnp.where(rests, 1.0, b))
+    return row.start if b == 0.0 else (lr - a) / b
 
 
 def _carried_traced(row: Row, lr: Any, a0: Any, b0: Any, a: Any, b: Any) -> tuple[Any, Any]:

@@ -124,6 +124,7 @@ class Scheduler(metaclass=_SchedulerType):
 
     __module__ = 'braintools_optim'
 
+    _settled: tuple[str, ...] = ()  # attributes that are fixed once it is built
     torch_gives_base = False  # whether torch's constructor, too, takes a base_lr
 
     def __init__(self, last_epoch: int = 0):
@@ -179,7 +180,7 @@ class Scheduler(metaclass=_SchedulerType):
         self._fit(optimizer)
         if len(optimizer.param_states):
             self._check_groups(len(optimizer._groups))
-        with undone_on_error(*self._parts(), optimizer, optimizer._table.state):
+        with optimizer._undone_on_error(*self._parts()):
             lrs = self._begin(optimizer)
             optimizer._enlist(self)
             self._set_optimizer(optimizer)
@@ -342,6 +343,12 @@ class Scheduler(metaclass=_SchedulerType):
             return [f'{owner}: its state must be a dict, got {type(state_dict).__name__}']
         return self._differences(state_dict)
 
+    def unknown(self, state_dict: Any) -> list[str]:
+        """Return what a snapshot has of which this scheduler knows nothing."""
+        theirs = set(state_dict) if isinstance(state_dict, Mapping) else set()
+        names = sorted(theirs - set(self.state_dict()), key=str)
+        return [f'{type(self).__name__}: {name!r} is unknown here' for name in names]
+
     def _differences(self, saved: Mapping[str, Any]) -> list[str]:
         """Return what keeps a dict from being loaded."""
         owner, wrong = type(self).__name__, []
@@ -354,7 +361,7 @@ class Scheduler(metaclass=_SchedulerType):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a snapshot, or raise with every difference, having changed nothing."""
-        if wrong := self.differences(state_dict):
+        if wrong := [*self.unknown(state_dict), *self.differences(state_dict)]:
             raise IncompatibleCheckpoint(wrong)
         with self._undone_on_error():
             self._restore(state_dict)
@@ -404,6 +411,8 @@ class Scheduler(metaclass=_SchedulerType):
             raise AttributeError(
                 f'last_epoch of {type(self).__name__} is a State; step(epoch={value!r}) goes there.'
             )
+        if '_built' in known and name in self._settled:
+            self._refuse_fixed(name)
         if '_built' in known and name not in known:
             arguments = inspect.signature(type(self)).parameters
             if is_ours(self) and name in arguments:

@@ -62,7 +62,7 @@ class SequentialLR(Composite):
             raise ValueError(
                 f'{owner} needs ascending integers >= 1 for milestones, got {milestones!r}.'
             )
-        self.milestones: list[int] = list(map(int, at))
+        self._fixed = {'milestones': list(map(int, at))}
         if isinstance(schedulers, list | tuple) and len(schedulers) != len(at) + 1:
             raise ValueError(
                 f'{owner} needs one scheduler more than milestones, got {len(schedulers)} '
@@ -210,9 +210,6 @@ class SequentialLR(Composite):
             if (told := saved.get('current_scheduler_idx', runs)) != runs:
                 wrong.append(f'{owner}: current_scheduler_idx must be {runs}, got {told!r}')
         return wrong
-
-    def __repr__(self) -> str:
-        return super().__repr__().replace('], epoch=', f'], milestones={self.milestones}, epoch=')
 
 
 def _chosen(condition: Any, yes: Any, no: Any) -> Any:

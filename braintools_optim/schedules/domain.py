@@ -78,6 +78,6 @@ def admit(owner: str, name: str, hint: Any, value: Any) -> Any:
         if kind is Callable and not callable(value):
             raise TypeError
         return value
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, OverflowError) as e:
         error = TypeError if isinstance(e, TypeError) else ValueError
         raise error(f'{owner}: {name} must be {allowed}, got {value!r}') from None
