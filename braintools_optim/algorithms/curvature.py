@@ -160,7 +160,7 @@ class LBFGS(OptaxOptimizer):
             came = 'neither' if grads is None else 'both'
             raise TypeError(f'{owner}.step needs gradients or a closure, got {came}.')
         if closure is None:
-            super().step(grads, **self._for_search(value, value_fn), **extra)
+            super().step(grads, value=value, value_fn=value_fn, **extra)
             return None
         unused = {'value': value, 'value_fn': value_fn, **extra}
         if given := [name for name, x in unused.items() if x is not None]:
@@ -193,12 +193,12 @@ class LBFGS(OptaxOptimizer):
     def _searches(self) -> bool:
         return self.linesearch is not None
 
-    def _for_search(self, value: Any, value_fn: Any) -> dict[str, Any]:
-        """Return what the line search takes; raise if it is missing."""
-        needed = {'value': value, 'value_fn': value_fn}
+    def _besides(self, extra: dict[str, Any]) -> dict[str, Any]:
+        needed = {name: extra.get(name) for name in ('value', 'value_fn')}
+        extra = {name: x for name, x in extra.items() if name not in needed}
         search = self.linesearch
         if search is None:
-            return {}
+            return extra
         lacking = [name for name, x in needed.items() if x is None]
         takes = isinstance(search, str | optax.GradientTransformationExtraArgs)
         if lacking and takes:
@@ -209,7 +209,7 @@ class LBFGS(OptaxOptimizer):
                 f'step(grads, value=..., value_fn=...); it got no {" and no ".join(lacking)}. '
                 f'Or give step(closure=...).'
             )
-        return needed if takes else {}
+        return extra | needed if takes else extra
 
     def _for_chain(self, extra: dict, view: GroupView) -> dict:
         """Take the loss and its function to the tree that the chain sees."""
