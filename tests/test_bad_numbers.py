@@ -4,6 +4,7 @@ import warnings
 from inspect import signature
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 import saiunit as u
@@ -236,3 +237,16 @@ def test_old_betas_warn_where_they_are_used():
     assert [(w.category, w.filename) for w in caught] == [(DeprecationWarning, __file__)]
     with pytest.warns(DeprecationWarning), refused(ValueError, 'Adam', 'betas', '1.5'):
         bo.Adam(0.1, beta2=1.5)
+
+
+def test_integers_that_no_float_can_hold_are_refused():
+    opt = bo.SGD(0.1)
+    with refused(TypeError, 'SGD', 'lr', 'number'):
+        opt.current_lr = 10**400
+    with refused(ValueError, 'cosine', 'T_max', 'integer >= 1'):
+        bo.schedules.cosine(0.1, T_max=10**400)
+    assert opt.current_lr == 0.1
+
+
+def test_integers_of_numpy_are_integers():
+    assert bo.LBFGS(max_iter=np.int64(20)).max_eval == 25

@@ -352,3 +352,11 @@ def test_numbers_that_contradict_each_other_are_refused():
     with pytest.raises(bo.IncompatibleCheckpoint, match=r'group 0: Rprop needs etas\[1\] in'):
         opt.load_state_dict(saved)
     assert opt.etas == (0.5, 1.2)
+
+
+@pytest.mark.parametrize('names', [None, 3, [1], 'w'])
+def test_names_that_are_none_are_refused_before_there_are_parameters(names):
+    saved = bo.SGD(0.1).register_trainable_weights(params_of(w=2)).state_dict()
+    saved['param_groups']['0']['params'] = names
+    with pytest.raises(bo.IncompatibleCheckpoint, match='group 0: params must be a list of names'):
+        bo.SGD(0.1).load_state_dict(saved)

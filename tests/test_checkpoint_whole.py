@@ -339,3 +339,34 @@ def test_what_is_traced_is_neither_saved_nor_restored(tmp_path):
         with pytest.raises(TypeError, match='is being traced; (save|restore) it outside of jit'):
             brainstate.transform.jit(lambda work=work: (work(), None)[1])()
     assert digest(opt, w) == before and not (tmp_path / 'new').exists()
+
+
+def test_a_background_save_that_cannot_begin_leaves_the_path_free(tmp_path, monkeypatch):
+    opt = bo.SGD(0.1).register_trainable_weights(params_of(w=2))
+
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, 'start', refuse)
+        with pytest.raises(RuntimeError, match="can't start"):
+            opt.save(tmp_path / 'run', background=True)
+    opt.save(tmp_path / 'run')
+    opt.load(tmp_path / 'run')
+
+
+def test_schedulers_that_are_restored_alone_know_what_they_do_not_know(tmp_path):
+    part = bo.StepLR(0.1, step_size=3)
+    scheduler = bo.SequentialLR([part, bo.ConstantLR(0.1)], milestones=[5])
+    state = scheduler.state_dict()
+    for wrong in (
+        {**state, 'foo': 1},
+        {**state, 'schedulers': [{**state['schedulers'][0], 'foo': 1}, state['schedulers'][1]]},
+    ):
+        with pytest.raises(bo.IncompatibleCheckpoint, match="'foo' is unknown here"):
+            scheduler.load_state_dict(wrong)
+        bo.save(tmp_path / 'run', {'s': wrong})
+        with pytest.raises(bo.IncompatibleCheckpoint, match="'foo' is unknown here"):
+            bo.restore(tmp_path / 'run', {'s': scheduler})
+        report = bo.restore(tmp_path / 'run', {'s': scheduler}, strict=False)
+        assert "'foo' is unknown here" in str(report.unexpected)

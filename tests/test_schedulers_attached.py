@@ -422,3 +422,31 @@ def test_every_plot_of_the_docs_is_of_one_scheduler():
     script = (Path(__file__).parent.parent / 'docs' / 'plot_schedulers.py').read_text()
     missing = [case.id for case in CASES if f'bo.{case.id}(' not in script]
     assert not missing
+
+
+def test_a_group_that_joins_changes_no_other():
+    opt = bo.AdamW(0.1).register_trainable_weights({'w': param()})
+    bo.ParamScheduler(opt, 'weight_decay', lambda epoch: 0.2)
+    opt.param_groups[0]['weight_decay'] = 0.7
+    opt.add_param_group({'v': param()})
+    assert [g['weight_decay'] for g in opt.param_groups] == [0.7, 0.2]
+
+
+def test_a_preview_of_tuples_where_a_group_keeps_its_own():
+    opt = bo.Adam(0.1).register_trainable_weights({'w': param()})
+    opt.add_param_group({'v': param()})
+    scheduler = bo.ParamScheduler(opt, 'betas', [(lambda epoch: 0.5 + 0.1 * epoch, 0.99), None])
+    seen = [[[0.5, 0.99], [np.nan] * 2], [[0.6, 0.99], [np.nan] * 2]]
+    np.testing.assert_allclose(scheduler.preview(2), seen)
+
+
+@pytest.mark.parametrize('run', [lambda f: f(), lambda f: brainstate.transform.jit(f)()])
+def test_a_change_where_the_schedule_gives_zero(run):
+    scheduler = bo.ConstantLR(0.1, factor=0.0, total_iters=1)
+
+    def changed():
+        scheduler.apply(lambda lr: 0.05)
+        scheduler.step()
+        return scheduler.get_lr()[0]
+
+    assert float(run(changed)) == pytest.approx(0.1)

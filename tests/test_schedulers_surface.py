@@ -359,3 +359,22 @@ def test_a_constructor_that_fails_leaves_nothing_attached():
     with pytest.raises(RuntimeError, match='stopped'):
         FailsWhenAttached(optimizer_to_drive=free)
     assert (free.state_dict(), free.schedulers, free.lr) == before
+
+
+def test_what_a_scheduler_was_built_with_is_fixed():
+    steps = bo.MultiStepLR(0.1, milestones=[2, 3])
+    factors = bo.LambdaLR(0.1, lr_lambda=lambda epoch: 1.0)
+    sequence = bo.SequentialLR([steps, factors], milestones=[5])
+    assert repr(sequence).count('milestones=[5]') == 1 and 'milestones=[2, 3]' in repr(sequence)
+    cycle = bo.CyclicLR(0.1, max_lr=0.5, cycle_momentum=False)
+    number = bo.ParamScheduler('weight_decay', lambda epoch: 0.1)
+    for scheduler, name in (
+        *((steps, 'milestones'), (sequence, 'milestones')),
+        *((cycle, 'cycle_momentum'), (number, 'name')),
+    ):
+        before = getattr(scheduler, name)
+        with pytest.raises(AttributeError, match=f'{name} of .* is fixed at construction'):
+            setattr(scheduler, name, 'nonsense')
+        assert getattr(scheduler, name) == before
+    factors.lr_lambdas.clear()
+    assert len(factors.lr_lambdas) == 1

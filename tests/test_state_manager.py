@@ -139,3 +139,14 @@ def test_a_thousand_parameters_register_quickly():
     opt.add_param_group(again)  # every path collides
     assert time.perf_counter() - start < 5
     assert len(set(opt.param_states.names)) == 2000
+
+
+def test_a_tree_is_taken_in_whole_or_not_at_all():
+    a, b, c = param(1.0), param(2.0), param(3.0)
+    manager = bo.UniqueStateManager({'a': a, 'b': b})
+    with pytest.raises(ValueError, match='registered as another parameter'):
+        manager.merge_with({'A': c, 'a': b})
+    assert manager.names == ['a', 'b'] and c not in manager
+    manager.aliases().clear()
+    manager.merge_with({'again': a})
+    assert len(manager.aliases()) == 3 and len(manager) == 2

@@ -382,3 +382,64 @@ def test_functions_are_extra_arguments_too():
     opt.register_trainable_weights({'a': a})
     opt.step({'a': jnp.ones(2)}, value_fn=jnp.sqrt, mode='half')
     np.testing.assert_allclose(a.value, 3.0)
+
+
+def test_tx_sees_all_gradients_as_a_step_does():
+    for options in ({'maximize': True}, {'grad_clip_norm': 0.3}, {'skip_nonfinite': True}):
+        w, grads, others = ParamState(jnp.ones(2)), jnp.array([1.0, -2.0]), jnp.array([0.5, 1.0])
+        opt = bo.Mars(0.1, exact=True, **options).register_trainable_weights({'w': w})
+        state, values = opt.tx.init({'w': w.value}), {'w': w.value}
+        for g, other in ((grads, 0.0 * others), (2 * grads, others), (grads, jnp.nan * others)):
+            if options.get('skip_nonfinite') or np.isfinite(other).all():
+                more = {'previous_point_grads': {'w': other}}
+                updates, state = opt.tx.update({'w': g}, state, values, **more)
+                values = optax.apply_updates(values, updates)
+                opt.step({'w': g}, **more)
+        np.testing.assert_allclose(w.value, values['w'], rtol=1e-6)
+    opt = bo.LBFGS(linesearch='zoom', maximize=True)
+    with pytest.raises(ValueError, match='searches along a line.*construct it without maximize'):
+        opt.tx  # noqa: B018
+
+
+@pytest.mark.parametrize('change', [repr, lambda o: bo.ParamScheduler(o, 'lr', lambda t: 0.1)])
+def test_bounds_may_be_traced(change):
+    def made(bound):
+        opt = bo.SGD(0.1, grad_clip_norm=bound)
+        change(opt)
+        return opt.grad_clip_norm
+
+    np.testing.assert_array_equal(
+        brainstate.transform.vmap(made)(jnp.arange(1.0, 4.0)), [1.0, 2.0, 3.0]
+    )
+
+
+@pytest.mark.parametrize(
+    ('made', 'says'),
+    [
+        (
+            lambda u: jax.tree.map(jnp.sum, u),
+            r"shape \(\) for parameter 'b', which it sees .*\(1,\)",
+        ),
+        (jax.tree.leaves, 'updates of another structure than its gradients'),
+        (lambda u: None, 'updates of another structure than its gradients'),
+    ],
+    ids=['shape', 'list', 'none'],
+)
+def test_a_chain_that_returns_no_updates_is_told(made, says):
+    params = {'b': ParamState(jnp.ones(1)), 'w': ParamState(jnp.ones(2))}
+    tx = optax.stateless(lambda updates, _: made(updates))
+    opt = bo.OptaxOptimizer(tx=tx).register_trainable_weights(params)
+    with pytest.raises((TypeError, ValueError), match=says):
+        opt.step({'b': jnp.ones(1), 'w': jnp.ones(2)})
+    np.testing.assert_array_equal(params['w'].value, [1.0, 1.0])
+
+
+def test_extra_arguments_without_a_hash_are_refused_by_name():
+    def update(updates, state, params=None, *, names=(), **more):
+        return updates, state
+
+    tx = optax.GradientTransformationExtraArgs(lambda p: (), update)
+    opt = bo.OptaxOptimizer(tx=tx).register_trainable_weights({'w': ParamState(jnp.ones(2))})
+    opt.step({'w': jnp.ones(2)}, names=('a',))
+    with pytest.raises(TypeError, match=r"what has a hash.*names=\['a'\]"):
+        opt.step({'w': jnp.ones(2)}, names=['a'])

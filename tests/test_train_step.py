@@ -317,6 +317,8 @@ def test_scan_without_arguments_and_over_one():
     assert step.scan(length=3).shape == (3,)
     np.testing.assert_allclose(w.value, 0.125)
     assert step.scan(jnp.array([1.0, 0.0])).tolist() == [0.03125, 0.0]
+    assert step.scan(jnp.ones(4), length=4).shape == (4,)
+    assert step.scan(jnp.ones(5)).shape == (5,)  # the length of one call is not that of the next
     for wrong in ((), (jnp.ones(2), jnp.ones(3)), (jnp.array(1.0),)):
         with pytest.raises(ValueError, match='first axis'):
             step.scan(wrong)
