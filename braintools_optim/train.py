@@ -54,8 +54,8 @@ def train_step(
         Stepped after each update, of which there is one in ``accumulate_steps`` steps;
         `ReduceLROnPlateau` is given the loss.
     donate : bool
-        Let the new values of States take over the memory of the old ones. Arrays that were taken
-        out of a written State before a step, parameters too, are then gone after it.
+        Let the new values of States take over the memory of the old ones, parameters too. Arrays
+        that somebody else holds are copied first.
     has_aux : bool
         Whether ``loss_fn`` returns ``(loss, aux)``; so does the step then.
     value_fn : bool or callable, optional

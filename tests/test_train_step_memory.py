@@ -2,6 +2,7 @@
 
 import copy
 import re
+import weakref
 from pathlib import Path
 
 import brainstate
@@ -37,29 +38,63 @@ def test_what_is_written_is_written_in_place(make):
     assert digest(model, opts, schedulers) != before
 
 
-def test_old_arrays_are_gone_or_kept():
-    for donate in (True, False):
-        model = Net(noisy=True)
-        opts, _ = sgd(model)
-        step = bo.train_step(model, opts, square(model), donate=donate)
-        for _ in range(4):
-            old = [
-                model.body.value['w'],
-                model.head.value,
-                *jax.tree.leaves(opts[0]._core.value[0]),
-            ]
-            key, scale = model.random.value, model.scale.value
-            step(*BATCHES[0])
-            assert all(x.is_deleted() == donate for x in old if x.size > 1)
-            assert not key.is_deleted() and not scale.is_deleted()
-    with pytest.raises(ValueError, match=r'earlier step took over.*jnp.copy'):
-        model = Net()
-        opts, _ = sgd(model)
-        step = bo.train_step(model, opts, square(model))
-        old = model.head.value
+def test_what_somebody_holds_is_kept():
+    model, target, wrapped = Net(noisy=True), ParamState(jnp.zeros((4, 2))), jnp.ones(4)
+    opts, _ = adamw(model)
+    step = bo.train_step(model, opts, square(model))
+    for t in range(5):
+        target.value = model.head.value  # which the step does not touch
+        model.mean.value = wrapped if t == 2 else model.mean.value
+        held = [model.head.value, model.body.value, opts[0].opt_state.value]
+        held += [model.random.value, model.scale.value]
+        before = jax.tree.map(np.array, held[:3])
         step(*BATCHES[0])
-        model.head.value = old
+        assert not any(x.is_deleted() for x in jax.tree.leaves((held, target.value, wrapped)))
+        jax.tree.map(np.testing.assert_array_equal, held[:3], before)
+        assert (np.asarray(model.head.value) != before[0]).any()
+
+
+def test_what_nobody_holds_is_written_in_place():
+    model = Net()
+    opts, _ = sgd(model)
+    step = bo.train_step(model, opts, square(model))
+
+    def places():
+        arrays = [model.head.value, *model.body.value.values(), model.mean.value]
+        return {x.unsafe_buffer_pointer() for x in arrays}
+
+    step(*BATCHES[0])
+    before = places()
+    for t in range(6):
+        if t == 3:
+            kept = model.head.value
         step(*BATCHES[0])
+        if t == 3:
+            assert not kept.is_deleted() and places() != before
+            before = places()
+        assert places() == before
+
+
+def test_a_part_of_a_tree_in_a_state_is_gone():
+    w = ParamState({'layer': {'kernel': jnp.ones(3)}})
+    opt = registered(bo.SGD(0.1), {'w': w})
+    step = bo.train_step(w, opt, lambda: (w.value['layer']['kernel'] ** 2).sum())
+    part = w.value['layer']
+    step()
+    assert part['kernel'].is_deleted()
+    w.value = {'layer': part}
+    with pytest.raises(ValueError, match=r'earlier step took over.*part of a tree.*jnp.copy'):
+        step()
+
+
+def test_without_donation_nothing_is_given_away():
+    model = Net()
+    opts, _ = sgd(model)
+    step = bo.train_step(model, opts, square(model), donate=False)
+    part = model.body.value
+    step(*BATCHES[0])
+    assert step.compiled(*BATCHES[0]).memory_analysis().alias_size_in_bytes == 0
+    assert not any(x.is_deleted() for x in part.values())
 
 
 def test_counts_that_were_read_outlive_the_next_step():
@@ -157,6 +192,10 @@ def test_an_interrupt_at_any_line_of_a_step():
     assert n > 40
 
 
+def is_gone(reference):
+    return (array := reference()) is None or array.is_deleted()
+
+
 def test_an_interrupt_as_soon_as_something_was_taken_over():
     (model, opt, schedulers), (twin, other, theirs) = pair()
     step = bo.train_step(model, opt, square(model), schedulers)
@@ -167,11 +206,11 @@ def test_an_interrupt_as_soon_as_something_was_taken_over():
             opt.current_lr = other.current_lr = 0.01 * t
         if t > 4:
             x, y = jnp.asarray(x), jnp.asarray(y)
-        old = [model.head.value, model.body.value['w']]
+        old = [weakref.ref(z) for z in (model.head.value, model.body.value['w'])]
         same(x, y)
         # As far as JAX: where Python runs while the results are nowhere but in its frames.
         hits += None is not interrupted(
-            lambda x=x, y=y: step(x, y), lambda _, old=old: any(z.is_deleted() for z in old), ''
+            lambda x=x, y=y: step(x, y), lambda _, old=old: any(map(is_gone, old)), ''
         )
         assert digest(model, [opt], schedulers) == digest(twin, [other], theirs), t
     assert hits == 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from sys import getrefcount
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 
 from ..paths import path_name
 
-__all__ = ['apart', 'is_deleted', 'refuse_deleted']
+__all__ = ['apart', 'held_leaves', 'held_trees', 'is_deleted', 'refuse_deleted']
 
 
 def is_deleted(x: Any) -> bool:
@@ -27,9 +28,8 @@ def refuse_deleted(held: Iterable[tuple[str, Any]]) -> None:
             place = f' under {path_name(path)!r}' if path else ''
             raise ValueError(
                 f'{holder} holds an array that an earlier step took over, '
-                f'{jax.typeof(gone).str_short()}{place}: what is taken out of a State before a '
-                f'train_step is gone afterwards. Keep jnp.copy of it, or build the step with '
-                f'donate=False.'
+                f'{jax.typeof(gone).str_short()}{place}: a part of a tree in a State was taken out '
+                f'before a train_step. Keep jnp.copy of it, or build the step with donate=False.'
             )
 
 
@@ -42,6 +42,30 @@ def apart(leaves: list, split: int) -> list:
         new.append(jnp.copy(leaf) if buffer in rest else leaf)
         rest.add(buffer)
     return [*new, *leaves[split:]]
+
+
+def held_leaves(leaves: list, count: int) -> set[int]:
+    """Return which of the first leaves somebody holds besides their State and this list."""
+    counts = list(map(getrefcount, leaves[:count]))
+    if max(counts, default=0) <= _OF_LEAF:  # nearly always
+        return set()
+    return {i for i, found in enumerate(counts) if found > _OF_LEAF}
+
+
+def held_trees(cells: list[dict]) -> list[bool]:
+    """Return whose value, a tree, somebody holds besides the State that has this ``__dict__``."""
+    return [getrefcount(cell['_value']) > _OF_TREE for cell in cells]
+
+
+def _lowest_counts() -> tuple[int, int]:
+    """Return the counts of references that those functions find where nobody else has any."""
+    cell = {'_value': object()}
+    of_tree = getrefcount(cell['_value'])
+    leaves = [cell['_value']]
+    return max(map(getrefcount, leaves[:1])), of_tree
+
+
+_OF_LEAF, _OF_TREE = _lowest_counts()
 
 
 def _buffer(x: Any) -> Any:

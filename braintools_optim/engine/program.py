@@ -17,7 +17,7 @@ from brainstate import State
 from brainstate.transform import StatefulFunction
 
 from ..paths import path_name
-from .buffers import apart, is_deleted, refuse_deleted
+from .buffers import apart, held_leaves, held_trees, is_deleted, refuse_deleted
 from .compiled import (
     CONFIG,
     NUMBERS,
@@ -65,6 +65,7 @@ class StatefulProgram:
         ):
             return self._run_checked(args, kwargs)
         split = program.donated_count
+        program.spare(leaves)
         result: list = []
         try:
             try:
@@ -132,6 +133,7 @@ class Program:
         leaves, self.treedef, self.trees = self.gathered(args, kwargs)
         self.signature = signature_of(tuple(leaves))
         self.precision, self.modes = matmul_precision(), modes()
+        self.trees_of_cells = _leaves_of_trees(self.donated_cells)
         *donated, copied, _ = self._values()
         self.new_tree, self.copied_tree = map(jax.tree.structure, (tuple(donated), copied))
         self.donated_count = len(jax.tree.leaves(donated))
@@ -194,6 +196,15 @@ class Program:
 
     # ---- running -------------------------------------------------------------------------
 
+    def spare(self, leaves: list) -> None:
+        """Put copies in place of leaves that would be donated, and that somebody else holds."""
+        held = held_leaves(leaves, self.donated_count)
+        cells = self.trees_of_cells
+        if cells and any(there := held_trees([cell for cell, _ in cells])):
+            held = held.union(*(part for (_, part), is_held in zip(cells, there, strict=True) if is_held))
+        for i in held:
+            leaves[i] = jnp.copy(leaves[i])
+
     def compiled(self, leaves: list) -> Any:
         """Return the compiled program, which takes what is donated and all else, as lists."""
         if self.program is None:
@@ -226,6 +237,7 @@ class Program:
         """Run it where JAX may not have met such arguments."""
         refuse_deleted((s.name or type(s).__name__, s._value) for s in self.order)
         leaves, *_ = self.gathered(args, kwargs)
+        self.spare(leaves)
         kinds, split = tuple(map(type, leaves)), self.donated_count
         program = self.compiled(leaves)
         leaves = apart(leaves, split)
@@ -293,6 +305,17 @@ class Program:
         pairs = zip(self.states, new, self.writes, strict=True)
         write_all([(state, value) for state, value, writes in pairs if writes])
         return out
+
+
+def _leaves_of_trees(cells: list[dict]) -> list[tuple[dict, range]]:
+    """Return the cells whose value is a tree, with the places of its leaves among those of all."""
+    found, start = [], 0
+    for cell in cells:
+        stop = start + len(jax.tree.leaves(cell['_value']))
+        if not jax.tree_util.all_leaves([cell['_value']]):
+            found.append((cell, range(start, stop)))
+        start = stop
+    return found
 
 
 def _can_take_over(old: Any, new: Any) -> bool:
