@@ -185,7 +185,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         scheduler = lr if isinstance(lr, LRScheduler) else None
         if scheduler is None:
             refuse_rate(name, lr)
-        first_lr = scheduler.base_lrs[0] if scheduler else check_number(name, 'lr', lr)
+        first_lr = check_number(name, 'lr', self._first_rate(lr))
         self._declare(
             {'lr': first_lr, 'weight_decay': weight_decay, **hyper, 'maximize': maximize},
             {'grad_clip_norm': grad_clip_norm, 'grad_clip_value': grad_clip_value},

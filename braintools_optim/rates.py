@@ -11,6 +11,8 @@ from .fixed_list import FixedList
 from .groups import ParamGroup
 from .hyper import HyperTable
 from .schedulers import LRScheduler, Scheduler
+from .schedulers.row import agree
+from .signature import argument_defaults
 
 __all__ = ['DrivenRates']
 
@@ -53,6 +55,21 @@ class DrivenRates:
             f'opt.lr is the scheduler; to change the learning rate assign '
             f"opt.current_lr = {value!r} or opt.param_groups[i]['lr'] = {value!r}."
         )
+
+    def _first_rate(self, lr: Any) -> Any:
+        """Return the learning rate that was given, or with which the given scheduler begins.
+
+        One that was given no base begins with the default of the class, as one that is attached
+        later does.
+        """
+        if not isinstance(lr, LRScheduler):
+            return lr
+        default = argument_defaults(type(self)).get('lr')
+        if isinstance(default, float) and lr.optimizer is None and not lr._was_given_base():
+            bases = [default] * len(lr.base_lrs)
+            if not agree(lr.base_lrs, bases):
+                lr._adopt(bases, bases)
+        return lr.base_lrs[0]
 
     @property
     def lr_scheduler(self) -> LRScheduler:

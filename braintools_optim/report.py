@@ -21,6 +21,7 @@ def describe(optimizer: OptaxOptimizer) -> str:
     options += ['skip_nonfinite=True'] if optimizer.skip_nonfinite else []
     if optimizer.accumulate_steps > 1:
         options.append(f'accumulate_steps={optimizer.accumulate_steps}')
+    options += [f'{k}={np.dtype(v).name}' for k, v in optimizer._precision._asdict().items() if v]
     options += [] if optimizer.decay_mask is None else ['with a decay_mask']
     options += [] if optimizer.constrain is None else ['constrained']
     head = type(optimizer).__name__

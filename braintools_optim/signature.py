@@ -31,7 +31,7 @@ class CommonOptions(TypedDict, total=False):
     the mean of the gradients of all four. ``constrain`` is a function of a parameter's value, or a
     tree of them, which puts it back after each update. Where the class keeps a first moment, as
     Adam does, ``mu_dtype`` is the dtype of that; where it decays each parameter by itself,
-    ``decay_mask`` says which parameters the weight decay is for; other classes refuse these two.
+    ``decay_mask`` says which parameters the weight decay is for; other classes lack these two.
     :class:`OptaxOptimizer` tells more.
     """
 
@@ -72,14 +72,13 @@ def _is_common(p: inspect.Parameter) -> bool:
 
 
 def constructor_signature(cls: type) -> inspect.Signature:
-    """Return the signature of ``cls(...)`` with ``**common`` written out.
-
-    It lacks ``decay_mask`` where that is refused.
-    """
+    """Return the signature of ``cls(...)`` with ``**common`` written out, less what it refuses."""
     first, *given = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
     left_out = {p.name for p in given}
     if 'weight_decay' not in left_out or not is_leafwise(getattr(cls, 'transform', None)):
         left_out.add('decay_mask')
+    if getattr(cls, 'no_accumulation', ''):
+        left_out.add('accumulate_steps')
     shown: list[inspect.Parameter] = []
     for p in given:
         if _is_common(p):

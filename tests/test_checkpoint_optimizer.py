@@ -360,3 +360,45 @@ def test_names_that_are_none_are_refused_before_there_are_parameters(names):
     saved['param_groups']['0']['params'] = names
     with pytest.raises(bo.IncompatibleCheckpoint, match='group 0: params must be a list of names'):
         bo.SGD(0.1).load_state_dict(saved)
+
+
+@pytest.mark.parametrize(
+    'made',
+    [
+        lambda n: bo.CosineAnnealingLR(0.1, T_max=n),
+        lambda n: bo.OneCycleLR(max_lr=1.0, total_steps=n),
+        lambda n: bo.ChainedScheduler([bo.CosineAnnealingLR(0.1, T_max=n)]),
+    ],
+    ids=['cosine', 'one cycle', 'chained'],
+)
+def test_training_on_with_a_longer_schedule(made, tmp_path):
+    def run(steps):
+        opt = bo.SGD(made(steps)).register_trainable_weights(params_of(w=2))
+        return opt, opt.lr
+
+    opt, scheduler = run(10)
+    for _ in range(8):
+        scheduler.step()
+    opt.save(tmp_path / 'run')
+    longer, schedule = run(20)
+    with pytest.raises(bo.IncompatibleCheckpoint, match='was built with .*10.*, here with .*20'):
+        longer.load(tmp_path / 'run')
+    with pytest.raises(bo.IncompatibleCheckpoint, match='was built with'):
+        schedule.load_state_dict(scheduler.state_dict())
+    assert schedule.last_epoch.value == 0
+    report = longer.load(tmp_path / 'run', strict=False)
+    assert 'was built with' in report.unexpected[0] and schedule.last_epoch.value == 8
+    _, whole = run(20)
+    for _ in range(9):
+        whole.step()
+    schedule.step()
+    assert longer.current_lr == pytest.approx(whole.get_lr()[0])
+
+
+def test_what_a_scheduler_was_built_with_must_be_a_dict(tmp_path):
+    opt = bo.SGD(bo.StepLR(0.1, step_size=3)).register_trainable_weights(params_of(w=2))
+    state = opt.state_dict()
+    state['schedulers'][0]['fixed'] = 5
+    for strict in (True, False):
+        with pytest.raises(bo.IncompatibleCheckpoint, match='fixed must be a dict'):
+            opt.load_state_dict(state, strict=strict)

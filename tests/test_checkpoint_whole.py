@@ -370,3 +370,13 @@ def test_schedulers_that_are_restored_alone_know_what_they_do_not_know(tmp_path)
             bo.restore(tmp_path / 'run', {'s': scheduler})
         report = bo.restore(tmp_path / 'run', {'s': scheduler}, strict=False)
         assert "'foo' is unknown here" in str(report.unexpected)
+
+
+def test_a_file_of_one_optimizer_is_told_where_a_training_state_is_restored(tmp_path):
+    opt = bo.SGD(0.1).register_trainable_weights(params_of(w=2))
+    opt.save(tmp_path / 'run')
+    with pytest.raises(bo.IncompatibleCheckpoint, match=r'as opt.save writes it.*use opt.load'):
+        bo.restore(tmp_path / 'run', {'opt': opt})
+    with pytest.raises(bo.IncompatibleCheckpoint, match='attach them before loading'):
+        opt = bo.SGD(bo.StepLR(0.1, step_size=2)).register_trainable_weights(params_of(w=2))
+        opt.load(tmp_path / 'run')

@@ -274,3 +274,18 @@ def test_a_scan_asks_a_loss_for_its_own_arguments():
     xs = jnp.ones((2, 4, 3))
     for function in (loss, jax.jit(loss), partial(loss), lambda *xs: loss(xs[0])):
         assert bo.train_step(MODEL, of_model(), function).scan(xs).shape == (2,)
+
+
+def test_a_tensor_is_told_how_to_become_an_array():
+    class Tensor:
+        def numpy(self):
+            return jnp.ones(2)
+
+        def detach(self):
+            return self
+
+    w = ParamState(jnp.ones(2))
+    opt = bo.SGD(0.1).register_trainable_weights({'w': w})
+    step = bo.train_step(w, opt, lambda x: jnp.sum(w.value * x))
+    with pytest.raises(TypeError, match=r'got a torch.Tensor for argument \[0\]; give tensor'):
+        step(Tensor())

@@ -450,3 +450,25 @@ def test_a_change_where_the_schedule_gives_zero(run):
         return scheduler.get_lr()[0]
 
     assert float(run(changed)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize('cls', [bo.Lars, bo.RMSprop, bo.Mars, bo.Adam])
+def test_without_a_base_all_three_ways_begin_with_the_default_of_the_class(cls):
+    def made(way):
+        opt, scheduler = cls(), bo.StepLR(step_size=1, gamma=0.5)
+        if way == 'lr':
+            opt = cls(lr=scheduler)
+        elif way == 'optimizer':
+            scheduler = bo.StepLR(opt, step_size=1, gamma=0.5)
+        else:
+            opt.add_scheduler(scheduler)
+        seen = [opt.current_lr, *scheduler.base_lrs, opt.base_lr]
+        scheduler.step()
+        return [*seen, opt.current_lr, getattr(opt, 'lr_ref', None)]
+
+    first, *others = map(made, ('lr', 'optimizer', 'add_scheduler'))
+    assert first[:4] == [cls().current_lr] * 3 + [cls().current_lr / 2]
+    assert all(other == first for other in others)
+    parts = bo.ChainedScheduler([bo.StepLR(step_size=1), bo.ConstantLR(factor=1.0)])
+    assert cls(lr=parts).current_lr == cls().current_lr
+    assert cls(lr=bo.StepLR(0.3, step_size=1)).current_lr == 0.3

@@ -443,3 +443,21 @@ def test_extra_arguments_without_a_hash_are_refused_by_name():
     opt.step({'w': jnp.ones(2)}, names=('a',))
     with pytest.raises(TypeError, match=r"what has a hash.*names=\['a'\]"):
         opt.step({'w': jnp.ones(2)}, names=['a'])
+
+
+def test_the_table_shows_dtypes():
+    opt = bo.Adam(0.1, master_dtype='float32', mu_dtype=jnp.bfloat16)
+    assert 'master_dtype=float32, mu_dtype=bfloat16' in repr(opt)
+
+
+@pytest.mark.parametrize(
+    ('cls', 'lacks'),
+    [
+        (bo.LBFGS, {'accumulate_steps', 'decay_mask'}),
+        (bo.Adam, set()),
+        (bo.Mars, {'decay_mask'}),
+        (bo.OptaxOptimizer, set()),
+    ],
+)
+def test_a_signature_lacks_what_the_class_refuses(cls, lacks):
+    assert {*COMMON} - {*inspect.signature(cls).parameters} == lacks

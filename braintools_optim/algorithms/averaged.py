@@ -207,7 +207,7 @@ class Mars(OptaxOptimizer):
         self.static = tuple(_functions(gamma=gamma))
         if exact:
             self.no_accumulation = 'built with exact=True it takes two gradients in each step'
-        first_lr = lr.base_lrs[0] if isinstance(lr, LRScheduler) else lr
+        first_lr = self._first_rate(lr)
         super().__init__(
             lr=lr,
             betas=betas,

@@ -123,9 +123,9 @@ class Judge:
         """Note what only the checkpoint has."""
         (self.wrong if self.strict else self.report.unexpected).append(line)
 
-    def unknown_and_wrong(self, scheduler: Scheduler, state: Any, where: str = '') -> None:
+    def judge_scheduler(self, scheduler: Scheduler, state: Any, where: str = '') -> None:
         """Judge the snapshot of a scheduler."""
-        for line in scheduler.unknown(state):
+        for line in scheduler.peculiar(state):
             self.unexpected(f'{where}: {line}' if where else line)
         self.refuse_all(scheduler.differences(state), where)
 

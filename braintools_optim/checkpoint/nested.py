@@ -49,7 +49,7 @@ def encoded(
         raise TypeError(
             f'{where} is a {type(node).__name__}, which cannot be saved: give dicts and lists of '
             f'numbers, text, arrays, States, optimizers and schedulers (of a model its States, '
-            f'model.states(brainstate.ParamState)).'
+            f'model.states()).'
         )
     return known
 

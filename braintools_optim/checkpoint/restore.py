@@ -281,12 +281,14 @@ def _checked_schedulers(
         return []
     theirs, here = [s.get('scheduler') for s in saved], [type(s).__name__ for s in mine]
     if theirs != here:
-        judge.unexpected(f'the schedulers were {theirs}, here they are {here}')
+        judge.unexpected(
+            f'the schedulers were {theirs}, here they are {here}: attach them before loading'
+        )
         return []
     if not judge.strict:  # groups that came or went are reported as such
         saved = [resized(s, here.state_dict()) for s, here in zip(saved, mine, strict=True)]
     for scheduler, state in zip(mine, saved, strict=True):
-        judge.unknown_and_wrong(scheduler, state)
+        judge.judge_scheduler(scheduler, state)
     return list(zip(mine, saved, strict=True))
 
 

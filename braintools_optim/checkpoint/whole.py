@@ -123,9 +123,12 @@ def restore(
     rename : dict of str
         New names of the optimizers' parameters, or of all under a name.
     """
-    judge = Judge(strict, cast, rename)
+    judge, saved = Judge(strict, cast, rename), load(path)
+    if isinstance(saved, Mapping) and isinstance(tree, Mapping):
+        if {'opt', 'opt_state'} <= set(saved) and 'opt_state' not in tree:
+            judge.unexpected('the file holds one optimizer, as opt.save writes it: use opt.load')
     walk = _Walk(judge)
-    data = walk.visit(tree, load(path), 'tree')
+    data = walk.visit(tree, saved, 'tree')
     judge.check_rename()
     report = judge.conclude()
     with ExitStack() as stack:
@@ -162,7 +165,7 @@ class _Walk:
             self._visit_optimizer(node, saved, where)
         elif isinstance(node, Scheduler):
             saved = shaped_like(plainly(saved), node.state_dict())
-            self.judge.unknown_and_wrong(node, saved, where)
+            self.judge.judge_scheduler(node, saved, where)
             self.schedulers.append((node, saved))
         elif isinstance(node, State):
             if any(map(is_tracer, jax.tree.leaves(node.value))):

@@ -200,8 +200,8 @@ class Program:
         """Put copies in place of leaves that would be donated, and that somebody else holds."""
         held = held_leaves(leaves, self.donated_count)
         cells = self.trees_of_cells
-        if cells and any(there := held_trees([cell for cell, _ in cells])):
-            held = held.union(*(part for (_, part), is_held in zip(cells, there, strict=True) if is_held))
+        for (_, part), is_held in zip(cells, held_trees([cell for cell, _ in cells]), strict=True):
+            held = held.union(part) if is_held else held
         for i in held:
             leaves[i] = jnp.copy(leaves[i])
 
@@ -360,6 +360,11 @@ def _refuse_others(args: tuple, kwargs: dict[str, Any]) -> None:
     for path, x in jax.tree_util.tree_flatten_with_path((args, kwargs))[0]:
         if not isinstance(x, NUMBERS):
             which = path_name(path[1:])
+            if hasattr(x, 'numpy') and hasattr(x, 'detach'):
+                raise TypeError(
+                    f'a training step takes arrays and numbers, got a torch.Tensor for argument '
+                    f'{which}; give tensor.numpy().'
+                )
             raise TypeError(
                 f'a training step takes arrays and numbers, got {type(x).__name__} for argument '
                 f'{which}; bind all else beforehand, as in lambda x: loss_fn(x, ...).'

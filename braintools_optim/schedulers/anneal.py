@@ -30,7 +30,7 @@ class ConstantLR(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     factor : float
         The factor f.
@@ -60,7 +60,7 @@ class LinearLR(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     start_factor, end_factor : float
         The first factor f0 and the last, f1.
@@ -97,7 +97,7 @@ class WarmupScheduler(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     warmup_epochs : int
         The number of epochs W.
@@ -129,7 +129,7 @@ class CosineAnnealingLR(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     T_max : int
         The epoch of the first minimum.
@@ -162,7 +162,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     T_0, T_mult : int
         The epochs to the first restart, and how many times longer each period is.
@@ -224,7 +224,7 @@ class WarmupCosineSchedule(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     warmup_steps, total_steps : int
         The steps of the rise, W, and of everything, T.
@@ -269,7 +269,7 @@ class WSDLR(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     warmup_steps, stable_steps, decay_steps : int
         The steps of the three parts, W, S and D.
@@ -316,7 +316,7 @@ class InverseSqrtLR(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate at the top, or one for each group.
     warmup_steps : int
         The steps W of the rise.
@@ -359,7 +359,7 @@ class SWALR(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     swa_lr : float or list of float
         The learning rate at the end.

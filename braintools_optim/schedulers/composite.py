@@ -209,13 +209,16 @@ class Composite(PresentRate):
             wrong += child.differences(part)
         return wrong
 
-    def unknown(self, state_dict: Any) -> list[str]:
-        """Return what a snapshot has of which it, or what it is made of, knows nothing."""
-        found, parts = super().unknown(state_dict), []
+    def _other_arguments(self, saved: Any) -> list[str]:
+        return []
+
+    def peculiar(self, state_dict: Any) -> list[str]:
+        """Return in what a snapshot is of another one, or of another part."""
+        found, parts = super().peculiar(state_dict), []
         if isinstance(state_dict, Mapping) and isinstance(state_dict.get('schedulers'), list):
             parts = state_dict['schedulers']
         for child, part in zip(self._children, parts, strict=False):
-            found += child.unknown(part)
+            found += child.peculiar(part)
         return found
 
     def _restore(self, saved: Mapping[str, Any]) -> None:

@@ -25,7 +25,7 @@ class StepLR(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     step_size : int
         The number of epochs s between two steps.
@@ -55,7 +55,7 @@ class MultiStepLR(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     milestones : list of int
         The epochs, ascending; one that is named twice counts twice.
@@ -85,7 +85,7 @@ class ExponentialLR(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     gamma : float
         The factor.
@@ -112,7 +112,7 @@ class ExponentialDecayLR(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     decay_steps, decay_rate : int, float
         The learning rate is multiplied by the rate r in each s steps.
@@ -157,7 +157,7 @@ class PolynomialLR(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     total_iters : int
         The number of epochs T.
@@ -187,7 +187,7 @@ class InverseTimeLR(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     decay_rate, decay_steps : float, int
         The divisor grows by r in each s epochs.
@@ -225,7 +225,7 @@ class RexLR(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     total_iters : int
         The number of epochs T.
@@ -255,7 +255,7 @@ class PiecewiseConstantSchedule(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         Without effect: the values are learning rates, the same for all groups.
     boundaries : list of int
         The epochs at which the next value is taken, ascending; (1000, 2000) if not given.
@@ -293,7 +293,7 @@ class LambdaLR(LRScheduler):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     lr_lambda : callable or list of callable
         The function f, or one for each group. It is not saved.
@@ -337,7 +337,7 @@ class MultiplicativeLR(PresentRate, LambdaLR):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     lr_lambda : callable or list of callable
         The function f, or one for each group. It is not saved.

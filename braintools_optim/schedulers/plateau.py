@@ -50,7 +50,7 @@ class ReduceLROnPlateau(PresentRate):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate, or one for each group.
     mode : {'min', 'max'}
         Whether the metric is to fall or to rise.

@@ -15,7 +15,7 @@ from .base_rates import BaseRates
 from .row import Row, carried, flat, is_concrete, start_of, written
 from .scheduler import Progress, called, following, is_optimizer
 from .shown import CurrentRates
-from .snapshot import is_code, row_differences, row_snapshot, saved_rows
+from .snapshot import is_code, other_arguments, row_differences, row_snapshot, saved_rows
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
@@ -46,7 +46,7 @@ class LRScheduler(Arguments, BaseRates):
 
     Parameters
     ----------
-    base_lr : float or list of float
+    base_lr : float or list of float, or the optimizer to drive, as in torch
         The learning rate before any schedule; a list has one for each group. Left out, it is what
         the optimizer has.
     last_epoch : int
@@ -360,6 +360,13 @@ class LRScheduler(Arguments, BaseRates):
 
     def _differences(self, saved: Mapping[str, Any]) -> list[str]:
         return super()._differences(saved) + self._memory_differences(saved)
+
+    def peculiar(self, state_dict: Any) -> list[str]:
+        """Return in what a snapshot is of another scheduler, though it may be loaded."""
+        return super().peculiar(state_dict) + self._other_arguments(state_dict)
+
+    def _other_arguments(self, saved: Any) -> list[str]:
+        return other_arguments(self, saved)
 
     def _memory_differences(self, saved: Mapping[str, Any]) -> list[str]:
         return row_differences(self, saved)

@@ -343,8 +343,8 @@ class Scheduler(metaclass=_SchedulerType):
             return [f'{owner}: its state must be a dict, got {type(state_dict).__name__}']
         return self._differences(state_dict)
 
-    def unknown(self, state_dict: Any) -> list[str]:
-        """Return what a snapshot has of which this scheduler knows nothing."""
+    def peculiar(self, state_dict: Any) -> list[str]:
+        """Return in what a snapshot is of another scheduler, though it may be loaded."""
         theirs = set(state_dict) if isinstance(state_dict, Mapping) else set()
         names = sorted(theirs - set(self.state_dict()), key=str)
         return [f'{type(self).__name__}: {name!r} is unknown here' for name in names]
@@ -361,7 +361,7 @@ class Scheduler(metaclass=_SchedulerType):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a snapshot, or raise with every difference, having changed nothing."""
-        if wrong := [*self.unknown(state_dict), *self.differences(state_dict)]:
+        if wrong := [*self.peculiar(state_dict), *self.differences(state_dict)]:
             raise IncompatibleCheckpoint(wrong)
         with self._undone_on_error():
             self._restore(state_dict)

@@ -11,7 +11,7 @@ from .row import Row
 if TYPE_CHECKING:
     from .rate import LRScheduler
 
-__all__ = ['is_code', 'resized', 'row_differences', 'row_snapshot', 'saved_rows']
+__all__ = ['is_code', 'other_arguments', 'resized', 'row_differences', 'row_snapshot', 'saved_rows']
 
 PER_GROUP = ('base_lrs', 'starts', 'written', 'current_lrs')  # lists of one entry for each group
 _LATER = ('cycle_momentum', 'div_factor')  # what files do not tell from before it was saved
@@ -91,9 +91,18 @@ def row_differences(scheduler: LRScheduler, saved: Mapping[str, Any]) -> list[st
             scheduler._checked({k: values[i] for k, values in hyper.items()})
         except (TypeError, ValueError) as error:
             wrong.append(str(error))
-    theirs = saved.get('fixed', {})
-    known = theirs if isinstance(theirs, Mapping) else {}
-    here = {k: v for k, v in mine['fixed'].items() if k in known or k not in _LATER}
-    if theirs != here:
-        wrong.append(f'{owner}: it was built with {theirs}, here with {here}')
+    if not isinstance(theirs := saved.get('fixed', {}), Mapping):
+        wrong.append(f'{owner}: fixed must be a dict, got {theirs!r:.80}')
     return wrong
+
+
+def other_arguments(scheduler: LRScheduler, saved: Any) -> list[str]:
+    """Return in what a scheduler was built otherwise than the one whose snapshot it is."""
+    theirs = saved.get('fixed', {}) if isinstance(saved, Mapping) else {}
+    if not isinstance(theirs, Mapping):  # which is refused in any case
+        return []
+    mine = scheduler.state_dict()['fixed']
+    here = {k: v for k, v in mine.items() if k in theirs or k not in _LATER}
+    if theirs == here:
+        return []
+    return [f'{type(scheduler).__name__}: it was built with {theirs}, here with {here}']
