@@ -138,10 +138,13 @@ def test_live_numbers_of_a_scheduler():
         scheduler.step()
 
     epoch()
-    scheduler.gamma = 0.25  # takes effect in the next step: 0.25**2 of the base
+    scheduler.gamma = 0.25  # takes effect in the next step, on the present rate
+    assert opt.current_lr == pytest.approx(scheduler.get_lr()[0]) == pytest.approx(0.05)
     epoch()
     assert len(traces) == 1 and scheduler.gamma == 0.25
-    assert opt.current_lr == pytest.approx(0.1 * 0.25**2, rel=1e-6)
+    assert opt.current_lr == pytest.approx(0.05 * 0.25, rel=1e-6)
+    scheduler.step(4)  # that of a schedule which had it from the beginning
+    assert opt.current_lr == pytest.approx(0.1 * 0.25**4, rel=1e-6)
     with pytest.raises(ValueError, match='gamma'):
         scheduler.gamma = -1.0
     with pytest.raises(AttributeError, match='step_size of StepLR is fixed'):
@@ -472,3 +475,41 @@ def test_without_a_base_all_three_ways_begin_with_the_default_of_the_class(cls):
     parts = bo.ChainedScheduler([bo.StepLR(step_size=1), bo.ConstantLR(factor=1.0)])
     assert cls(lr=parts).current_lr == cls().current_lr
     assert cls(lr=bo.StepLR(0.3, step_size=1)).current_lr == 0.3
+
+
+RECURSIONS = {  # torch's, from the last learning rate to that of epoch t
+    'ExponentialLR': (
+        {'gamma': 0.9},
+        {3: ('gamma', 0.5), 7: ('gamma', 0.95)},
+        lambda lr, t, s: lr * s,
+    ),
+    'StepLR': (
+        {'step_size': 2, 'gamma': 0.5},
+        {3: ('gamma', 0.9)},
+        lambda lr, t, s: lr if t % 2 else lr * s,
+    ),
+    'CosineAnnealingLR': (
+        {'T_max': 9, 'eta_min': 0.01},
+        {3: ('eta_min', 0.05)},
+        lambda lr, t, s: (
+            s + (lr - s) * (1 + np.cos(np.pi * t / 9)) / (1 + np.cos(np.pi * (t - 1) / 9))
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize('jitted', [False, True], ids=['eager', 'jit'])
+@pytest.mark.parametrize('name', RECURSIONS)
+def test_numbers_that_are_assigned_go_on_from_the_present_rate(name, jitted, x64):
+    kwargs, changes, after = RECURSIONS[name]
+    opt = bo.SGD(0.5).register_trainable_weights({'w': param()})
+    scheduler = getattr(bo, name)(opt, **kwargs)
+    step = brainstate.transform.jit(scheduler.step) if jitted else scheduler.step
+    lr, value = 0.5, next(v for k, v in kwargs.items() if isinstance(v, float))
+    for t in range(1, 9):
+        if t in changes:
+            number, value = changes[t]
+            setattr(scheduler, number, value)
+        step()
+        lr = after(lr, t, value)
+        assert float(opt.current_lr) == pytest.approx(lr, rel=1e-12), t

@@ -93,10 +93,14 @@ class Arguments(Scheduler):
                 f'{owner} needs {len(progress.memory)} values for {name}, got {value!r}.'
             )
         rows = []
-        for row, new in zip(progress.memory, each, strict=True):
-            hyper = self._numbers_of(row) | {name: new}
-            rows.append(row._replace(numbers=self._checked(hyper)))
+        for i, (row, new) in enumerate(zip(progress.memory, each, strict=True)):
+            numbers = self._checked(self._numbers_of(row) | {name: new})
+            rows.append(self._going_on(i, row, numbers))
         self._put(Progress(progress.epoch, rows))
+
+    def _going_on(self, group: int, row: Row, numbers: tuple) -> Row:
+        """Return a group's row with other numbers."""
+        return row._replace(numbers=numbers)
 
     def _checked(self, hyper: Mapping[str, Any]) -> tuple:
         """Return the live numbers of one group in order, or raise where one is not allowed."""

@@ -176,6 +176,17 @@ class LRScheduler(Arguments, BaseRates):
             hyper['base'] = row.start
         return self.schedule.pair(epoch, **self._fixed, **hyper)
 
+    def _going_on(self, group: int, row: Row, numbers: tuple) -> Row:
+        """Return a row with other numbers, which go on from the present learning rate, as torch's.
+
+        The schedule goes on as if it had come there with these numbers, from another start.
+        """
+        row = row._replace(numbers=numbers)
+        if self.schedule is None or self.schedule.needs_base or not self.carries_changes:
+            return row
+        a, b = self._affine(self._epoch(), group, row)
+        return row._replace(start=start_of(row, row.written, a, b))
+
     def _by_get_lr(self, epoch: Any) -> list:
         """Return the learning rates of a class that defines get_lr, at an epoch."""
         present = self.last_epoch
