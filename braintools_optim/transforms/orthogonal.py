@@ -133,8 +133,10 @@ def scale_by_muon(
                 made = f', of which reshape made {shape}' if reshape else ''
                 raise ValueError(
                     f'Muon takes matrices, but parameter {leaf_name(path)!r} has the shape '
-                    f"{p.shape}{made}; give it to another optimizer, or say by reshape='last', "
-                    f"reshape='first' or a function of the shape which matrix it is."
+                    f'{p.shape}{made}; give it to another optimizer (where a layer has it in one '
+                    f'State with its matrix, build it without, b_init=None), or say by '
+                    f"reshape='last', reshape='first' or a function of the shape which matrix it "
+                    f'is.'
                 )
         return ScaleByMuonState(optax.tree.zeros_like(params))
 
