@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 __all__ = ['is_code', 'other_arguments', 'resized', 'row_differences', 'row_snapshot', 'saved_rows']
 
 PER_GROUP = ('base_lrs', 'starts', 'written', 'current_lrs')  # lists of one entry for each group
-_LATER = ('cycle_momentum', 'div_factor')  # what files do not tell from before it was saved
+# What a file may not tell, from before it was saved, and what another scheduler cannot go on with.
+_LATER = ('cycle_momentum', 'div_factor')
 
 
 def is_code(value: Any) -> bool:
@@ -92,17 +93,20 @@ def row_differences(scheduler: LRScheduler, saved: Mapping[str, Any]) -> list[st
         except (TypeError, ValueError) as error:
             wrong.append(str(error))
     if not isinstance(theirs := saved.get('fixed', {}), Mapping):
-        wrong.append(f'{owner}: fixed must be a dict, got {theirs!r:.80}')
+        return [*wrong, f'{owner}: fixed must be a dict, got {theirs!r:.80}']
+    here, there = ({k: v for k, v in x.items() if k in _LATER} for x in (mine['fixed'], theirs))
+    if there != {k: here.get(k) for k in there}:
+        wrong.append(f'{owner}: it was built with {there}, here with {here}')
     return wrong
 
 
 def other_arguments(scheduler: LRScheduler, saved: Any) -> list[str]:
-    """Return in what a scheduler was built otherwise than the one whose snapshot it is."""
+    """Return in what a scheduler was built otherwise, and can go on all the same: its horizon."""
     theirs = saved.get('fixed', {}) if isinstance(saved, Mapping) else {}
     if not isinstance(theirs, Mapping):  # which is refused in any case
         return []
     mine = scheduler.state_dict()['fixed']
-    here = {k: v for k, v in mine.items() if k in theirs or k not in _LATER}
-    if theirs == here:
+    here, there = ({k: v for k, v in x.items() if k not in _LATER} for x in (mine, theirs))
+    if there == here:
         return []
-    return [f'{type(scheduler).__name__}: it was built with {theirs}, here with {here}']
+    return [f'{type(scheduler).__name__}: it was built with {there}, here with {here}']
