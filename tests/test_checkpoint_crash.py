@@ -406,3 +406,18 @@ def test_directories_that_cannot_be_flushed(path, monkeypatch):
     with pytest.raises(SaveError, match='is written, but could not be flushed'):
         file.write(path, OLD)
     assert version(path) == 0
+
+
+def test_directories_that_may_not_be_read(path, monkeypatch):
+    """One may write into them, so saving there is no failure."""
+    real, refused = os.open, []
+
+    def opened(what, flags, *mode, **more):
+        if flags & os.O_DIRECTORY:
+            refused.append(what)
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(what, flags, *mode, **more)
+
+    monkeypatch.setattr(atomic.os, 'open', opened)
+    file.write(path, NEW)
+    assert version(path) == 1 and refused

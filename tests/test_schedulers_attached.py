@@ -308,10 +308,27 @@ def test_without_a_base_all_three_ways_begin_with_the_default_of_the_class(cls):
     assert cls(lr=bo.StepLR(0.3, step_size=1)).current_lr == 0.3
 
 
+def test_a_schedule_that_carries_nothing_on_has_an_assigned_number_from_the_beginning():
+    opt = bo.SGD(0.1).register_trainable_weights({'w': param()})
+    scheduler = bo.CyclicLR(opt, 0.1, max_lr=0.5, step_size_up=4)
+    scheduler.step(), scheduler.step()
+    scheduler.max_lr = 0.9
+    assert opt.current_lr == pytest.approx(0.3)
+    scheduler.step()
+    assert opt.current_lr == pytest.approx(
+        bo.CyclicLR(0.1, max_lr=0.9, step_size_up=4).preview(4)[3, 0]
+    )
+
+
 RECURSIONS = {  # torch's, from the last learning rate to that of epoch t
     'ExponentialLR': (
         {'gamma': 0.9},
         {3: ('gamma', 0.5), 7: ('gamma', 0.95)},
+        lambda lr, t, s: lr * s,
+    ),
+    'ExponentialDecayLR': (  # the same rule, one epoch at a time
+        {'decay_steps': 1, 'decay_rate': 0.9},
+        {3: ('decay_rate', 0.5)},
         lambda lr, t, s: lr * s,
     ),
     'StepLR': (

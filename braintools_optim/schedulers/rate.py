@@ -182,7 +182,7 @@ class LRScheduler(Arguments, BaseRates):
         The schedule goes on as if it had come there with these numbers, from another start.
         """
         row = row._replace(numbers=numbers)
-        if self.schedule is None or self.schedule.needs_base or not self.carries_changes:
+        if self.schedule is None or not self.carries_changes:
             return row
         a, b = self._affine(self._epoch(), group, row)
         return row._replace(start=start_of(row, row.written, a, b))
