@@ -235,7 +235,7 @@ def test_train_step_gives_the_loss_to_a_base_that_searches():
     step = bo.train_step(w, opt, lambda: -maximized(w.value))
     for _ in range(6):
         step()
-    np.testing.assert_allclose(w.value, [1.0, 1.0], atol=1e-3)
+    np.testing.assert_allclose(w.value, [1.0, 1.0], rtol=1e-5)
 
 
 def test_a_scheduler_of_a_number_drives_it_under_its_new_name():
