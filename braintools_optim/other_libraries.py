@@ -14,6 +14,7 @@ from brainstate.graph import Node
 from .ranges import RANGES
 
 __all__ = [
+    'OF_SCHEDULERS',
     'argument_here',
     'did_you_mean',
     'name_here',
@@ -118,9 +119,12 @@ ARGUMENTS: dict[str, str] = {
 """Arguments of other libraries' optimizers, and what to do instead."""
 
 
-def argument_here(owner: str, name: str) -> str:
+OF_SCHEDULERS = {'verbose': 'Leave it out, and print opt.current_lr where you want to see it.'}
+
+
+def argument_here(owner: str, name: str, known: Mapping[str, str] = ARGUMENTS) -> str:
     """Return what to do instead of giving an argument that there is not, as a sentence."""
-    return f' {ARGUMENTS[name].format(owner=owner)}' if name in ARGUMENTS else ''
+    return f' {known[name].format(owner=owner)}' if name in known else ''
 
 
 PACKAGES: dict[tuple[str, ...], str] = {

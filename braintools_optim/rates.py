@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from .check import is_plain_number
 from .engine.given_chain import warn_of_unread
 from .engine.running import Running
 from .fixed_list import FixedList
@@ -64,12 +65,16 @@ class DrivenRates:
         """
         if not isinstance(lr, LRScheduler):
             return lr
-        default = argument_defaults(type(self)).get('lr')
-        if isinstance(default, float) and lr.optimizer is None and not lr._was_given_base():
-            bases = [default] * len(lr.base_lrs)
+        default = self._default_rate()
+        if is_plain_number(default) and lr.optimizer is None and not lr._was_given_base():
+            bases = [float(default)] * len(lr.base_lrs)
             if not agree(lr.base_lrs, bases):
                 lr._adopt(bases, bases)
         return lr.base_lrs[0]
+
+    def _default_rate(self) -> Any:
+        """Return the learning rate that it has where none is given, None if one must be given."""
+        return argument_defaults(type(self)).get('lr')
 
     @property
     def lr_scheduler(self) -> LRScheduler:

@@ -42,6 +42,11 @@ def interrupted(action, when, under=PACKAGE, events=('line',)):
     return line
 
 
+def once_gone(arrays):
+    """Return what is true as soon as the memory of one of these arrays was taken over."""
+    return lambda frame: any(x.is_deleted() for x in arrays)
+
+
 def nth(n, counts=lambda frame: True):
     """Return what is true of the n-th frame that counts."""
     left = n

@@ -13,7 +13,7 @@ import saiunit
 from cases import (
     CASES,
 )
-from interrupts import EVERYWHERE, interrupted, nth
+from interrupts import EVERYWHERE, interrupted, nth, once_gone
 from looking import (
     chains_of,
     compilations,
@@ -255,11 +255,7 @@ def test_an_interrupt_in_a_frame_after_a_donation_loses_nothing():
             grads = jax.tree.map(np.asarray, grads)
         twin.step(grads)
         watched = [x for x in jax.tree.leaves(opt._core.value) if isinstance(x, jax.Array)]
-        line = interrupted(
-            lambda grads=grads: opt.step(grads),
-            lambda _, watched=watched: any(x.is_deleted() for x in watched),
-            *('', EVERYWHERE),
-        )
+        line = interrupted(lambda grads=grads: opt.step(grads), once_gone(watched), '', EVERYWHERE)
         assert digest(opt, params) == digest(twin, twin_params), (t, line)
     assert all(cut_into(opt))
 

@@ -16,7 +16,7 @@ from cases import (
     over_classes,
 )
 from contract_runs import assert_numbers_are_plain, assert_usable, start_run
-from interrupts import EVERYWHERE, PACKAGE, interrupted, nth
+from interrupts import EVERYWHERE, PACKAGE, interrupted, nth, once_gone
 from looking import (
     compilations,
     digest,
@@ -156,11 +156,7 @@ def test_an_interrupt_right_after_the_state_was_donated():
             grads = jax.tree.map(np.asarray, grads)
         twin.step(grads)
         watched = [x for x in jax.tree.leaves(opt._core.value) if isinstance(x, jax.Array)]
-        line = interrupted(
-            lambda grads=grads: opt.step(grads),
-            lambda _, watched=watched: any(x.is_deleted() for x in watched),
-            *('', EVERYWHERE),
-        )
+        line = interrupted(lambda grads=grads: opt.step(grads), once_gone(watched), '', EVERYWHERE)
         assert not any(x.is_deleted() for x in jax.tree.leaves(opt._core.value[0])), (t, line)
         assert digest(opt, params) == digest(twin, twin_params), (t, line)
 

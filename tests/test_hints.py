@@ -180,6 +180,7 @@ def test_a_hint_names_nothing_private():
         (bo.AdamW, 'max_norm', "Did you mean 'grad_clip_norm'?"),
         (bo.AdamW, 'use_ema', 'Averages of parameters are AveragedModel(model, decay=0.999).'),
         (bo.Lamb, 'gradient_accumulation_steps', 'It is accumulate_steps here.'),
+        (bo.StepLR, 'verbose', 'Leave it out, and print opt.current_lr where you want to see it.'),
         (bo.StepLR, 'lr', "Did you mean 'base_lr'?"),
         (bo.StepLR, 'learning_rate', "Did you mean 'base_lr'?"),
         (bo.CosineAnnealingLR, 'init_value', "Did you mean 'base_lr'?"),

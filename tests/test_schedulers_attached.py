@@ -3,6 +3,7 @@
 import brainstate
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scheduler_cases import CASES, EVERY, LRS, applied, attached, two_groups, walk
 
@@ -286,7 +287,22 @@ def test_a_change_where_the_schedule_gives_zero(run):
     assert float(run(changed)) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize('cls', [bo.Lars, bo.RMSprop, bo.Mars, bo.Adam])
+class OfOne(bo.OptaxOptimizer):
+    def __init__(self, lr=1, **more):
+        super().__init__(lr=lr, **more)
+
+
+def over_adam(**options):
+    return bo.Lookahead(bo.Adam(0.2), **options)
+
+
+def over_a_chain(**options):
+    return bo.Lookahead(optax.sgd(0.1), **options)
+
+
+@pytest.mark.parametrize(
+    'cls', [bo.Lars, bo.RMSprop, bo.Mars, bo.Adam, OfOne, over_adam, over_a_chain]
+)
 def test_without_a_base_all_three_ways_begin_with_the_default_of_the_class(cls):
     def made(way):
         opt, scheduler = cls(), bo.StepLR(step_size=1, gamma=0.5)
@@ -314,6 +330,7 @@ def test_a_schedule_that_carries_nothing_on_has_an_assigned_number_from_the_begi
     scheduler.step(), scheduler.step()
     scheduler.max_lr = 0.9
     assert opt.current_lr == pytest.approx(0.3)
+    assert scheduler.get_lr()[0] == pytest.approx(0.5)  # by the formula, as torch's
     scheduler.step()
     assert opt.current_lr == pytest.approx(
         bo.CyclicLR(0.1, max_lr=0.9, step_size_up=4).preview(4)[3, 0]

@@ -133,6 +133,10 @@ class Lookahead(OptaxOptimizer):
             named |= {self._names[k]: v for k, v in known.items()}
         return named
 
+    def _default_rate(self) -> Any:
+        base = self.base_optimizer
+        return base.current_lr if isinstance(base, OptaxOptimizer) else 1.0
+
     def _base_values(self, h: Hyper) -> Hyper:
         """Return the values of the base optimizer, under the names it has for them."""
         values: Mapping[str, Any] = {k: getattr(h, own) for k, own in self._names.items()}

@@ -123,7 +123,7 @@ class Judge:
         """Note what only the checkpoint has."""
         (self.wrong if self.strict else self.report.unexpected).append(line)
 
-    def judge_scheduler(self, scheduler: Scheduler, state: Any, where: str = '') -> None:
+    def scheduler(self, scheduler: Scheduler, state: Any, where: str = '') -> None:
         """Judge the snapshot of a scheduler."""
         for line in scheduler.peculiar(state):
             self.unexpected(f'{where}: {line}' if where else line)

@@ -288,7 +288,7 @@ def _checked_schedulers(
     if not judge.strict:  # groups that came or went are reported as such
         saved = [resized(s, here.state_dict()) for s, here in zip(saved, mine, strict=True)]
     for scheduler, state in zip(mine, saved, strict=True):
-        judge.judge_scheduler(scheduler, state)
+        judge.scheduler(scheduler, state)
     return list(zip(mine, saved, strict=True))
 
 

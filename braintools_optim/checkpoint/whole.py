@@ -165,7 +165,7 @@ class _Walk:
             self._visit_optimizer(node, saved, where)
         elif isinstance(node, Scheduler):
             saved = shaped_like(plainly(saved), node.state_dict())
-            self.judge.judge_scheduler(node, saved, where)
+            self.judge.scheduler(node, saved, where)
             self.schedulers.append((node, saved))
         elif isinstance(node, State):
             if any(map(is_tracer, jax.tree.leaves(node.value))):

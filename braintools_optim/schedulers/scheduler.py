@@ -17,7 +17,7 @@ from ..check import check_count, check_number, is_plain_number, is_real
 from ..checkpoint.errors import IncompatibleCheckpoint
 from ..engine.observe import in_loop, is_tracer, recorded
 from ..engine.writing import put_value, undone_on_error
-from ..other_libraries import did_you_mean, is_ours, refuse_stray
+from ..other_libraries import OF_SCHEDULERS, argument_here, did_you_mean, is_ours, refuse_stray
 from ..ranges import Range
 from ..state import OptimState
 
@@ -89,7 +89,9 @@ class _SchedulerType(type):
             if name not in parameters:
                 raise TypeError(
                     f'{cls.__name__} has no argument {name!r}; it has '
-                    f'{", ".join(parameters)}.{did_you_mean(name, parameters)}'
+                    f'{", ".join(parameters)}.'
+                    f'{argument_here(cls.__name__, name, OF_SCHEDULERS)}'
+                    f'{did_you_mean(name, parameters)}'
                 )
 
 
