@@ -156,6 +156,8 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
     """Why it cannot add up the gradients of several steps, empty where it can."""
     first_moments: tuple[str, ...] = ('mu',)
     """The names of what the chain keeps in ``mu_dtype``, where that is given."""
+    weight_decays: tuple[str, ...] = ('weight_decay',)
+    """The numbers that are zero for what ``decay_mask`` takes the decay from."""
 
     param_states: RegisteredStates
     step_count: OptimState

@@ -21,6 +21,8 @@ class Savable:
 
     state_schema = 1
     """The version of what a class keeps: raise it when a name comes to mean another thing."""
+    added_options: Mapping[int, Mapping[str, Any]] = {}
+    """By version: the options that came with it, each with the value that means none of it."""
 
     _pending: Pending | None  # a checkpoint that waits for parameters
 

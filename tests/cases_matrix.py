@@ -17,9 +17,14 @@ MUON = {
     **{**LR, **DECAY, **MOMENTUM, 'eps': (0.1, 3.0)},
     'ns_coefficients': ((3.2, -4.9, 1.9), (3.5, -4.6, 2.1)),
 }
+MUON_ADAMW = {
+    **{f'adamw_{name}': ends for name, ends in ADAM.items() if name != 'lr'},
+    'adamw_lr_ratio': (0.5, 2.0),
+}
 SPARSE = {k: v for k, v in ADAM.items() if k != 'weight_decay'}
 
 NO_SUM = {'accumulation': 'sparse gradients have other rows in each call, so it is refused'}
+NO_ADAMW = {f'live:{name}': 'AdamW updates nothing here' for name in MUON_ADAMW}
 NO_AVERAGE = {'live:beta1': 'built without it, it keeps no average, and says so when assigned'}
 
 
@@ -84,7 +89,11 @@ def rows(case):
             live=ADAFACTOR,
             skip=NO_AVERAGE,
         ),
-        case('muon', bo.Muon, {'lr': 0.05, 'reshape': 'last'}, rules.muon, 'Muon', live=MUON),
+        case(
+            *('muon', bo.Muon, {'lr': 0.05, 'reshape': 'last'}, rules.muon, 'Muon'),
+            live=MUON,
+            skip=NO_ADAMW,
+        ),
         case(
             'muon-match',
             bo.Muon,
@@ -95,6 +104,14 @@ def rows(case):
             rules.muon,
             'Muon',
             live=MUON,
+            skip=NO_ADAMW,
+        ),
+        case(
+            'muon-adamw',
+            bo.Muon,
+            {'lr': 0.05, 'reshape': 'last', 'outputs': 'columns', 'adamw': 'rest'},
+            rules.muon,
+            live=MUON | MUON_ADAMW | {'eps': (0.5, 20.0)},
         ),
         case(
             *('sparse-adam', Rows, {'lr': 0.05}, rules.sparse_adam, 'SparseAdam'),

@@ -1,6 +1,7 @@
 """More rules for `reference.py`: the algorithms that look at rows, columns and matrices."""
 
 import numpy as np
+import reference
 
 
 def rms(x):
@@ -34,18 +35,24 @@ def adafactor(
 def muon(
     p, g, memory, *, lr, weight_decay=0.1, momentum=0.95, nesterov=True,
     ns_coefficients=(3.4445, -4.775, 2.0315), eps=1e-7, ns_steps=5, adjust_lr_fn=None, reshape=None,
+    outputs='rows', adamw=None, adamw_lr_ratio=1.0, adamw_betas=(0.9, 0.95), adamw_eps=1e-8,
+    adamw_weight_decay=0.0,
 ):  # fmt: skip
     """torch.optim.Muon, on arrays that are matrices with the last axis as columns."""
+    if adamw == 'all' or (adamw and p.ndim < 2):
+        theirs = {'betas': adamw_betas, 'eps': adamw_eps, 'weight_decay': adamw_weight_decay}
+        return reference.adamw(p, g, memory, lr=lr * adamw_lr_ratio, **theirs)
     m = memory['m'] = momentum * memory.get('m', 0.0) + (1 - momentum) * g
     x = momentum * m + (1 - momentum) * g if nesterov else m
     cols = p.shape[-1] if p.ndim else 1
     x = x.reshape(-1, cols)
     rows = len(x)
+    factor = np.sqrt(max(1, rows / cols if outputs == 'rows' else cols / rows))
     left, s, right = np.linalg.svd(x / max(np.sqrt((x * x).sum()), eps), full_matrices=False)
     a, b, c = ns_coefficients
     for _ in range(ns_steps):  # it acts on the singular values alone
         s = a * s + b * s**3 + c * s**5
-    ratio = 0.2 * np.sqrt(max(rows, cols)) if adjust_lr_fn else np.sqrt(max(1, rows / cols))
+    ratio = 0.2 * np.sqrt(max(rows, cols)) if adjust_lr_fn else factor
     return p - lr * weight_decay * p - lr * ratio * (left * s @ right).reshape(p.shape)
 
 

@@ -1,6 +1,7 @@
 """Files of optimizers that are damaged, or do not fit: refused whole, every difference listed."""
 
 import random
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -270,6 +271,35 @@ def test_another_version_of_what_a_class_keeps_is_refused():
     with pytest.raises(bo.IncompatibleCheckpoint, match='was of version 1, here it is 2'):
         new.load_state_dict(old.state_dict())
     new.load_state_dict(new.state_dict())
+
+
+def test_options_that_a_class_had_not_yet_mean_what_was_done_then():
+    class Newer(bo.Momentum):
+        state_schema = 3
+        added_options = MappingProxyType(
+            {2: {'turned': False}, 3: {'leap': 2.0, 'weight_decay': 0.3}}
+        )
+
+        def __init__(self, lr, momentum=0.9, turned=False, leap=2.0):
+            bo.OptaxOptimizer.__init__(self, lr=lr, momentum=momentum, turned=turned, leap=leap)
+
+    Newer.__name__ = 'Momentum'
+    old = bo.Momentum(0.1, weight_decay=0.2).register_trainable_weights(make_params())
+    saved = old.state_dict()
+    new = Newer(0.1, leap=5.0).register_trainable_weights(make_params())
+    new.load_state_dict(saved)
+    assert (new.leap, new.weight_decay) == (2.0, 0.2)  # what it had not, and what it had
+    assert saved['schema'] == 1 and 'leap' not in saved['param_groups']['0']
+    assert new.state_dict()['schema'] == 3
+
+    turned = Newer(0.1, turned=True).register_trainable_weights(make_params())
+    with pytest.raises(bo.IncompatibleCheckpoint, match='turned was False, here it is True'):
+        turned.load_state_dict(saved)
+    with pytest.raises(bo.IncompatibleCheckpoint, match='was of version 3, here it is 1'):
+        old.load_state_dict(new.state_dict())
+    Newer.added_options = {3: {'leap': 2.0}}
+    with pytest.raises(bo.IncompatibleCheckpoint, match='was of version 1, here it is 3'):
+        new.load_state_dict(saved)
 
 
 def test_lookahead_over_another_optimizer_is_refused():

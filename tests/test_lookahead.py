@@ -260,6 +260,14 @@ def test_the_state_of_a_base_has_its_version():
     with pytest.raises(bo.IncompatibleCheckpoint, match='was of version 1, here it is 2'):
         new.load_state_dict(saved)
 
+    Mine.added_options = {2: {'momentum': 0.0, 'alpha': 0.3}}
+    del saved['param_groups']['0']['momentum']
+    newer = bo.Lookahead(Mine(0.1)).register_trainable_weights({'w': ParamState(jnp.ones(2))})
+    assert newer.added_options == {2: {'momentum': 0.0, 'base_alpha': 0.3}}
+    with pytest.raises(bo.IncompatibleCheckpoint) as caught:
+        newer.load_state_dict(saved)
+    assert caught.value.differences == ["group 0: 'base_alpha' is unknown here"]
+
 
 @pytest.mark.parametrize('order', [('opt', 'scheduler'), ('scheduler', 'opt'), ('base', 'opt')])
 def test_a_copy_has_the_scheduler_that_is_copied_with_it(order):

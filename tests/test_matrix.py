@@ -1,4 +1,4 @@
-"""What is special in Adafactor, Muon and SparseAdam, the optimizers that look at matrices."""
+"""What is special in Adafactor and SparseAdam, the optimizers that look at rows and columns."""
 
 import brainstate
 import jax
@@ -11,7 +11,6 @@ from brainstate.transform import for_loop, jit
 from jax.experimental.sparse import BCOO, BCSR
 
 import braintools_optim as bo
-from braintools_optim.transforms import newton_schulz
 
 MATRIX = np.random.default_rng(5).normal(size=(6, 4))
 
@@ -111,95 +110,6 @@ def test_adafactor_with_tiny_eps_survives_zero_gradients(original, dtype):
 def test_adafactor_keeps_a_row_and_a_column():
     opt = bo.Adafactor().register_trainable_weights({'w': ParamState(jnp.ones((3, 40, 50)))})
     assert sum(x.size for x in jax.tree.leaves(opt.opt_state.value)) == 1 + 3 * 40 + 3 * 50
-
-
-# ---- Muon --------------------------------------------------------------------------------------
-
-
-def test_muon_takes_matrices_only():
-    bias = {'layer': {'bias': ParamState(jnp.ones(3))}}
-    kernel = {'kernel': ParamState(jnp.ones((2, 2)))}
-    with pytest.raises(ValueError, match=r"'layer\.bias' has the shape \(3,\).*reshape='last'"):
-        bo.Muon().register_trainable_weights(bias)
-    opt = bo.Muon().register_trainable_weights(kernel)
-    with pytest.raises(ValueError, match=r"'layer\.bias'"):
-        opt.add_param_group(bias)
-    assert len(opt.param_groups) == len(opt.param_states) == 1
-    with pytest.raises(ValueError, match=r"'layer\.bias'.*\(3,\), of which.*\(2, 2\)"):
-        bo.Muon(reshape=lambda shape: (2, 2)).register_trainable_weights(bias)
-
-
-@pytest.mark.parametrize(
-    ('reshape', 'shape'),
-    [('last', (6, 4)), ('first', (2, 12)), (lambda shape: (shape[1], 8), (3, 8))],
-)
-def test_muon_of_reshaped_arrays(reshape, shape):
-    array = MATRIX.reshape(2, 3, 4)
-    got = training(bo.Muon(0.1, reshape=reshape), value=array)
-    want = training(bo.Muon(0.1), value=array.reshape(shape))
-    for one, other in zip(got, want, strict=True):
-        # XLA compiles the rule for another shape: sums may be in another order.
-        np.testing.assert_allclose(one.reshape(shape), other, rtol=2e-6)
-
-
-def rows_first(shape):
-    return shape[0], -1 if len(shape) > 2 else shape[1]
-
-
-def test_muon_with_a_function_is_saved():
-    one, other = bo.Muon(0.1, reshape=rows_first), bo.Muon(0.1, reshape=rows_first)
-    list(training(one))
-    list(training(other, 1))
-    assert one.state_dict()['param_groups']['0']['reshape'] == f'{__name__}.rows_first'
-    other.load_state_dict(one.state_dict())
-    with pytest.raises(bo.IncompatibleCheckpoint, match='reshape'):
-        third = bo.Muon(0.1, reshape='last')
-        list(training(third, 1))
-        third.load_state_dict(one.state_dict())
-
-
-@pytest.mark.parametrize(
-    ('options', 'words'),
-    [
-        ({'ns_steps': 2.5}, ['ns_steps', '[0, 100)', '2.5']),
-        ({'ns_steps': True}, ['ns_steps', 'True']),
-        ({'ns_steps': 100}, ['ns_steps', '100']),
-        ({'ns_coefficients': (1.0, 2.0)}, ['3 numbers', 'ns_coefficients']),
-        ({'adjust_lr_fn': 'adam'}, ['adjust_lr_fn', "'match_rms_adamw'", "'adam'"]),
-        ({'reshape': 'flat'}, ['reshape', "'last'", "'flat'"]),
-        ({'ns_dtype': 'int8'}, ['ns_dtype', "'int8'"]),
-    ],
-)
-def test_muon_refuses(options, words):
-    with pytest.raises((TypeError, ValueError)) as caught:
-        bo.Muon(**options)
-    assert [w for w in ('Muon', *words) if w not in str(caught.value)] == []
-    opt = bo.Muon().register_trainable_weights({'w': ParamState(jnp.ones((2, 2)))})
-    with pytest.raises((TypeError, ValueError), match=words[0]):
-        opt.add_param_group({'v': ParamState(jnp.ones((2, 2)))}, **options)
-
-
-def test_muon_fixes_the_number_of_iterations():
-    with pytest.raises(AttributeError, match='ns_steps of Muon is fixed'):
-        bo.Muon().ns_steps = 4
-
-
-@pytest.mark.parametrize('shape', [(6, 4), (4, 6), (0, 3), (1, 1)])
-def test_newton_schulz(shape):
-    # The tuned coefficients leave the singular values in about [0.68, 1.13].
-    matrix = np.resize(MATRIX, shape).astype(np.float32)
-    found = newton_schulz(jnp.asarray(matrix), (3.4445, -4.775, 2.0315), 5, 1e-7)
-    assert found.shape == shape
-    if min(shape) > 1:
-        values = np.linalg.svd(found, compute_uv=False)
-        assert values.min() > 0.5 and values.max() < 1.3
-
-
-@pytest.mark.parametrize(('add_eps', 'length'), [(False, 1.0), (True, 0.5)])
-def test_newton_schulz_begins_with_a_matrix_of_this_length(add_eps, length):
-    matrix = jnp.full((2, 2), 0.5e-3)
-    found = newton_schulz(matrix, (1.0, 0.0, 0.0), 1, 1e-3, add_eps=add_eps)
-    np.testing.assert_allclose(np.linalg.norm(found), length, rtol=1e-6)
 
 
 @pytest.mark.parametrize('make', [bo.Adafactor, bo.Muon, bo.SparseAdam])

@@ -114,6 +114,10 @@ class Lookahead(OptaxOptimizer):
         self.complex_as_real = base.complex_as_real and base._tx is None
         for passed_on in _PASSED_ON:
             setattr(self, passed_on, getattr(base, passed_on))
+        self.added_options = {
+            version: {_outer_name(k): value for k, value in options.items()}
+            for version, options in base.added_options.items()
+        }
 
     def _arguments_of(self, base: OptaxOptimizer) -> dict[str, Any]:
         """Return the constructor's arguments that are the base optimizer's."""

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+import operator
+from typing import Any, Unpack
 
+import jax
 import optax
 
 from ..check import check_choice, is_count
 from ..hyper import Hyper
 from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
-from ..ranges import FINITE
+from ..ranges import DECAY, FINITE, NON_NEGATIVE
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
-from ..transforms import Reshape, scale_by_muon
-from ..transforms.orthogonal import NS_COEFFICIENTS, NS_EPS, NS_STEPS
+from ..transforms import Reshape, scale_by_adam, scale_by_muon
+from ..transforms.orthogonal import (
+    NS_COEFFICIENTS,
+    NS_EPS,
+    NS_STEPS,
+    OUTPUTS,
+    is_matrix,
+    muon_or_adam,
+)
 from .arguments import FLOATS
 from .chain import descent
 
@@ -46,17 +55,38 @@ class Muon(OptaxOptimizer):
     reshape : {None, 'last', 'first'} or callable
         The matrix that a parameter is: itself; its last or first axis against all others; or
         the shape that a function of its shape returns.
+    outputs : {'rows', 'columns'}
+        What counts as rows in :math:`\kappa`: torch's layers have their outputs there, those of
+        brainstate and flax in the columns.
     ns_dtype : str, optional
         Precision of the iteration, the parameter's of at least float32 by default.
+    adamw : {None, 'rest', 'all'}
+        What :class:`AdamW` updates: nothing, so that what is no matrix is refused; vectors and
+        all else that is no matrix; or, for a group of embeddings, everything.
+    adamw_lr_ratio, adamw_betas, adamw_eps, adamw_weight_decay
+        Its learning rate by :math:`\eta`, and its other numbers.
 
     For hidden layers' matrices; biases and embeddings want AdamW. Jordan et al. (2024),
     kellerjordan.github.io/posts/muon; Liu et al., arXiv:2502.16982. torch iterates in bfloat16:
-    ``ns_dtype='bfloat16'``. Rows are outputs for torch; where they are inputs, :math:`\kappa`
-    differs.
+    ``ns_dtype='bfloat16'``.
     """
 
+    state_schema = 2
+    added_options = {
+        2: {
+            **{'outputs': 'rows', 'adamw': None, 'adamw_lr_ratio': 1.0, 'adamw_eps': 1e-8},
+            **{'adamw_betas': (0.9, 0.95), 'adamw_weight_decay': 0.0},
+        }
+    }
     static = ('ns_steps',)
-    ranges = {'ns_coefficients': FINITE}
+    ranges = {
+        'ns_coefficients': FINITE,
+        'adamw_lr_ratio': NON_NEGATIVE,
+        'adamw_betas': DECAY,
+        'adamw_eps': NON_NEGATIVE,
+        'adamw_weight_decay': NON_NEGATIVE,
+    }
+    weight_decays = ('weight_decay', 'adamw_weight_decay')
     complex_as_real = False
 
     def __init__(
@@ -71,7 +101,13 @@ class Muon(OptaxOptimizer):
         adjust_lr_fn: str | None = None,
         *,
         reshape: Reshape = None,
+        outputs: str = 'rows',
         ns_dtype: str | None = None,
+        adamw: str | None = None,
+        adamw_lr_ratio: float = 1.0,
+        adamw_betas: tuple[float, float] = (0.9, 0.95),
+        adamw_eps: float = 1e-8,
+        adamw_weight_decay: float = 0.0,
         **common: Unpack[CommonOptions],
     ):
         super().__init__(
@@ -84,7 +120,13 @@ class Muon(OptaxOptimizer):
             ns_steps=ns_steps,
             adjust_lr_fn=adjust_lr_fn,
             reshape=reshape,
+            outputs=outputs,
             ns_dtype=ns_dtype,
+            adamw=adamw,
+            adamw_lr_ratio=adamw_lr_ratio,
+            adamw_betas=adamw_betas,
+            adamw_eps=adamw_eps,
+            adamw_weight_decay=adamw_weight_decay,
             **common,
         )
 
@@ -97,11 +139,13 @@ class Muon(OptaxOptimizer):
         if not callable(h.reshape) and h.reshape not in (None, 'last', 'first'):
             allowed = "None, 'last', 'first' or a function"
             raise ValueError(f'{owner} needs {allowed} for reshape, got {h.reshape!r}.')
+        check_choice(owner, 'outputs', h.outputs, OUTPUTS)
         check_choice(owner, 'ns_dtype', h.ns_dtype, FLOATS)
+        check_choice(owner, 'adamw', h.adamw, (None, 'rest', 'all'))
 
     @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
-        """The orthogonal direction, then decay, then the step."""
+        """The directions of matrices and of all else, each with its decay, then the step."""
         direction = scale_by_muon(
             h.momentum,
             nesterov=h.nesterov,
@@ -110,6 +154,27 @@ class Muon(OptaxOptimizer):
             ns_steps=h.ns_steps,
             adjust_lr_fn=h.adjust_lr_fn,
             reshape=h.reshape,
+            outputs=h.outputs,
             ns_dtype=h.ns_dtype,
         )
-        return descent(h, direction, decoupled=True)
+        if h.adamw is None:
+            return descent(h, direction, decoupled=True)
+
+        def for_muon(p: jax.Array) -> bool:
+            return h.adamw != 'all' and p.ndim > 1 and is_matrix(p, h.reshape)
+
+        def matrices(tree: Any) -> Any:
+            return jax.tree.map(for_muon, tree)
+
+        def rest(tree: Any) -> Any:
+            return jax.tree.map(operator.not_, matrices(tree))
+
+        b1, b2 = h.adamw_betas
+        adam = scale_by_adam(b1, b2, h.adamw_eps)
+        adamw_decay = optax.add_decayed_weights(h.adamw_weight_decay)
+        return optax.chain(
+            muon_or_adam(direction, adam, for_muon),
+            optax.masked(optax.add_decayed_weights(h.weight_decay), matrices),
+            optax.masked(optax.chain(adamw_decay, optax.scale(h.adamw_lr_ratio)), rest),
+            optax.scale_by_learning_rate(h.lr),
+        )

@@ -107,7 +107,7 @@ def examine(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> Restoratio
     """
     refuse_traced(optimizer, 'restore')
     found = Restoration(optimizer)
-    state = judge.as_dict(saved.state, 'the checkpoint')
+    state = _of_this_version(optimizer, judge.as_dict(saved.state, 'the checkpoint'))
     check_format(state, judge)
     if 'optimizer' not in state and {'opt', 'opt_state'} <= set(state):  # as bo.load returns it
         judge.refuse('it is a whole file, as opt.save writes it: use opt.load(path)')
@@ -135,6 +135,19 @@ def examine(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> Restoratio
         found.schedulers = _checked_schedulers(optimizer, schedulers, judge)
         _leave_driven(optimizer, found, judge)
     return found
+
+
+def _of_this_version(optimizer: OptaxOptimizer, saved: Mapping) -> Mapping:
+    """Return what an older version of the class saved, with the options that it did not have."""
+    theirs, groups = plainly(saved.get('schema', 1)), saved.get('param_groups')
+    if not is_count(theirs) or not isinstance(groups, Mapping):
+        return saved
+    later = range(int(theirs) + 1, optimizer.state_schema + 1)
+    if not later or set(later) - set(optimizer.added_options):
+        return saved
+    options = {k: v for version in later for k, v in optimizer.added_options[version].items()}
+    filled = {k: {**options, **v} if isinstance(v, Mapping) else v for k, v in groups.items()}
+    return {**saved, 'schema': optimizer.state_schema, 'param_groups': filled}
 
 
 def _check_algorithm(optimizer: OptaxOptimizer, saved: Mapping, judge: Judge) -> None:

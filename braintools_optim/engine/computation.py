@@ -168,9 +168,10 @@ class Computation:
         bare = {i for i in plan.leaves if not self.leaves[i].decays}
         if not bare:
             return [(h, found)]
+        without = h.replaced(**dict.fromkeys(self.optimizer.weight_decays, 0.0))
         shares = [
             (h, [None if i in bare else g for i, g in enumerate(found)]),
-            (h.replaced(weight_decay=0.0), [g if i in bare else None for i, g in enumerate(found)]),
+            (without, [g if i in bare else None for i, g in enumerate(found)]),
         ]
         return [(h, share) for h, share in shares if any(share[i] is not None for i in plan.leaves)]
 

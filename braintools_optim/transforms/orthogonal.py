@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from .absent import is_masked
+from .adam import ScaleByAdamState
 from .mesh import in_auto_axes
 from .refuse import leaf_name, refuse_complex
 
@@ -17,8 +19,11 @@ __all__ = [
     'NS_COEFFICIENTS',
     'NS_EPS',
     'NS_STEPS',
+    'OUTPUTS',
     'Reshape',
     'ScaleByMuonState',
+    'is_matrix',
+    'muon_or_adam',
     'newton_schulz',
     'scale_by_muon',
 ]
@@ -27,6 +32,8 @@ __all__ = [
 NS_COEFFICIENTS = (3.4445, -4.775, 2.0315)
 NS_STEPS = 5
 NS_EPS = 1e-7
+
+OUTPUTS = ('rows', 'columns')
 
 Shape = tuple[int, ...]
 Reshape = str | Callable[[Shape], Shape] | None
@@ -37,6 +44,14 @@ class ScaleByMuonState(NamedTuple):
     """The averaged gradient."""
 
     mu: optax.Updates
+
+
+class MuonOrAdamState(NamedTuple):
+    """The averaged gradient of all, and of what is no matrix Adam's square and counts."""
+
+    leaf_counts: jax.Array
+    mu: optax.Updates
+    nu: optax.Updates
 
 
 def newton_schulz(
@@ -100,6 +115,7 @@ def scale_by_muon(
     adjust_lr_fn: str | None = None,
     reshape: Reshape = None,
     ns_dtype: Any = None,
+    outputs: str = 'rows',
 ) -> optax.GradientTransformation:
     r"""Orthogonalize the averaged gradient of every matrix by :func:`newton_schulz`.
 
@@ -107,9 +123,10 @@ def scale_by_muon(
               u_t = \kappa\, NS\big(\mu m_t + (1 - \mu) g_t \text{ (nesterov)}
               \text{ or } m_t\big)
 
-    for a matrix of :math:`r` rows and :math:`c` columns with :math:`\kappa =
-    \sqrt{\max(1, r/c)}`, or :math:`0.2 \sqrt{\max(r, c)}` ('match_rms_adamw'). Unlike
-    :func:`optax.contrib.scale_by_muon` the average is torch's, without a bias correction.
+    for a matrix of :math:`r` rows and :math:`c` columns (or the other way round, with the outputs
+    in its columns) with :math:`\kappa = \sqrt{\max(1, r/c)}`, or :math:`0.2 \sqrt{\max(r, c)}`
+    ('match_rms_adamw'). Unlike :func:`optax.contrib.scale_by_muon` the average is torch's, without
+    a bias correction.
 
     Parameters
     ----------
@@ -123,20 +140,22 @@ def scale_by_muon(
         Which :math:`\kappa`; None is the original.
     reshape : {None, 'last', 'first'} or callable
         Which matrix an array is, as in :class:`Muon`.
+    outputs : {'rows', 'columns'}
+        Which of both the factor counts as rows.
     """
+    if outputs not in OUTPUTS:
+        raise ValueError(f'scale_by_muon needs one of {OUTPUTS} for outputs, got {outputs!r}.')
 
     def init(params: optax.Params) -> ScaleByMuonState:
         refuse_complex(params)
         for path, p in jax.tree_util.tree_flatten_with_path(params)[0]:
-            shape = _matrix_shape(p.shape, reshape)
-            if len(shape) != 2 or math.prod(shape) != p.size:
-                made = f', of which reshape made {shape}' if reshape else ''
+            if not is_matrix(p, reshape):
+                made = f', of which reshape made {_matrix_shape(p.shape, reshape)}'
                 raise ValueError(
                     f'Muon takes matrices, but parameter {leaf_name(path)!r} has the shape '
-                    f'{p.shape}{made}; give it to another optimizer (where a layer has it in one '
-                    f'State with its matrix, build it without, b_init=None), or say by '
-                    f"reshape='last', reshape='first' or a function of the shape which matrix it "
-                    f'is.'
+                    f"{p.shape}{made if reshape else ''}; leave it to AdamW by adamw='rest', or "
+                    f"say by reshape='last', reshape='first' or a function of the shape which "
+                    f'matrix it is.'
                 )
         return ScaleByMuonState(optax.tree.zeros_like(params))
 
@@ -150,7 +169,8 @@ def scale_by_muon(
         if adjust_lr_fn == 'match_rms_adamw':
             factor = 0.2 * math.sqrt(max(rows, cols))
         else:
-            factor = math.sqrt(max(1.0, rows / max(cols, 1)))
+            ends = (rows, cols) if outputs == 'rows' else (cols, rows)
+            factor = math.sqrt(max(1.0, ends[0] / max(ends[1], 1)))
         return factor * ortho.reshape(update.shape)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -164,6 +184,47 @@ def scale_by_muon(
         return jax.tree.map(direction, updates), ScaleByMuonState(mu)
 
     return optax.GradientTransformation(init, update)
+
+
+def muon_or_adam(
+    muon: optax.GradientTransformation,
+    adam: optax.GradientTransformation,
+    for_muon: Callable[[jax.Array], bool],
+) -> optax.GradientTransformation:
+    """Return Muon's direction for some arrays and Adam's for the others, with one state."""
+
+    def parts(tree: Any) -> tuple[Any, Any]:
+        def part(wanted: bool) -> Any:
+            masked = optax.MaskedNode()
+            return jax.tree.map(lambda x: x if for_muon(x) is wanted else masked, tree)
+
+        return part(True), part(False)
+
+    def whole(one: Any, other: Any) -> Any:
+        return jax.tree.map(lambda a, b: b if is_masked(a) else a, one, other, is_leaf=is_masked)
+
+    def init(params: optax.Params) -> MuonOrAdamState:
+        matrices, rest = parts(params)
+        by_adam = adam.init(rest)
+        mu = whole(muon.init(matrices).mu, by_adam.mu)
+        return MuonOrAdamState(by_adam.leaf_counts, mu, by_adam.nu)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        (matrices, rest), (mu, rest_mu) = parts(updates), parts(state.mu)
+        matrices, by_muon = muon.update(matrices, ScaleByMuonState(mu))
+        adams = ScaleByAdamState(state.leaf_counts, rest_mu, state.nu, None)
+        rest, by_adam = adam.update(rest, adams)
+        mu = whole(by_muon.mu, by_adam.mu)
+        return whole(matrices, rest), MuonOrAdamState(by_adam.leaf_counts, mu, by_adam.nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def is_matrix(p: jax.Array, reshape: Reshape) -> bool:
+    """Whether an array is a matrix, or is made one."""
+    shape = _matrix_shape(p.shape, reshape)
+    return len(shape) == 2 and math.prod(shape) == p.size
 
 
 def _matrix_shape(shape: Shape, reshape: Reshape) -> Shape:
