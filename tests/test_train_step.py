@@ -234,6 +234,34 @@ def test_parameters_that_are_added_later():
     assert not np.array_equal(head, model.head.value) and len(traces) == 2
 
 
+@pytest.mark.parametrize('how', ['train_step', 'scan', 'jit'])
+@pytest.mark.parametrize('make', [bo.SGD, bo.Fromage, bo.Adam])
+def test_a_compiled_step_trains_what_is_registered_later(make, how):
+    """Also where the chain keeps nothing, so that its state looks as before."""
+    a, b = ParamState(jnp.ones(2)), ParamState(jnp.ones(2))
+    opt = make(0.1).register_trainable_weights({'a': a})
+
+    def loss():
+        return (a.value**2).sum() + (b.value**2).sum()
+
+    @jit
+    def by_hand():
+        opt.step(
+            {'a': 2 * a.value, 'b': 2 * b.value}
+            if len(opt.param_states) > 1
+            else {'a': 2 * a.value}
+        )
+
+    step = bo.train_step({'a': a, 'b': b}, opt, loss)
+    take = {'train_step': step, 'scan': lambda: step.scan(length=1), 'jit': by_hand}[how]
+    for _ in range(2):
+        take()
+    assert jnp.all(b.value == 1.0)
+    opt.register_trainable_weights({'b': b})
+    take()
+    assert jnp.all(b.value < 1.0)
+
+
 def test_together_with_eager_steps_and_snapshots():
     runs = []
     for whole in (True, False):

@@ -151,12 +151,14 @@ class CoreState(LateState):
         """Put the chain state of one group, which may be new, in place of its old one.
 
         ``belong`` says which of its arrays belong to one parameter, and so may lie with others;
-        None that no array of any group may. The count goes to where ``arrays`` are.
+        None that no array of any group may. The count goes to where ``arrays`` are, the
+        parameters of the group.
         """
         groups, count = self.value
-        groups = (*groups[:index], Packed.of(chain, belong), *groups[index + 1 :])
+        new = Packed.of(chain, belong, len(arrays))
+        groups = (*groups[:index], new, *groups[index + 1 :])
         if belong is None:
-            groups = tuple(Packed.of(one.tree) for one in groups)
+            groups = tuple(one.apart(one.tree) for one in groups)
         self.value = (groups, beside(count, arrays))
 
     def replace(self, chains: tuple, count: Any) -> None:

@@ -29,12 +29,17 @@ _PLATFORM = 'cpu'  # where they do
 
 
 class Packing:
-    """Which leaves of a tree lie in which buffer. Equal packings are one to compiled programs."""
+    """Which leaves of a tree lie in which buffer. Equal packings are one to compiled programs.
+
+    So they tell of how many parameters the tree is the state, which may hold nothing of them.
+    """
 
     __slots__ = ('_hash', '_parts')
 
-    def __init__(self, treedef: Any, shapes: tuple, members: tuple[tuple[int, ...], ...]):
-        self._parts = treedef, shapes, members
+    def __init__(
+        self, treedef: Any, shapes: tuple, members: tuple[tuple[int, ...], ...], parameters: int
+    ):
+        self._parts = treedef, shapes, members, parameters
         self._hash = hash(self._parts)
 
     treedef = property(lambda self: self._parts[0])
@@ -43,6 +48,8 @@ class Packing:
     """The shapes of those leaves that lie with others, by position; None of the others."""
     members = property(lambda self: self._parts[2])
     """The positions of the leaves in each buffer."""
+    parameters = property(lambda self: self._parts[3])
+    """The number of arrays whose state the tree is."""
 
     def __hash__(self) -> int:
         return self._hash
@@ -65,10 +72,11 @@ class Packed:
         self.packing = packing
 
     @classmethod
-    def of(cls, tree: Any, together: Sequence[bool] | None = None) -> Packed:
+    def of(cls, tree: Any, together: Sequence[bool] | None = None, parameters: int = 0) -> Packed:
         """Pack a tree. Leaves for which ``together`` says so lie with others, if they are small.
 
-        Those in a buffer are of one dtype and on one device. What is traced lies alone.
+        Those in a buffer are of one dtype and on one device. What is traced lies alone. The tree
+        is the state of so many ``parameters``.
         """
         leaves, treedef = jax.tree.flatten(tree)
         wanted = together or [False] * len(leaves)
@@ -84,7 +92,7 @@ class Packed:
         packed = {i for several in members if len(several) > 1 for i in several}
         shapes = tuple(jnp.shape(x) if i in packed else None for i, x in enumerate(leaves))
         buffers = [_in_one_buffer([leaves[i] for i in several]) for several in members]
-        return cls(buffers, Packing(treedef, shapes, tuple(members)))
+        return cls(buffers, Packing(treedef, shapes, tuple(members), parameters))
 
     def tree_flatten(self) -> tuple[Sequence[Any], Packing]:
         """Return the buffers and their packing, for JAX."""
@@ -119,7 +127,7 @@ class Packed:
         return Packed(new, self.packing)
 
     def replaced(self, tree: Any) -> Packed:
-        """Return any tree, in the same packing if it fits, else each array in its own buffer."""
+        """Return any tree, in the same packing if it fits."""
         packing = self.packing
         leaves, treedef = jax.tree.flatten(tree)
         leaves = [jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in leaves]
@@ -129,7 +137,11 @@ class Packed:
             for buffer, members in zip(self.buffers, packing.members, strict=True)
             for i, shape in ((i, packing.shapes[i]) for i in members)
         )
-        return self.like(tree) if fits else self.of(tree)
+        return self.like(tree) if fits else self.apart(tree)
+
+    def apart(self, tree: Any) -> Packed:
+        """Return any tree of as many parameters' state, each array in its own buffer."""
+        return self.of(tree, parameters=self.packing.parameters)
 
 
 def _is_small(x: Any) -> bool:

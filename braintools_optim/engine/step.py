@@ -24,7 +24,6 @@ from .computation import Computation
 from .gradient import refuse_non_arrays
 from .observe import any_hooks, is_plain, traced
 from .own_state import next_step_count
-from .packs import Packed
 from .writing import write_all
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ class Stepper:
         moved = []
         for one, plan in zip(packed, self.computation.plans, strict=True):
             members = {leaves[i].path: arrays[leaves[i].path] for i in plan.leaves}
-            moved.append(Packed.of(own_buffers(one.tree, members)))
+            moved.append(one.apart(own_buffers(one.tree, members)))
         self.core.value = tuple(moved), beside(count, list(arrays.values()))
         return all(map(named_sharding, jax.tree.leaves(moved)))
 
