@@ -2,13 +2,16 @@
 
 A function that is traced once must be traced again when what it refers to has changed. It refers to
 names that it encloses, to global ones, and to the attributes and entries of these, and so on
-through the functions that it calls, unless a library defines them.
+through the functions that it calls. What a library defines means the same for ever, but may call
+what it does not define: the functions that it wraps, and the methods of a class that is derived
+from one of its own.
 """
 
 from __future__ import annotations
 
 import dis
 import hashlib
+from collections import deque
 from collections.abc import Hashable, Mapping
 from functools import cache, partial
 from itertools import islice
@@ -20,7 +23,7 @@ from types import (
     MethodType,
     ModuleType,
 )
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,6 +35,17 @@ _CONSTANTS = frozenset([int, float, bool, str, bytes, complex, type(None)])
 _LIBRARIES = frozenset(
     ['jax', 'jaxlib', 'numpy', 'brainstate', 'braintools_optim', 'optax', 'saiunit', 'builtins']
 )
+_IMPLICIT = (
+    *('__call__', '__getattr__', '__getitem__', '__missing__', '__iter__', '__next__', '__len__'),
+    *('__contains__', '__enter__', '__bool__', '__int__', '__float__', '__index__', '__array__'),
+    *('__jax_array__', '__neg__', '__abs__'),
+    *(
+        f'__{r}{op}__'
+        for op in ('add', 'sub', 'mul', 'truediv', 'pow', 'matmul')
+        for r in ('', 'r')
+    ),
+)
+"""What code may use of an object without naming it."""
 _MOST = 10_000  # objects that are looked into; further ones are known by their identity
 
 
@@ -55,6 +69,7 @@ class Meaning:
             self.inside: dict[int, tuple] = {}  # what stands in each object
             self._functions: dict[int, int] = {}
             self._parts: list[Hashable] = []
+            self._sought = sorted(self._names - self._assigned)
             top = self._token(function)
         self.key: Hashable = (top, *self._parts)
 
@@ -95,13 +110,19 @@ class Meaning:
         """Return what in an object may matter."""
         if isinstance(x, dict):
             return list(islice((y for item in x.items() for y in item), _MOST))
-        if isinstance(x, list | tuple | set | frozenset):
+        if isinstance(x, list | tuple | set | frozenset | deque):
             return list(islice(x, _MOST))
+        if isinstance(x, FunctionType):  # a library's
+            cells = [c.cell_contents for c in x.__closure__ or () if c != CellType()]
+            return [c for c in cells if isinstance(c, FunctionType | MethodType | partial)]
         own: Mapping[str, Any] = getattr(x, '__dict__', {})
-        kinds = () if isinstance(x, ModuleType) else (x if isinstance(x, type) else type(x)).__mro__
-        spaces = [own, *(vars(kind) for kind in kinds if not _is_foreign(kind))]
-        found: list[Any] = []
-        for name in ('__call__', *sorted(self._names - self._assigned)):
+        if isinstance(x, ModuleType):
+            return [own.get(name) for name in self._sought]
+        kind = _Kind.of(x if isinstance(x, type) else type(x))
+        self._names |= kind.called
+        spaces = [own, *map(vars, kind.classes)]
+        found: list[Any] = [own.get('__wrapped__')]
+        for name in (*kind.implicit, *self._sought):
             value = next((space[name] for space in spaces if name in space), None)
             if isinstance(value, MemberDescriptorType) and not isinstance(x, type):  # a slot
                 value = getattr(x, name, None)
@@ -134,6 +155,39 @@ def _is_foreign(x: Any) -> bool:
     return str(x.__module__).partition('.')[0] in _LIBRARIES
 
 
+class _Kind(NamedTuple):
+    """What is to be known of a class."""
+
+    classes: list[type]  # itself and those that it is derived from, if no library defines them
+    implicit: list[str]  # what these have that need not be named
+    called: set[str]  # the names that a library's methods read when an object is called
+
+    @classmethod
+    @cache
+    def of(cls, kind: type) -> _Kind:
+        """Return it for a class, once."""
+        classes = [k for k in kind.__mro__ if not _is_foreign(k)]
+        implicit = [name for name in _IMPLICIT if any(name in vars(k) for k in classes)]
+        return cls(classes, implicit, _names_of_call(kind))
+
+
+def _names_of_call(kind: type) -> set[str]:
+    """Return the names that a library's methods read where an object of a class is called."""
+    read: set[str] = set()
+    written: set[str] = set()
+    ahead = ['__call__']
+    while ahead:
+        name = ahead.pop()
+        owner = next((k for k in kind.__mro__ if name in vars(k)), object)
+        method = vars(owner).get(name)
+        if isinstance(method, FunctionType) and _is_foreign(owner):
+            names, _, attributes = _names(method.__code__)
+            ahead += names.keys() - read
+            read |= names.keys()
+            written |= attributes
+    return read - written
+
+
 @cache
 def _names(code: CodeType) -> tuple[dict[str, None], set[str], set[str]]:
     """Return names that code reads beyond its own, in order; and those, and attributes, it writes.
@@ -141,6 +195,8 @@ def _names(code: CodeType) -> tuple[dict[str, None], set[str], set[str]]:
     Reading an attribute is reading a name.
     """
     read, assigned, attributes = dict.fromkeys(code.co_names), set(), set()
+    if 'getattr' in read:
+        read |= dict.fromkeys(x for x in code.co_consts if isinstance(x, str) and x.isidentifier())
     for instruction in dis.get_instructions(code):
         if instruction.opname in ('STORE_GLOBAL', 'STORE_DEREF'):
             assigned.add(str(instruction.argval))

@@ -1,0 +1,154 @@
+"""What a closure reaches through the code of a library, or without naming it, is never stale."""
+
+from collections import UserDict, deque
+from functools import wraps
+from types import SimpleNamespace
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brainstate import ParamState
+
+import braintools_optim as bo
+from braintools_optim.engine.meaning import Meaning
+
+
+class Layer(brainstate.nn.Module):
+    """Called by brainstate, by a name that no code of the user's reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.x = 1.0
+
+    def update(self, y):
+        return y * self.x
+
+
+class Item:
+    """Read by entry."""
+
+    def __init__(self):
+        self.x = 1.0
+
+    def __getitem__(self, key):
+        return self.x
+
+
+class Amount(Item):
+    """Added by an operator."""
+
+    def __radd__(self, other):
+        return other + self.x
+
+
+def decorated(function):
+    @wraps(function)
+    def inner(*args):
+        return function(*args)
+
+    return inner
+
+
+def layer(wrap):
+    module = Layer()
+    net = wrap(module)
+    return lambda w: net(w), lambda: setattr(module, 'x', 3.0)
+
+
+def entry(mapping, key):
+    return lambda w: w * mapping[key], lambda: mapping.__setitem__(key, 3.0)
+
+
+def attribute(wrap):
+    held = SimpleNamespace(x=1.0)
+    call = wrap(lambda w: w * held.x)
+    return lambda w: call(w), lambda: setattr(held, 'x', 3.0)
+
+
+def operand(thing, read):
+    return lambda w: read(w, thing), lambda: setattr(thing, 'x', 3.0)
+
+
+def linear():
+    net = brainstate.nn.Linear(3, 3, w_init=jnp.eye(3), b_init=None, w_mask=jnp.ones((3, 3)))
+    return lambda w: w * net(jnp.ones(3)), lambda: setattr(net, 'w_mask', 3 * jnp.ones((3, 3)))
+
+
+WAYS = {
+    'module': lambda: layer(lambda m: m),
+    'sequential': lambda: layer(brainstate.nn.Sequential),
+    'attribute of a library': linear,
+    'user dict': lambda: entry(UserDict(x=1.0), 'x'),
+    'deque': lambda: entry(deque([0.0, 1.0]), -1),
+    'getattr': lambda: operand(SimpleNamespace(x=1.0), lambda w, thing: w * getattr(thing, 'x')),  # noqa: B009
+    'item': lambda: operand(Item(), lambda w, thing: w * thing[0]),
+    'operator': lambda: operand(Amount(), lambda w, thing: w + thing - 1.0),
+    'vmap': lambda: attribute(jax.vmap),
+    'value_and_grad': lambda: attribute(lambda f: jax.grad(lambda w: f(w * w / 2).sum())),
+    'decorator': lambda: attribute(decorated),
+}
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_what_a_closure_uses_is_never_stale(way):
+    read, change = WAYS[way]()
+    w = ParamState(jnp.ones(3))
+    opt = bo.LBFGS(max_iter=1).register_trainable_weights({'w': w})
+    traces = []
+
+    def closure():
+        traces.append(None)
+        return read(w.value).sum()
+
+    def step():
+        w.value = jnp.ones(3)
+        return float(opt.step(closure))
+
+    before = [step() for _ in range(3)]
+    once = len(traces)
+    assert before == [3.0] * 3 and step() == 3.0 and len(traces) == once
+    change()
+    assert step() == 9.0
+    twice = len(traces)
+    assert step() == 9.0 and len(traces) == twice > once
+
+
+def test_what_no_code_reads_does_not_matter():
+    """Such as the history that a trainer keeps, or what methods read that are not called."""
+
+    class Trainer(brainstate.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.history, self.epoch = ParamState(jnp.ones(3)), [], 0
+
+        def update(self):
+            return self.w.value.sum()
+
+        def __eq__(self, other):
+            return self.epoch == other.epoch
+
+        __hash__ = brainstate.nn.Module.__hash__
+
+        def report(self):
+            return self.history[-1]
+
+    trainer = Trainer()
+    means = lambda: Meaning(lambda: trainer(), {}).key  # noqa: E731
+    before = means()
+    trainer.history.append(1.0)
+    trainer.epoch = 1
+    assert means() == before
+    trainer.w = ParamState(jnp.ones(3))
+    assert means() != before
+
+
+def test_the_functions_that_a_library_wraps_are_known():
+    held = np.zeros(3)
+    for wrap in (jax.vmap, jax.grad, jax.jit, decorated):
+        function = wrap(lambda x: (x * held).sum())
+        before = Meaning(function, {}).key
+        assert Meaning(function, {}).key == before
+        held[0] += 1.0
+        assert Meaning(function, {}).key != before, wrap
