@@ -37,6 +37,32 @@ def test_what_is_no_mistake():
     assert opt.note == 'anything'
 
 
+def test_schedulers_whose_methods_would_not_be_called():
+    class Bounded(bo.StepLR):
+        def apply(self, apply_fn):
+            super().apply(lambda lr: max(apply_fn(lr), 0.02))
+
+    class Counting(bo.LRScheduler):
+        def __call__(self, count):
+            return -0.1 / (1 + count)
+
+    for make, name in ((Bounded, 'apply'), (Counting, '__call__')):
+        with pytest.raises(TypeError, match=f'{make.__name__} overrides {name},.*affine or get_lr'):
+            make(0.1)
+
+
+def test_the_epoch_is_a_state():
+    class Halving(bo.LRScheduler):
+        def get_lr(self):
+            return [base * 0.5**self.last_epoch for base in self.base_lrs]
+
+    with pytest.raises(TypeError, match='OptimState') as caught:
+        Halving(0.1).step()
+    assert caught.value.__notes__ == [
+        'last_epoch of Halving is a State; its number is last_epoch.value.'
+    ]
+
+
 def test_groups_change_through_the_optimizer():
     opt = ready()
     for change in (

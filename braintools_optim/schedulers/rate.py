@@ -87,6 +87,7 @@ class LRScheduler(Arguments, BaseRates):
         **hyper: Any,
     ):
         super().__init__(last_epoch)
+        self._refuse_bypassed()
         if is_optimizer(base_lr):  # as a subclass written for torch has it
             base_lr = OPTIMIZER_RATE
         self._given = base_lr is not OPTIMIZER_RATE
@@ -106,6 +107,15 @@ class LRScheduler(Arguments, BaseRates):
         self._pairs: dict[int, tuple] = {}  # the pair of the present epoch, group by group
         self._memory = NumbersState([x for row in rows for x in flat(row)])
         self._known: tuple = (None, None)  # the numbers it put last, and the rows they were
+
+    def _refuse_bypassed(self) -> None:
+        """Raise for a subclass whose methods would not be called, unlike in braintools."""
+        for name in ('apply', '__call__'):
+            if getattr(type(self), name) is not getattr(LRScheduler, name):
+                raise TypeError(
+                    f'{type(self).__name__} overrides {name}, which no step calls here: say what '
+                    f'the learning rate is in affine or get_lr.'
+                )
 
     def _given_by_group(self, each: Mapping[str, Any], but: Container[str]) -> dict[str, int]:
         """Return the arguments that have a number for each group, and for how many.
@@ -300,7 +310,9 @@ class LRScheduler(Arguments, BaseRates):
         return [*super()._states(), self._memory]
 
     def _lrs(self) -> list:
-        return self.get_lr() if self.optimizer is None else self.optimizer.get_last_lr()
+        if self.optimizer is not None:
+            return self.optimizer.get_last_lr()
+        return self._by_get_lr(self._epoch()) if self._defines_get_lr() else self._present()
 
     @property
     def current_lrs(self) -> Any:

@@ -455,6 +455,10 @@ def called(owner: str, function: Callable, epoch: Any) -> Any:
             f'yet: choose by jnp.where(epoch < 3, 1.0, 0.1), or step {owner} outside.'
         )
         raise
+    except TypeError as error:
+        if OptimState.__name__ in str(error):
+            error.add_note(f'last_epoch of {owner} is a State; its number is last_epoch.value.')
+        raise
 
 
 def call_or_each(owner: str, name: str, given: Any) -> list[Callable]:
