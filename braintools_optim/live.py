@@ -71,22 +71,21 @@ class LiveNumbers:
         """Sort constructor arguments into live numbers and flags, checked."""
         name = type(self).__name__
         declared = self._constructor_defaults()
-        for key, value in hyper.items():
+        if 'weight_decay' not in declared and is_zero(hyper['weight_decay']):
+            # OptaxOptimizer always passes one; a zero is dropped where a class has none.
+            hyper = {k: v for k, v in hyper.items() if k != 'weight_decay'}
+        for key in hyper:
             if key in _taken():
                 raise TypeError(
                     f'{name} cannot have a hyper-parameter named {key}: an optimizer has another '
                     f'meaning for it. Choose another name.'
                 )
-            # OptaxOptimizer always passes weight_decay; a zero is dropped where a class has none.
-            passed = key == 'weight_decay' and is_zero(value)
-            if key not in declared and not passed:
+            if key not in declared:
                 known = sorted(argument_names(type(self)))
                 raise TypeError(
                     f'{name} has no argument {key!r}; it has {", ".join(known)}.'
                     f'{argument_here(name, key) or did_you_mean(key, known)}'
                 )
-        if 'weight_decay' not in declared:
-            del hyper['weight_decay']
         self._numbers, self._flags, self._assigned = {}, {}, frozenset()
         for key, value in hyper.items():
             like = declared.get(key, value)

@@ -12,7 +12,7 @@ from .fixed_list import FixedList
 from .groups import ParamGroup
 from .hyper import HyperTable
 from .schedulers import LRScheduler, Scheduler
-from .schedulers.row import agree
+from .schedulers.row import same
 from .signature import argument_defaults
 
 __all__ = ['DrivenRates']
@@ -68,7 +68,7 @@ class DrivenRates:
         default = self._default_rate()
         if is_plain_number(default) and lr.optimizer is None and not lr._was_given_base():
             bases = [float(default)] * len(lr.base_lrs)
-            if not agree(lr.base_lrs, bases):
+            if same(lr.base_lrs, bases) is False:
                 lr._adopt(bases, bases)
         return lr.base_lrs[0]
 

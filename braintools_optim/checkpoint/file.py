@@ -35,7 +35,6 @@ __all__ = [
     'decode',
     'describe',
     'read',
-    'read_header',
     'write',
 ]
 
@@ -102,12 +101,6 @@ def _opened(path: str | os.PathLike) -> Iterator[tuple[BinaryIO, int]]:
         if not stat.S_ISREG(status.st_mode):
             raise ValueError(f'{os.fspath(path)} is no regular file, a checkpoint is one')
         yield file, status.st_size
-
-
-def read_header(path: str | os.PathLike) -> Header:
-    """Return what describes a file; its arrays are not read, and not checked."""
-    with _opened(path) as (file, size):
-        return Header.of(record.Reader(file), size)
 
 
 def decode(file: BinaryIO, size: int) -> tuple[dict[str, Any], Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..check import check_number
 from ..engine.writing import undone_on_error
-from .row import Row, agree, written
+from .row import Row, either, same, written
 from .scheduler import Progress, Scheduler
 from .shown import Entries
 
@@ -102,7 +102,7 @@ class BaseRates(Scheduler):
         given = self._bases_given_for(lrs)
         if first is None or self._has_private_base():
             first = lrs = given or lrs
-        elif given is not None and not agree(given, first):
+        elif given is not None and same(given, first) is False:
             raise ValueError(
                 f'{type(self).__name__} starts from base_lr={given}, and another scheduler of this '
                 f'optimizer from {first}: leave base_lr out, or give the same.'
@@ -119,7 +119,7 @@ class BaseRates(Scheduler):
         bases = self._bases()
         if 'base_lr' in self._lists:
             return bases[: len(lrs)]
-        return [bases[0], *(bases[0] if agree([lr], lrs[:1]) else lr for lr in lrs[1:])]
+        return [bases[0], *(either(same([lr], lrs[:1]), bases[0], lr) for lr in lrs[1:])]
 
     def _adopt(self, bases: list, lrs: list) -> list:
         """Take groups with these bases and present learning rates; return the new ones."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .composite import Composite
 from .rate import LRScheduler
-from .row import agree
+from .row import same
 from .scheduler import Progress, following
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class ChainedScheduler(Composite):
         super().__init__(schedulers)
 
     def _check_given(self, given: list[list]) -> None:
-        if not all(agree(other, given[0]) for other in given[1:]):
+        if any(same(other, given[0]) is False for other in given[1:]):
             raise ValueError(
                 f'the schedulers of {type(self).__name__} start from different base_lr, {given}: '
                 f'leave it out in all but one, or give the same.'

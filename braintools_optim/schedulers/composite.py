@@ -10,7 +10,7 @@ from ..ranges import FINITE
 from ..state import OptimState
 from .present import PresentRate
 from .rate import LRScheduler
-from .row import agree
+from .row import either, same
 from .scheduler import Progress, Scheduler, following
 
 if TYPE_CHECKING:
@@ -84,8 +84,9 @@ class Composite(PresentRate):
     def _rebase(self, bases: list) -> None:
         before = self._bases()
         for child in self._children:
-            if agree(child._bases(), before):
-                child._rebase(bases)
+            own = child._bases()
+            if (shared := same(own, before)) is not False:
+                child._rebase(either(shared, bases, own))
 
     def _child_with_the_base(self) -> LRScheduler:
         """Return the child whose base is that of all that keep none of their own."""

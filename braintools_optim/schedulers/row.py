@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from ..engine.observe import is_tracer
 
-__all__ = ['Row', 'agree', 'carried', 'flat', 'is_concrete', 'start_of', 'written']
+__all__ = ['Row', 'carried', 'either', 'flat', 'is_concrete', 'same', 'start_of', 'written']
 
 
 class Row(NamedTuple):
@@ -30,11 +33,21 @@ def written(rows: list[Row], lrs: list) -> list[Row]:
     return [row._replace(written=lr) for row, lr in zip(rows, lrs, strict=False)]
 
 
-def agree(some: list, others: list) -> bool:
-    """Whether learning rates are the same, as far as is known while they are traced."""
-    pairs = zip(some, others, strict=False)
-    same = all(is_tracer(x) or is_tracer(y) or x == y for x, y in pairs)
-    return same and len(some) == len(others)
+def same(some: list, others: list) -> Any:
+    """Whether learning rates are the same: True or False, or an array where that is traced."""
+    if len(some) != len(others):
+        return False
+    each = [x is y or x == y for x, y in zip(some, others, strict=True)]
+    traced = [x for x in each if is_tracer(x)]
+    known = all(x for x in each if not is_tracer(x))
+    return known and reduce(operator.and_, traced, True)
+
+
+def either(condition: Any, yes: Any, no: Any) -> Any:
+    """Return one of two trees of numbers, by a condition that may be traced."""
+    if not is_tracer(condition):
+        return yes if condition else no
+    return jax.tree.map(partial(jnp.where, condition), yes, no)
 
 
 def is_concrete(epoch: Any, row: Row) -> bool:

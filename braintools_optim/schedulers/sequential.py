@@ -6,14 +6,11 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-import jax
-import jax.numpy as jnp
-
 from ..check import is_count
 from ..engine.observe import is_tracer
 from .composite import Composite
 from .rate import LRScheduler
-from .row import agree
+from .row import either, same
 from .scheduler import Progress, following
 
 if TYPE_CHECKING:
@@ -103,7 +100,7 @@ class SequentialLR(Composite):
     def _adopt(self, bases: list, lrs: list) -> list:
         each = [child._bases_given_for(lrs) or bases for child in self._children]
         # What runs from a base of its own does not start from the rates before.
-        return self._adopt_each(each, [lrs if agree(own, bases) else own for own in each])
+        return self._adopt_each(each, [either(same(own, bases), lrs, own) for own in each])
 
     def _adopt_each(self, bases: list[list], lrs: list[list]) -> list:
         first, begin = self._part_at(self._epoch())
@@ -121,15 +118,15 @@ class SequentialLR(Composite):
     def _started(self, lrs: list) -> list:
         child = self._children[self._part_at(self._epoch())[0]]
         own = child._bases()
-        return child._started(lrs if agree(own, self._bases()) else own)
+        return child._started(either(same(own, self._bases()), lrs, own[: len(lrs)]))
 
     def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:
         shared, joined = self._bases()[:1], []
         for child in self._children:
             own = child._own_base(group.index)
             if own is None:
-                own = child._bases()[0] if agree([base], shared) else base
-            joined.append(child._join(group, own, lr if agree([own], [base]) else own))
+                own = either(same([base], shared), child._bases()[0], base)
+            joined.append(child._join(group, own, either(same([own], [base]), lr, own)))
         return joined[self._part_at(self._epoch())[0]]
 
     def _advanced(
@@ -146,7 +143,7 @@ class SequentialLR(Composite):
             if not is_tracer(then):
                 return anew
             # Both are pure, and the program takes one.
-            return _chosen(begins, anew, child._advanced(part, lrs, None, metric))
+            return either(begins, anew, child._advanced(part, lrs, None, metric))
 
         def jump(i: int, part: Progress, then: Any) -> tuple[Progress, list]:
             return self._children[i]._advanced(part, lrs, then, metric)
@@ -162,7 +159,7 @@ class SequentialLR(Composite):
 
         def enter(i: int, part: Progress, then: Any) -> tuple[Progress, list]:
             own = self._children[i]._bases()
-            start = lrs if agree(own, bases) else own[: len(lrs)]
+            start = either(same(own, bases), lrs, own[: len(lrs)])
             return self._children[i]._entered(part, start, then, metric)
 
         return self._where_it_runs(progress, lrs, epoch, enter)
@@ -180,10 +177,7 @@ class SequentialLR(Composite):
             runs = then >= begin if end is None else (then >= begin) & (then < end)
             if not is_tracer(then) and not runs:
                 continue
-            after = go(i, parts[i], then - begin)
-            if is_tracer(then):
-                after = _chosen(runs, after, (parts[i], new))
-            parts[i], new = after
+            parts[i], new = either(runs, go(i, parts[i], then - begin), (parts[i], new))
         return Progress(then, parts), new
 
     def _written(self, progress: Progress) -> list:
@@ -210,8 +204,3 @@ class SequentialLR(Composite):
             if (told := saved.get('current_scheduler_idx', runs)) != runs:
                 wrong.append(f'{owner}: current_scheduler_idx must be {runs}, got {told!r}')
         return wrong
-
-
-def _chosen(condition: Any, yes: Any, no: Any) -> Any:
-    """Choose between two results in a traced program; their leaves match."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)

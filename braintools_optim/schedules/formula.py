@@ -26,9 +26,7 @@ class Family(Protocol[P]):
 
     pair: Callable[Concatenate[Any, P], Pair]  # (step, *hyper), unchecked
     check: Callable[Concatenate[str, P], dict[str, Any]]  # (owner, *hyper) -> all, in normal form
-    names: tuple[str, ...]  # of all hyper-parameters
-    numbers: frozenset[str]  # of those that are floats, which may be traced, or differ by group
-    defaults: dict[str, Any]  # of those that have one
+    numbers: frozenset[str]  # names of floats, which may be traced, or differ by group
     needs_base: bool  # whether pair takes the base value, too, as ``base``
 
     def __call__(self, base: Scalar, *args: P.args, **kwargs: P.kwargs) -> Schedule:
@@ -80,11 +78,7 @@ def family(
     public: Any = factory
     public.__signature__ = inspect.Signature([first, *signature.parameters.values()])
     public.pair, public.check, public.needs_base = pair, check, needs_base
-    public.names = tuple(signature.parameters)
-    public.numbers = frozenset(k for k in public.names if is_number(hints[k]))
-    public.defaults = {
-        k: p.default for k, p in signature.parameters.items() if p.default is not p.empty
-    }
+    public.numbers = frozenset(k for k in signature.parameters if is_number(hints[k]))
     return public
 
 

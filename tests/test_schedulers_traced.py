@@ -1,0 +1,98 @@
+"""Construction, attaching and stepping with traced learning rates give what they give outside."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brainstate import ParamState
+from brainstate.transform import jit, vmap
+
+import braintools_optim as bo
+
+
+def one_group(lr):
+    return bo.SGD(lr).register_trainable_weights({'w': ParamState(jnp.ones(2))})
+
+
+def joined(opt, lr):
+    opt.add_param_group({'v': ParamState(jnp.ones(2))}, lr=lr)
+    return opt
+
+
+def two_groups(lr, ratio=0.5):
+    return joined(one_group(lr), lr * ratio)
+
+
+def warmed_up(opt):
+    parts = [bo.LinearLR(opt, total_iters=2), bo.CosineAnnealingLR(opt, T_max=3)]
+    return bo.SequentialLR(parts, milestones=[2])
+
+
+def sequence_before_a_group(lr):
+    opt = one_group(lr)
+    scheduler = warmed_up(opt)
+    joined(opt, lr * 0.5)
+    return opt, scheduler
+
+
+def sequence_after_a_group(lr):
+    opt = two_groups(lr)
+    return opt, warmed_up(opt)
+
+
+def sequence_of_other_bases(lr):
+    parts = [bo.ExponentialLR(base, gamma=0.5) for base in (lr, lr * 0.1)]
+    scheduler = bo.SequentialLR(parts, milestones=[2])
+    return joined(one_group(scheduler), lr * 3), scheduler
+
+
+def sequence_within_a_sequence(lr):
+    opt = one_group(lr)
+    late = bo.ConstantLR(opt, factor=0.2, total_iters=1)
+    scheduler = bo.SequentialLR([bo.StepLR(opt, step_size=1), late], milestones=[1])
+    joined(opt, lr * 2)
+    return opt, scheduler
+
+
+def base_given_to_two_groups(lr):
+    opt = two_groups(lr)
+    scheduler = bo.StepLR(lr, step_size=2)
+    opt.add_scheduler(scheduler)
+    return opt, scheduler
+
+
+def base_given_to_equal_groups(lr):
+    opt = two_groups(lr, 1.0)
+    scheduler = bo.StepLR(lr * 2, step_size=2)
+    opt.add_scheduler(scheduler)
+    return opt, scheduler
+
+
+def assigned_bases(lr):
+    opt = two_groups(lr)
+    parts = [bo.ExponentialLR(opt, gamma=0.5), bo.LinearLR(opt, total_iters=3)]
+    scheduler = bo.ChainedScheduler(parts)
+    scheduler.base_lrs = [lr * 3, lr]
+    return opt, scheduler
+
+
+WAYS = [
+    *(sequence_before_a_group, sequence_after_a_group, sequence_of_other_bases),
+    *(sequence_within_a_sequence, base_given_to_two_groups, base_given_to_equal_groups),
+    assigned_bases,
+]
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_traced_rates_are_those_of_numbers(way):
+    def rates(lr):
+        opt, scheduler = way(lr)
+        found = []
+        for _ in range(5):
+            found.append(jnp.stack([jnp.asarray(x) for x in opt.get_last_lr()]))
+            scheduler.step()
+        return jnp.stack(found)
+
+    want = [rates(lr) for lr in (0.1, 0.3)]
+    assert len({tuple(np.asarray(w[:, 0] / w[:, 1]).round(4)) for w in want}) == 1
+    np.testing.assert_allclose(vmap(rates)(jnp.array([0.1, 0.3])), jnp.stack(want), rtol=2e-6)
+    np.testing.assert_allclose(jit(rates)(0.1), want[0], rtol=2e-6)
