@@ -73,6 +73,7 @@ def main():
                 }
             ),
             'scalar': ParamState(put(jnp.float32(1.5))),
+            'whole': ParamState(put(random(16))),
         }
         second = {
             'head': ParamState(put(random(16, 2), 'data')),
@@ -86,7 +87,11 @@ def main():
     def gradients(opt, sharded):
         # Of another layout than the parameters, as they may come from a loss over sharded data.
         grads = jax.tree.map(lambda p: jnp.cos(jnp.arange(p.size).reshape(p.shape)), values(opt))
-        return jax.tree.map(place, grads) if sharded else grads
+        return jax.tree.map(elsewhere, grads) if sharded else grads
+
+    def elsewhere(g):
+        axes = ('data',) if g.ndim and g.shape[-1] % 4 == 0 else ()
+        return place(g, *(None,) * (g.ndim - 1), *axes)
 
     def arrays(opt):
         pairs, _ = jax.tree_util.tree_flatten_with_path((values(opt), chains_of(opt)))
@@ -155,6 +160,8 @@ def main():
             plain = make[name]().register_trainable_weights(first)
             plain.add_param_group(second, **({} if name == 'tx' else {'lr': 0.02}))
             before, grads = arrays(opt), gradients(opt, True)
+            if road == 'for_loop':  # in which the compiler chooses where its own variables are
+                grads = jax.tree.map(place, grads)
             found = apart(opt)
             train(opt, grads, road)
             found += moved(before, opt) + apart(opt)
@@ -240,7 +247,11 @@ def main():
             opt = getattr(bo, name)(lr=0.1, **more.get(name, {})).register_trainable_weights(params)
             early = dict(arrays(opt))
             for step in (opt.step, brainstate.transform.jit(opt.step)):
-                step({k: jnp.sin(3.0 * p.value) for k, p in params.items()})
+                grads = {k: jnp.sin(3.0 * p.value) for k, p in params.items()}
+                if sharded:
+                    other = NamedSharding(explicit, PartitionSpec('model'))
+                    grads = jax.device_put(grads, other)
+                step(grads)
             ends.append(opt)
         report[f'explicit {name}'] = moved(early, ends[1]) + unequal(ends[1], ends[0])
 

@@ -15,6 +15,7 @@ from brainstate.util import StateJaxTracer
 from ..slot import with_common, with_masked
 from ..state import UniqueStateManager
 from ..transforms.absent import is_masked
+from ..transforms.mesh import laid_out_as
 from .accumulate import TURN, accumulated
 from .clip import signed_and_bounded
 from .finite import all_finite, where_finite
@@ -101,7 +102,9 @@ class Computation:
             states, all_new = accumulated(self, old, found, chains, update, turn)
             moved = [None] * len(values) if all_new is None else regrouped(values, all_new)
         made = tuple(one.like(state) for one, state in zip(packed, states, strict=True))
-        return made, moved
+        pairs = zip(moved, values, strict=True)
+        moved = [None if new is None else laid_out_as(new, old) for new, old in pairs]
+        return laid_out_as(made, packed), moved
 
     def advance(
         self, present: Present, found: list, chains: Sequence[Any], finite: Any = None

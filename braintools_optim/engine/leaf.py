@@ -23,7 +23,7 @@ from ..paths import Keys, path_name, plain_keys
 from ..precision import Precision
 from ..state import UniqueStateManager
 from ..transforms.masters import wider
-from ..transforms.mesh import in_auto_axes
+from ..transforms.mesh import in_auto_axes, resharded
 from ..transforms.sparse import coalesced
 from .compiled import NUMBERS
 
@@ -200,7 +200,7 @@ class Leaf(Codec):
             want = self.gradient_dtype(self.state_dtype or want)
         if isinstance(g, BCOO):
             return coalesced(over_entries(lambda x: jax.lax.convert_element_type(x, want), g))
-        array = jax.lax.convert_element_type(jnp.asarray(g), want)
+        array = resharded(jax.lax.convert_element_type(jnp.asarray(g), want), like)
         return self._for_chain(_pairs(array)) if self._as_pairs(like) else array
 
     def gradient_dtype(self, dtype: Any) -> Any:

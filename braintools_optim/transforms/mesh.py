@@ -6,9 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.experimental.shard_alike import shard_alike
 from jax.sharding import NamedSharding
 
-__all__ = ['in_auto_axes', 'mesh_of', 'named_sharding']
+__all__ = ['in_auto_axes', 'laid_out_as', 'mesh_of', 'named_sharding', 'resharded']
 
 
 def in_auto_axes(compute: Callable[..., Any], like: Any, *args: Any) -> Any:
@@ -27,6 +28,26 @@ def in_auto_axes(compute: Callable[..., Any], like: Any, *args: Any) -> Any:
 
     inside = jax.sharding.auto_axes(compute, axes=explicit, out_sharding=jax.tree.map(placed, like))
     return inside(*args)
+
+
+def resharded(array: Any, like: Any) -> Any:
+    """Return an array laid out as one of its shape, where the axes of their mesh are explicit."""
+    sharding = named_sharding(like) if isinstance(like, jax.core.Tracer) else None
+    if sharding is None or not sharding.mesh.explicit_axes:
+        return array
+    return jax.sharding.reshard(array, sharding)
+
+
+def laid_out_as(new: Any, old: Any) -> Any:
+    """Return traced arrays laid out as other ones, also where the compiler decides on layouts."""
+    if jax.device_count() == 1:
+        return new
+
+    def alike(x: Any, y: Any) -> Any:
+        traced = isinstance(x, jax.core.Tracer) and isinstance(y, jax.core.Tracer)
+        return shard_alike(x, y)[0] if traced and x.shape == y.shape else x
+
+    return jax.tree.map(alike, new, old)
 
 
 def mesh_of(arrays: Any) -> Any:
