@@ -15,13 +15,14 @@ from brainstate.util import StateJaxTracer
 from ..slot import with_common, with_masked
 from ..state import UniqueStateManager
 from ..transforms.absent import is_masked
-from ..transforms.mesh import laid_out_as
 from .accumulate import TURN, accumulated
 from .clip import signed_and_bounded
 from .finite import all_finite, where_finite
 from .gradient import match_gradients
 from .leaf import Leaf, flat_values, regrouped
+from .observe import outside_of_traces
 from .packs import Packed
+from .place import in_place
 from .plan import GroupPlan
 from .view import GroupView
 
@@ -102,9 +103,11 @@ class Computation:
             states, all_new = accumulated(self, old, found, chains, update, turn)
             moved = [None] * len(values) if all_new is None else regrouped(values, all_new)
         made = tuple(one.like(state) for one, state in zip(packed, states, strict=True))
-        pairs = zip(moved, values, strict=True)
-        moved = [None if new is None else laid_out_as(new, old) for new, old in pairs]
-        return laid_out_as(made, packed), moved
+        moved = [
+            in_place(value, partial(outside_of_traces, state))
+            for value, state in zip(moved, self.manager, strict=True)
+        ]
+        return in_place(made, self.optimizer._core.outside_of_traces), moved
 
     def advance(
         self, present: Present, found: list, chains: Sequence[Any], finite: Any = None

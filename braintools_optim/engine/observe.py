@@ -26,6 +26,7 @@ __all__ = [
         'in_loop',
         'is_plain',
         'is_tracer',
+        'outside_of_traces',
         'recorded',
         'traced',
         'unobserved',
@@ -47,6 +48,14 @@ def is_tracer(x: Any) -> bool:
 def recorded() -> bool:
     """Whether brainstate records which States are read and written at present."""
     return bool(TRACE_CONTEXT.state_stack)
+
+
+def outside_of_traces(state: State) -> Any:
+    """Return the value that a State has, or had before brainstate began to trace."""
+    for trace in TRACE_CONTEXT.state_stack:
+        if (number := trace._state_id_index.get(id(state))) is not None:
+            return trace._original_state_values[number]
+    return state._value
 
 
 def in_loop() -> bool:

@@ -19,7 +19,15 @@ from brainstate.util import StateJaxTracer
 from ..sharding import beside
 from ..state import OptimState
 from .leaf import weakly_typed
-from .observe import in_foreign_trace, is_tracer, recorded, traced, unobserved, x64_enabled
+from .observe import (
+    in_foreign_trace,
+    is_tracer,
+    outside_of_traces,
+    recorded,
+    traced,
+    unobserved,
+    x64_enabled,
+)
 from .packs import Packed
 
 __all__ = [
@@ -140,6 +148,10 @@ class CoreState(LateState):
         """Return the chain states for a look in passing, which keeps none of their arrays."""
         packed, _ = self.make(*self.parts()) if unobserved(self) else self.value
         return packed
+
+    def outside_of_traces(self) -> tuple[Packed, ...]:
+        """Return the chain states as they are, or were before brainstate began to trace."""
+        return outside_of_traces(self)[0] if recorded() else self.peek()
 
     def chain(self, index: int) -> Any:
         """Return the state of one group's chain, a tree, for a look in passing."""

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.experimental.shard_alike import shard_alike
 from jax.sharding import NamedSharding
 
-__all__ = ['in_auto_axes', 'laid_out_as', 'mesh_of', 'named_sharding', 'resharded']
+__all__ = ['in_auto_axes', 'mesh_of', 'named_sharding', 'resharded']
 
 
 def in_auto_axes(compute: Callable[..., Any], like: Any, *args: Any) -> Any:
@@ -36,18 +35,6 @@ def resharded(array: Any, like: Any) -> Any:
     if sharding is None or not sharding.mesh.explicit_axes:
         return array
     return jax.sharding.reshard(array, sharding)
-
-
-def laid_out_as(new: Any, old: Any) -> Any:
-    """Return traced arrays laid out as other ones, also where the compiler decides on layouts."""
-    if jax.device_count() == 1:
-        return new
-
-    def alike(x: Any, y: Any) -> Any:
-        traced = isinstance(x, jax.core.Tracer) and isinstance(y, jax.core.Tracer)
-        return shard_alike(x, y)[0] if traced and x.shape == y.shape else x
-
-    return jax.tree.map(alike, new, old)
 
 
 def mesh_of(arrays: Any) -> Any:

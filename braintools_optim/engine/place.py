@@ -1,0 +1,40 @@
+"""Where parameters and moments lie on a mesh: a step leaves them there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+
+from ..transforms.mesh import named_sharding
+from .observe import is_tracer
+
+__all__ = ['in_place']
+
+
+def in_place(new: Any, like: Callable[[], Any]) -> Any:
+    """Return a traced tree laid out as another one, which is not traced, if they match.
+
+    The compiler, left to itself, would spread the layout of a gradient to all that it moves.
+    """
+    if jax.device_count() == 1:
+        return new
+    leaves, treedef = jax.tree.flatten(new)
+    there = jax.tree.leaves(like())
+    if len(there) != len(leaves):  # a part of a step, whose parameters are on one device
+        return new
+    placed = [_laid_out(x, y) for x, y in zip(leaves, there, strict=True)]
+    return jax.tree.unflatten(treedef, placed)
+
+
+def _laid_out(x: Any, like: Any) -> Any:
+    sharding = None if is_tracer(like) else named_sharding(like)
+    if not is_tracer(x) or sharding is None or x.shape != like.shape:
+        return x
+    if sharding.mesh.explicit_axes:  # where the type says it
+        return x
+    # For any mesh of this kind: a program may be given arrays on another one later.
+    abstract = NamedSharding(sharding.mesh.abstract_mesh, sharding.spec)
+    return jax.lax.with_sharding_constraint(x, abstract)
