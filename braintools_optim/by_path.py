@@ -19,7 +19,14 @@ class ByPath:
     """The ends of a tree by their keys, which may be nested, tuples, or with dots."""
 
     def __init__(self, tree: Any):
-        self.ends: dict[Words, Any] = dict(_ends(tree))
+        self.ends: dict[Words, Any] = {}
+        for words, end in _ends(tree):
+            if words in self.ends and self.ends[words] is not end:
+                raise ValueError(
+                    f'the tree says two things of {".".join(words)!r}: {self.ends[words]!r} and {end!r}. '
+                    f'Keys with dots are nested keys; give these parameters other names.'
+                )
+            self.ends[words] = end
 
     def at(self, path: Keys) -> Any:
         """Return the end with most of a path's keys, None if the tree says nothing there."""

@@ -131,10 +131,10 @@ class LiveNumbers:
         if name == 'param_states' and '_find_params' in known:
             return found_params(self)  # type: ignore[arg-type]  # mixed into one
         if '_core' in known and '_table' not in known:
-            raise TypeError(
+            raise AttributeError(  # which brainstate looks out for when it merges a module
                 f'this {type(self).__name__} was put together from its States alone, by a graph '
-                f'function of brainstate; copy an optimizer with copy.deepcopy, or build it anew '
-                f'and call load_state_dict.'
+                f'function of brainstate or the copy of a module that holds it: copy both by '
+                f'copy.deepcopy((model, optimizer)), or build it anew and call load_state_dict.'
             )
         if '_declared_names' not in known and name in ('param_states', 'step_count'):
             raise AttributeError(
@@ -175,9 +175,11 @@ class LiveNumbers:
                 f'param_states of {type(self).__name__} is what was registered: call '
                 f'register_trainable_weights, or add_param_group, to add to it.'
             )
-        if isinstance(known.get(name), State) and not isinstance(value, State):
+        is_own = name == 'step_count'  # a part of another State
+        if isinstance(known.get(name), State) and (is_own or not isinstance(value, State)):
             raise AttributeError(
-                f'{name} of {type(self).__name__} is a State; assign {name}.value = {value!r}.'
+                f'{name} of {type(self).__name__} is a State; assign {name}.value = '
+                f'{value.value if isinstance(value, State) else value!r}.'
             )
         refuse_read_only(self, name)
 

@@ -273,6 +273,8 @@ def refuse_rate(owner: str, lr: Any) -> None:
     )
     if isinstance(lr, type):
         got, way = f'the class {name}', f'call it, {name}(...)'
+    elif type(lr).__module__.startswith('braintools.'):
+        got, way = f'a {kind} of braintools', f'take braintools_optim.{kind}'
     elif inspect.isfunction(type(lr).__call__):  # written in Python, as models of flax are
         way += '; the States of a model are given to register_trainable_weights'
     raise TypeError(

@@ -219,7 +219,11 @@ class TrainStep:
 
     def _search(self, opt: OptaxOptimizer, args: tuple, kwargs: dict) -> Callable | None:
         """Return what gives a line search all that it takes, from the loss and gradients."""
-        if self.value_fn is False or (self.value_fn is None and not opt._searches()):
+        if self.value_fn is None and not opt._searches():
+            # A chain of optax' may want the loss, as reduce_on_plateau does; others ignore it.
+            own = opt._groups[0].fixed_chain is not None
+            return (lambda loss, grads: {'value': loss}) if own else None
+        if self.value_fn is False:
             return None
         if callable(self.value_fn):
             given = self.value_fn

@@ -342,3 +342,18 @@ def test_numbers_are_live_in_closures():
     opt.current_lr = 0.5
     opt.step(closure)
     np.testing.assert_array_equal(w.value, [0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ('option', 'said'),
+    [('constrain', (jnp.abs, jnp.negative)), ('decay_mask', (False, True))],
+)
+def test_two_things_said_of_one_path_are_refused(option, said):
+    params = [ParamState(jnp.ones(2)) for _ in range(2)]
+    tree = {'a.b': said[0], 'a': {'b': said[1]}}
+    with pytest.raises(ValueError, match=r"says two things of 'a\.b'"):
+        opt = bo.AdamW(0.1, **{option: tree})
+        opt.register_trainable_weights({'a.b': params[0], 'a': {'b': params[1]}})
+    alike = bo.AdamW(0.1, **{option: {'a.b': said[0], 'a': {'b': said[0]}}})
+    alike.register_trainable_weights({'a.b': params[0], 'a': {'b': params[1]}})
+    assert len(alike.param_states) == 2

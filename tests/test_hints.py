@@ -51,6 +51,21 @@ def test_schedulers_whose_methods_would_not_be_called():
             make(0.1)
 
 
+def test_get_lr_may_read_what_it_gave_last():
+    class Halving(bo.LRScheduler):
+        def get_lr(self):
+            if self.last_epoch.value == 0:
+                return list(self.current_lrs.value)
+            return [lr * 0.5 for lr in self.get_last_lr()]
+
+    alone, scheduler = Halving(0.1), Halving(0.1)
+    opt = bo.SGD(scheduler).register_trainable_weights({'w': ParamState(jnp.ones(2))})
+    assert alone.get_last_lr() == scheduler.get_last_lr() == [0.1]
+    for wanted in (0.05, 0.025):
+        scheduler.step()
+        assert opt.current_lr == pytest.approx(wanted)
+
+
 def test_the_epoch_is_a_state():
     class Halving(bo.LRScheduler):
         def get_lr(self):
@@ -61,6 +76,22 @@ def test_the_epoch_is_a_state():
     assert caught.value.__notes__ == [
         'last_epoch of Halving is a State; its number is last_epoch.value.'
     ]
+
+
+def test_the_step_count_is_assigned_by_its_value():
+    opt = ready()
+    for count in (5, bo.OptimState(5)):
+        with pytest.raises(AttributeError, match=r'assign step_count\.value = 5'):
+            opt.step_count = count
+    opt.step_count.value = 5
+    opt.step({'w': jnp.ones((2, 3)), 'b': jnp.ones(3)})
+    assert opt.step_count.value == 6
+
+
+def test_a_scheduler_of_braintools_is_told_apart():
+    theirs = type('StepLR', (), {'__module__': 'braintools.optim', '__call__': lambda self, n: n})
+    with pytest.raises(TypeError, match=r'StepLR of braintools; take braintools_optim\.StepLR'):
+        bo.Adam(theirs())
 
 
 def test_groups_change_through_the_optimizer():

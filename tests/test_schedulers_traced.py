@@ -96,3 +96,18 @@ def test_traced_rates_are_those_of_numbers(way):
     assert len({tuple(np.asarray(w[:, 0] / w[:, 1]).round(4)) for w in want}) == 1
     np.testing.assert_allclose(vmap(rates)(jnp.array([0.1, 0.3])), jnp.stack(want), rtol=2e-6)
     np.testing.assert_allclose(jit(rates)(0.1), want[0], rtol=2e-6)
+
+
+def test_parts_of_other_bases_are_entered_alike_in_jit():
+    """By ``step(epoch)``, in a sequence within a chain."""
+
+    def built():
+        late = bo.SequentialLR([bo.ExponentialLR(base, gamma=0.9) for base in (0.5, 0.02)], [2])
+        return one_group(bo.ChainedScheduler([bo.StepLR(step_size=2, gamma=0.5), late]))
+
+    plain, traced = built(), built()
+    step = jit(lambda epoch: traced.lr.step(epoch))
+    for epoch in (4, 1, 3, 0):
+        plain.lr.step(epoch)
+        step(jnp.int32(epoch))
+        np.testing.assert_allclose(traced.current_lr, plain.current_lr, rtol=1e-6)

@@ -103,6 +103,27 @@ def test_value_fn_for_a_given_chain():
     assert calls and np.abs(results[0]).max() < 1e-3
 
 
+@pytest.mark.parametrize(
+    'tx', [optax.polyak_sgd(), optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())]
+)
+def test_a_given_chain_is_told_the_loss(tx):
+    ends = []
+    for value_fn in (None, True):
+        w = ParamState(jnp.array([1.0, -2.0]))
+        opt = bo.OptaxOptimizer(tx=tx).register_trainable_weights({'w': w})
+        step = bo.train_step(w, opt, lambda w=w: (w.value**2).sum(), value_fn=value_fn)
+        step()
+        step.scan(length=3)
+        ends.append(w.value)
+    np.testing.assert_array_equal(ends[0], ends[1])
+    params, state = jnp.array([1.0, -2.0]), tx.init(jnp.array([1.0, -2.0]))
+    for _ in range(4):
+        value, grads = jax.value_and_grad(lambda p: (p**2).sum())(params)
+        updates, state = tx.update(grads, state, params, value=value)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(ends[0], params, rtol=1e-5)
+
+
 def test_auxiliary_outputs():
     runs = []
     for whole in (True, False):

@@ -77,6 +77,8 @@ class LRScheduler(Arguments, BaseRates):
     carries_changes = True
     """Whether a learning rate that was changed in between is carried on."""
 
+    _asked = False  # while get_lr of a subclass runs
+
     def __init__(
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
@@ -200,11 +202,11 @@ class LRScheduler(Arguments, BaseRates):
     def _by_get_lr(self, epoch: Any) -> list:
         """Return the learning rates of a class that defines get_lr, at an epoch."""
         present = self.last_epoch
-        self.last_epoch = OptimState(epoch)
+        self.last_epoch, self._asked = OptimState(epoch), True
         try:
             lrs = called(type(self).__name__, lambda _: self.get_lr(), epoch)
         finally:
-            self.last_epoch = present
+            self.last_epoch, self._asked = present, False
         return list(lrs) if isinstance(lrs, list | tuple) else [lrs]
 
     def _defines_get_lr(self) -> bool:
@@ -312,6 +314,8 @@ class LRScheduler(Arguments, BaseRates):
     def _lrs(self) -> list:
         if self.optimizer is not None:
             return self.optimizer.get_last_lr()
+        if self._asked:  # by get_lr, for what it gave last
+            return self._written(self._progress())
         return self._by_get_lr(self._epoch()) if self._defines_get_lr() else self._present()
 
     @property
