@@ -23,8 +23,8 @@ class ByPath:
         for words, end in _ends(tree):
             if words in self.ends and self.ends[words] is not end:
                 raise ValueError(
-                    f'the tree says two things of {".".join(words)!r}: {self.ends[words]!r} and {end!r}. '
-                    f'Keys with dots are nested keys; give these parameters other names.'
+                    f'the tree says two things of {".".join(words)!r}: {self.ends[words]!r} and '
+                    f'{end!r}. Keys with dots are nested keys; give these parameters other names.'
                 )
             self.ends[words] = end
 
