@@ -111,3 +111,17 @@ def test_parts_of_other_bases_are_entered_alike_in_jit():
         plain.lr.step(epoch)
         step(jnp.int32(epoch))
         np.testing.assert_allclose(traced.current_lr, plain.current_lr, rtol=1e-6)
+
+
+def test_the_bases_of_a_sequence_are_assigned_outside():
+    opt = one_group(bo.SequentialLR([bo.StepLR(0.1), bo.StepLR(0.5)], milestones=[2]))
+    before = opt.lr.state_dict()
+
+    def assign(lr):
+        opt.lr.base_lrs = [lr]
+
+    with pytest.raises(ValueError, match=r'SequentialLR must know its epoch.*outside'):
+        jit(assign)(0.2)
+    assert opt.lr.state_dict() == before
+    assign(0.2)
+    assert opt.current_lr == 0.2

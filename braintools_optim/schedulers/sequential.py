@@ -112,6 +112,11 @@ class SequentialLR(Composite):
 
     def _part_at(self, epoch: Any) -> tuple[int, int]:
         """Return which scheduler runs at an epoch, and since when."""
+        if is_tracer(epoch):
+            raise ValueError(
+                f'{type(self).__name__} must know its epoch to begin or to change its base_lrs: do '
+                f'so outside of the compiled function.'
+            )
         i = bisect_right(self.milestones, epoch)
         return i, self.milestones[i - 1] if i else 0
 
