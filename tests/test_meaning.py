@@ -115,6 +115,32 @@ def test_what_a_closure_uses_is_never_stale(way):
     assert step() == 9.0 and len(traces) == twice > once
 
 
+class Counting:
+    """As a class of a library that counts its calls."""
+
+    __module__ = 'brainstate.nn'
+
+    def __init__(self):
+        self.x, self.calls = 1.0, 0
+
+    def __call__(self, y):
+        self.calls = self.calls + 1
+        return y * self.x
+
+
+def test_what_a_library_writes_itself_hides_nothing():
+    w, module = ParamState(jnp.ones(3)), Counting()
+    opt = bo.LBFGS(max_iter=1).register_trainable_weights({'w': w})
+
+    def step():
+        w.value = jnp.ones(3)
+        return float(opt.step(lambda: module(w.value).sum()))
+
+    assert (step(), step()) == (3.0, 3.0)
+    calls, module.x = module.calls, 3.0
+    assert (step(), step()) == (9.0, 9.0) and module.calls == 2 * calls
+
+
 def test_what_no_code_reads_does_not_matter():
     """Such as the history that a trainer keeps, or what methods read that are not called."""
 

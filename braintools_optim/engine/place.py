@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax.sharding import NamedSharding
 
 from ..transforms.mesh import named_sharding
 from .observe import is_tracer
@@ -35,6 +34,4 @@ def _laid_out(x: Any, like: Any) -> Any:
         return x
     if sharding.mesh.explicit_axes:  # where the type says it
         return x
-    # For any mesh of this kind: a program may be given arrays on another one later.
-    abstract = NamedSharding(sharding.mesh.abstract_mesh, sharding.spec)
-    return jax.lax.with_sharding_constraint(x, abstract)
+    return jax.lax.with_sharding_constraint(x, sharding)
