@@ -18,6 +18,7 @@ from .engine.loss import check_loss, kind_of
 from .engine.objective import ClosureObjective
 from .engine.observe import traced
 from .engine.program import StatefulProgram
+from .leafwise import is_leafwise
 from .optimizer import OptaxOptimizer
 from .paths import plain_keys
 from .schedulers import LRScheduler, Scheduler
@@ -220,9 +221,7 @@ class TrainStep:
     def _search(self, opt: OptaxOptimizer, args: tuple, kwargs: dict) -> Callable | None:
         """Return what gives a line search all that it takes, from the loss and gradients."""
         if self.value_fn is None and not opt._searches():
-            # A chain of optax' may want the loss, as reduce_on_plateau does; others ignore it.
-            own = opt._groups[0].fixed_chain is not None
-            return (lambda loss, grads: {'value': loss}) if own else None
+            return (lambda loss, grads: {'value': loss}) if _may_want_loss(opt) else None
         if self.value_fn is False:
             return None
         if callable(self.value_fn):
@@ -370,6 +369,14 @@ def _several(name: str, given: Any, kind: type) -> list[Any]:
     if len(set(map(id, each))) < len(each):
         raise ValueError(f'train_step was given the same {name} twice.')
     return each
+
+
+def _may_want_loss(opt: OptaxOptimizer) -> bool:
+    """Whether its chain may take the loss, as optax' reduce_on_plateau does; others ignore it."""
+    if is_leafwise(opt.transform) and opt._groups[0].fixed_chain is None:
+        return False
+    kinds = {p.kind for p in inspect.signature(opt.step).parameters.values()}
+    return opt.accumulate_steps == 1 and inspect.Parameter.VAR_KEYWORD in kinds
 
 
 def _after_update(scheduler: Scheduler, metric: list) -> None:

@@ -183,6 +183,13 @@ def test_vectors_are_no_matrices_though_they_could_be_reshaped(reshape, left):
     assert set(opt.state_dict()['opt_state']['0']['nu']) == left
 
 
+def test_a_matrix_of_another_size_is_refused_and_not_left_to_adamw():
+    params = {'kernel': ParamState(jnp.ones((2, 3, 4)))}
+    opt = bo.Muon(adamw='rest', reshape=lambda shape: (shape[0], -1))
+    with pytest.raises(ValueError, match=r"'kernel'.*of which reshape made \(2, -1\)"):
+        opt.register_trainable_weights(params)
+
+
 def test_a_mask_takes_both_decays():
     mask = {'layer': {'w': False, 'v': True, 'b': False, 'c': True}}
     shapes = {'w': (2, 2), 'v': (2, 2), 'b': (2,), 'c': (2,)}

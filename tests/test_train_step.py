@@ -8,26 +8,10 @@ import optax
 import pytest
 import saiunit
 from brainstate import ParamState
-from brainstate.transform import grad, jit
-from training import BATCHES, Net, adamw, digest, registered, sgd, square, two
+from brainstate.transform import jit
+from training import BATCHES, Net, adamw, by_hand, digest, registered, sgd, square, two
 
 import braintools_optim as bo
-
-
-def by_hand(opts, loss, schedulers=(), search=None, has_aux=False):
-    """Return the step as one writes it for brainstate.transform.jit."""
-    params = [opt.param_states.to_pytree() for opt in opts]
-
-    @jit
-    def step(*args):
-        grads, value, *aux = grad(loss, params, return_value=True, has_aux=has_aux)(*args)
-        for opt, g in zip(opts, grads, strict=True):
-            opt.step(g, **(search(value, *args) if search else {}))
-        for scheduler in schedulers:
-            scheduler.step()
-        return (value, *aux) if has_aux else value
-
-    return step
 
 
 @pytest.mark.parametrize('noisy', [False, True])
@@ -44,84 +28,6 @@ def test_the_same_as_by_hand(make, noisy):
         runs.append(([float(step(*batch)) for batch in BATCHES], digest(model, opts, schedulers)))
     assert runs[0] == runs[1]
     assert len(set(runs[0][0])) == len(BATCHES)
-
-
-def test_a_line_search_evaluates_the_loss():
-    runs = []
-    for whole in (True, False):
-        model = Net()
-        opt = registered(bo.LBFGS(0.5, linesearch='backtracking'), model.params())
-        model.mean.value = jnp.array([0.3, -0.2, 0.1, 0.5])
-
-        def at(values, x, y, model=model):
-            h = jnp.tanh(x @ values['body']['w'] + values['body']['b'])
-            h = h - (0.9 * model.mean.value + 0.1 * h.mean(0))
-            return jnp.mean((h @ values['head'] - y) ** 2)
-
-        def search(value, x, y, at=at):
-            return {'value': value, 'value_fn': lambda values: at(values, x, y)}
-
-        def frozen(x, y, model=model):  # writes nothing, so that both searches see one function
-            h = jnp.tanh(x @ model.body.value['w'] + model.body.value['b'])
-            h = h - (0.9 * model.mean.value + 0.1 * h.mean(0))
-            return jnp.mean((h @ model.head.value - y) ** 2)
-
-        step = bo.train_step(model, opt, frozen) if whole else by_hand([opt], frozen, (), search)
-        losses = [float(step(*BATCHES[0])) for _ in range(4)]
-        runs.append((losses, digest(model, [opt])))
-    np.testing.assert_array_equal(runs[0][0], runs[1][0])
-    assert runs[0][1] == runs[1][1]
-    assert losses == sorted(losses, reverse=True) and losses[-1] < 0.9 * losses[0]
-
-
-def test_a_line_search_sees_the_random_numbers_and_states_of_its_step():
-    model, seen = Net(noisy=True), []
-    opt = registered(bo.LBFGS(0.5, linesearch='strong_wolfe'), model.params())
-    step = bo.train_step(model, opt, square(model))
-    for _ in range(5):
-        key = model.random.value
-        seen.append(float(step(*BATCHES[0])))
-        assert jnp.any(jax.random.key_data(key) != jax.random.key_data(model.random.value))
-    # with other noise in each evaluation no search would find a decrease in every step
-    assert seen[-1] < 0.8 * seen[0]
-
-
-def test_value_fn_for_a_given_chain():
-    start, calls = jnp.array([3.0, -2.0]), []
-    results = []
-    for value_fn in (
-        True,
-        lambda values, scale: calls.append(1) or scale * (values['w'] ** 2).sum(),
-    ):
-        w = ParamState(start + 0)
-        opt = registered(bo.OptaxOptimizer(tx=optax.lbfgs()), {'w': w})
-        step = bo.train_step(w, opt, lambda s, w=w: s * (w.value**2).sum(), value_fn=value_fn)
-        for _ in range(3):
-            step(2.0)
-        results.append(np.asarray(w.value))
-    np.testing.assert_array_equal(*results)
-    assert calls and np.abs(results[0]).max() < 1e-3
-
-
-@pytest.mark.parametrize(
-    'tx', [optax.polyak_sgd(), optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau())]
-)
-def test_a_given_chain_is_told_the_loss(tx):
-    ends = []
-    for value_fn in (None, True):
-        w = ParamState(jnp.array([1.0, -2.0]))
-        opt = bo.OptaxOptimizer(tx=tx).register_trainable_weights({'w': w})
-        step = bo.train_step(w, opt, lambda w=w: (w.value**2).sum(), value_fn=value_fn)
-        step()
-        step.scan(length=3)
-        ends.append(w.value)
-    np.testing.assert_array_equal(ends[0], ends[1])
-    params, state = jnp.array([1.0, -2.0]), tx.init(jnp.array([1.0, -2.0]))
-    for _ in range(4):
-        value, grads = jax.value_and_grad(lambda p: (p**2).sum())(params)
-        updates, state = tx.update(grads, state, params, value=value)
-        params = optax.apply_updates(params, updates)
-    np.testing.assert_allclose(ends[0], params, rtol=1e-5)
 
 
 def test_auxiliary_outputs():

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from brainstate import ParamState
+from brainstate.transform import grad, jit
 
 import braintools_optim as bo
 
@@ -74,3 +75,19 @@ def adamw(model):
 def two(model):
     opts = [registered(bo.Adam(0.05), {'b': model.body}), registered(bo.Lion(0.01), [model.head])]
     return opts, [bo.StepLR(opts[1], step_size=2)]
+
+
+def by_hand(opts, loss, schedulers=(), search=None, has_aux=False):
+    """Return the step as one writes it for brainstate.transform.jit."""
+    params = [opt.param_states.to_pytree() for opt in opts]
+
+    @jit
+    def step(*args):
+        grads, value, *aux = grad(loss, params, return_value=True, has_aux=has_aux)(*args)
+        for opt, g in zip(opts, grads, strict=True):
+            opt.step(g, **(search(value, *args) if search else {}))
+        for scheduler in schedulers:
+            scheduler.step()
+        return (value, *aux) if has_aux else value
+
+    return step

@@ -149,11 +149,12 @@ def scale_by_muon(
     def init(params: optax.Params) -> ScaleByMuonState:
         refuse_complex(params)
         for path, p in jax.tree_util.tree_flatten_with_path(params)[0]:
-            if not is_matrix(p, reshape):
-                made = f', of which reshape made {_matrix_shape(p.shape, reshape)}'
+            shape = _matrix_shape(p.shape, reshape)
+            if len(shape) != 2 or math.prod(shape) != p.size:
+                made = f', of which reshape made {shape}' if reshape else ''
                 raise ValueError(
                     f'Muon takes matrices, but parameter {leaf_name(path)!r} has the shape '
-                    f"{p.shape}{made if reshape else ''}; leave it to AdamW by adamw='rest', or "
+                    f"{p.shape}{made}; leave it to AdamW by adamw='rest', or "
                     f"say by reshape='last', reshape='first' or a function of the shape which "
                     f'matrix it is.'
                 )
@@ -222,9 +223,8 @@ def muon_or_adam(
 
 
 def is_matrix(p: jax.Array, reshape: Reshape) -> bool:
-    """Whether an array is a matrix, or is made one."""
-    shape = _matrix_shape(p.shape, reshape)
-    return len(shape) == 2 and math.prod(shape) == p.size
+    """Whether an array is a matrix, or is to be made one."""
+    return len(_matrix_shape(p.shape, reshape)) == 2
 
 
 def _matrix_shape(shape: Shape, reshape: Reshape) -> Shape:
