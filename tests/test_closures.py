@@ -216,6 +216,81 @@ def test_what_a_value_function_refers_to_is_never_stale(given, monkeypatch):
     assert int(opt.step_count.value) == 10
 
 
+def scaled_inside(w, batch):
+    """A loss with its batch among the constants of a jitted function in it."""
+    return jax.jit(lambda v: ((v - batch.mean(0)) ** 2).sum())(w.value)
+
+
+@pytest.mark.parametrize(
+    ('loss', 'kind'),
+    [
+        (lambda w, batch: ((w.value - batch.mean(0)) ** 2).sum(), jnp.asarray),
+        (lambda w, batch: jax.nn.softplus(w.value - batch).mean(), np.asarray),
+        (lambda w, batch: (w.value**2 * batch.sum()).mean(), lambda x: jnp.asarray(x[0, 0])),
+        (
+            lambda w, key: ((w.value - jax.random.normal(key, (3,))) ** 2).sum(),
+            lambda x: jax.random.key(int(1e6 * abs(x[0, 0]))),
+        ),
+        (scaled_inside, jnp.asarray),
+    ],
+    ids=['array', 'NumPy', 'scalar', 'key', 'inside'],
+)
+def test_a_closure_over_the_next_batch_is_the_same_program(loss, kind, request):
+    """Its arrays are arguments, but for those in a jitted function within it."""
+    batches = [kind(np.random.default_rng(t).normal(size=(4, 3)).astype('f')) for t in range(4)]
+    ends, compiled = [], []
+    for known in (True, False):
+        w = ParamState(jnp.array([1.0, -2.0, 0.5]))
+        opt = bo.LBFGS(0.5, max_iter=3, linesearch='strong_wolfe')
+        opt.register_trainable_weights({'w': w})
+        for batch in batches:
+            with compilations() as names:
+                opt.step(lambda w=w, batch=batch: loss(w, batch))
+            compiled += [name for name in names if 'eval_jaxpr' in name]
+            if not known:
+                opt._stepper.closures.clear()
+                opt._stepper.alike.clear()
+        ends.append(np.asarray(w.value))
+    np.testing.assert_array_equal(*ends)
+    each = request.node.callspec.id == 'inside'
+    assert len(compiled) == (4 if each else 1) + 4
+
+
+def test_a_closure_that_calls_back_calls_its_own_function():
+    """XLA is not told which function that is."""
+    w, heard = ParamState(jnp.ones(3)), []
+    opt = bo.LBFGS(max_iter=1).register_trainable_weights({'w': w})
+
+    def closure_of(t):
+        def closure():
+            jax.debug.callback(lambda x: heard.append((t, float(x))), w.value.sum())
+            return (w.value**2).sum()
+
+        return closure
+
+    for t in range(3):
+        opt.step(closure_of(t))
+        jax.effects_barrier()
+        assert {called for called, _ in heard} == {t}
+        heard.clear()
+
+
+def test_a_value_function_over_the_next_batch_is_the_same_program():
+    w = ParamState(jnp.zeros(3))
+    opt = bo.OptaxOptimizer(tx=optax.lbfgs()).register_trainable_weights({'w': w})
+    for t in range(3):
+        batch = jnp.full(3, 1.0 + t)
+
+        def loss(values, batch=batch):
+            return ((values['w'] - batch) ** 2).sum()
+
+        value, grad = jax.value_and_grad(loss)({'w': w.value})
+        with compilations() as names:
+            opt.step(grad, value=value, grad=grad, value_fn=loss)
+        assert len([name for name in names if 'eval_jaxpr' in name]) == (t == 0)
+        assert loss({'w': w.value}) < 0.5 * value
+
+
 def test_few_closures_are_remembered(monkeypatch):
     monkeypatch.setattr('braintools_optim.engine.closure._REMEMBERED', 3)
     w = ParamState(jnp.zeros(3))
@@ -226,7 +301,7 @@ def test_few_closures_are_remembered(monkeypatch):
 
     for t in range(6):
         opt.step(loss_of(jnp.full(3, float(t))))
-    assert len(opt._stepper.closures) == 3
+    assert len(opt._stepper.closures) == 3 and len(opt._stepper.alike) == 1
 
 
 def test_states_with_data_are_arguments():

@@ -132,3 +132,22 @@ def test_only_chains_that_may_want_it_are_told_the_loss(make, end):
         assert jnp.all((w.value > 0) & (w.value < 1))
     else:
         np.testing.assert_allclose(w.value, end, rtol=1e-6)
+
+
+def test_a_chain_that_misses_what_it_needs_says_how_to_give_it():
+    """The loss, to one that takes it; and a function of all parameters, to that of one group."""
+    by_loss = optax.chain(optax.contrib.reduce_on_plateau(), optax.sgd(0.1))
+    a, b = ParamState(jnp.ones(2)), ParamState(jnp.ones(3))
+    grads = {'a': jnp.ones(2), 'b': jnp.ones(3)}
+    opt = bo.OptaxOptimizer(tx=by_loss).register_trainable_weights({'a': a, 'b': b})
+    with pytest.raises(TypeError) as e:
+        opt.step(grads)
+    assert 'opt.step(grads, value=...)' in e.value.__notes__[0]
+    opt.step(grads, value=1.0)
+    np.testing.assert_allclose(a.value, 0.9)
+
+    opt = bo.OptaxOptimizer(tx=optax.lbfgs()).register_trainable_weights({'a': a})
+    opt.add_param_group({'b': b})
+    with pytest.raises(ValueError, match='structure') as e:
+        opt.step(grads, value=1.0, grad=grads, value_fn=lambda p: jnp.sum(p['a']) + jnp.sum(p['b']))
+    assert '2 groups' in e.value.__notes__[0] and 'one group' in e.value.__notes__[0]

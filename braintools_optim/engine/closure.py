@@ -6,7 +6,9 @@ refers to, over the values of all States that are read.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +17,7 @@ import jax
 from brainstate.transform import StatefulFunction
 
 from .clip import clipped
-from .compiled import matmul_precision
+from .compiled import CONFIG, matmul_precision
 from .computation import Present, own_copies
 from .finite import all_finite, where_finite
 from .gradient import refuse_non_arrays
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ['step_by_closure', 'step_with_functions']
 
-_REMEMBERED = 16  # compiled programs: a closure over new arrays in each call needs a new one
+_REMEMBERED = 16  # closures, each with the arrays that it encloses, and compiled programs
 
 
 Descend = Callable[..., tuple[Any, Any]]
@@ -76,9 +78,7 @@ def _compiled_once(stepper: Stepper, take: Callable[..., Any], means: Any, *args
         program.meaning = meaning  # kept alive, since objects are known by their addresses
     else:
         result = program(*args)
-    stepper.closures[meaning.key] = program  # the latest is the last
-    while len(stepper.closures) > _REMEMBERED:
-        del stepper.closures[next(iter(stepper.closures))]
+    _remember(stepper.closures, meaning.key, program)
     return result
 
 
@@ -101,12 +101,43 @@ class CompiledStep:
             self.states = function.get_states(*args)
             written = function.get_write_states(*args)
             self.written = [any(s is w for w in written) for s in self.states]
-            self.compiled = jax.jit(function.jaxpr_call)
+            self.out_tree: Any = jax.tree.structure(function.get_out_shapes(*args))
+            self.program = None
             self.jaxpr = jaxpr
-        new, loss = self.compiled([state.value for state in self.states], *args)
+        values = [state.value for state in self.states]
+        if CONFIG.jax_disable_jit:
+            new, loss = function.jaxpr_call(values, *args)
+        else:
+            leaves = jax.tree.leaves((args, values))
+            if self.program is None:
+                self.program = _program_of(jaxpr, leaves, self.stepper.alike)
+            loss, new = self.out_tree.unflatten(self.program(jaxpr.consts, *leaves))
         given = zip(self.states, new, self.written, strict=True)
         write_all([(state, value) for state, value, written in given if written])
         return loss
+
+
+def _program_of(jaxpr: Any, leaves: list, known: dict[bytes, Any]) -> Any:
+    """Return a compiled function of a jaxpr's constants and arguments.
+
+    That is the one of before if both are the same in XLA's language: a closure over the next batch
+    computes the same of other constants.
+    """
+    program = jax.jit(partial(jax.core.eval_jaxpr, jaxpr.jaxpr), keep_unused=True)
+    text = program.lower(jaxpr.consts, *leaves).as_text()
+    if 'callback' in text:  # of a function that it does not name
+        return program
+    key = hashlib.blake2b(text.encode()).digest()
+    program = known.pop(key, program)
+    _remember(known, key, program)
+    return program
+
+
+def _remember(known: dict, key: Any, value: Any) -> None:
+    """Put a value last, and forget those that were not needed for long."""
+    known[key] = value
+    while len(known) > _REMEMBERED:
+        del known[next(iter(known))]
 
 
 def _take(stepper: Stepper, closure: Callable[[], Any], descend: Descend) -> Any:

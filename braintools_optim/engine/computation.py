@@ -18,6 +18,7 @@ from ..transforms.absent import is_masked
 from .accumulate import TURN, accumulated
 from .clip import signed_and_bounded
 from .finite import all_finite, where_finite
+from .given_chain import run_given_chain
 from .gradient import match_gradients
 from .leaf import Leaf, flat_values, regrouped
 from .observe import outside_of_traces
@@ -127,7 +128,7 @@ class Computation:
                 new_states.append(state)  # a group without gradients rests
                 continue
             h = plan.group.hyper(numbers[plan.group.index])
-            run = partial(_update, present.given(plan), type(self.optimizer).__name__)
+            run = partial(run_given_chain, self.optimizer, present.given(plan))
             before = state
             for own, share in self._runs_by_decay(h, plan, found):
                 state = with_common(state, before, [self.leaves[i].path for i in plan.leaves])
@@ -207,17 +208,6 @@ def own_copies(state: Any, foreign: Sequence) -> Any:
     """Return a chain's state without the very arrays that are somebody else's."""
     known = set(map(id, foreign))
     return jax.tree.map(lambda x: jnp.copy(x) if id(x) in known else x, state)
-
-
-def _update(
-    extra: dict[str, Any], owner: str, chain: Any, grads: Any, state: Any, params: Any
-) -> tuple[Any, Any]:
-    """Return what a chain returns; of extra arguments it ignores what it has no use for."""
-    if extra and not isinstance(chain, optax.GradientTransformationExtraArgs):
-        raise TypeError(
-            f'{owner}.step got {", ".join(extra)}, but its chain takes no extra arguments.'
-        )
-    return chain.update(grads, state, params, **extra)
 
 
 def _flat_updates(plan: GroupPlan, made: Any, owner: str) -> list:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *('HOW_TO_READ', 'built_chain', 'check_chain', 'noting_reads', 'refuse_decay'),
-    *('returned_chain', 'warn_of_unread'),
+    *('returned_chain', 'run_given_chain', 'warn_of_unread'),
 ]
 
 HOW_TO_READ = 'end transform(h) in optax.scale_by_learning_rate(h.lr)'
@@ -63,6 +64,45 @@ def built_chain(
                 f'arithmetic and jnp.where. What a group leaves out for a number that is zero at '
                 f'construction is named in structural, and asked for by h.uses(name); a number '
                 f'that shapes the program, such as a count of loops, in static.'
+            )
+        raise
+
+
+_MISSING = re.compile(r'missing \d+ required keyword-only arguments?: (.+)')
+
+
+def run_given_chain(
+    optimizer: OptaxOptimizer,
+    extra: dict[str, Any],
+    chain: Any,
+    grads: Any,
+    state: Any,
+    params: Any,
+) -> tuple[Any, Any]:
+    """Return what a chain returns; of extra arguments it ignores what it has no use for.
+
+    An error that tells of what the chain was given, or was not, gets a note of what can be done.
+    """
+    owner, groups = type(optimizer).__name__, len(optimizer._groups)
+    if extra and not isinstance(chain, optax.GradientTransformationExtraArgs):
+        raise TypeError(
+            f'{owner}.step got {", ".join(extra)}, but its chain takes no extra arguments.'
+        )
+    try:
+        return chain.update(grads, state, params, **extra)
+    except (TypeError, ValueError) as error:
+        if missing := _MISSING.search(str(error)):
+            wanted = ', '.join(f'{name}=...' for name in re.findall(r"'(\w+)'", missing[1]))
+            error.add_note(
+                f'The chain of this {owner} takes more than gradients: opt.step(grads, {wanted}), '
+                f'which there is not beside accumulate_steps. bo.train_step gives it the loss as '
+                f'value.'
+            )
+        elif groups > 1 and 'value_fn' in extra:
+            error.add_note(
+                f'This {owner} has {groups} groups, each with a chain that sees its own parameters '
+                f'alone; value_fn is given to it as it is, a function of all parameters. A line '
+                f'search takes one group.'
             )
         raise
 

@@ -62,6 +62,7 @@ class Stepper:
         self.chunks: dict[Any, Chunks] = {}  # by kind: those that ran last
         self.keeping: dict[Any, Any] = {}  # by extra arguments: jitted, donating nothing
         self.closures: dict[Any, Any] = {}  # compiled steps on closures, by what these mean
+        self.alike: dict[bytes, Any] = {}  # ... and their programs, by what XLA is told
         self.written: dict[int, Any] = {}  # objects into which closures write, by their ids
 
     def run(self, grads: Any, extra: dict[str, Any]) -> None:
