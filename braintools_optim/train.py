@@ -197,7 +197,8 @@ class TrainStep:
         grads, loss, *aux = gradient(*args, **kwargs)
         for opt, mine, search in zip(self.optimizers, grads, searches, strict=True):
             mine = jax.tree.map(_conjugated, mine)
-            opt.step(mine, **({} if search is None else search(loss, mine)))
+            with opt._running.offering(*(['value'] if self.value_fn is None else [])):
+                opt.step(mine, **({} if search is None else search(loss, mine)))
         for scheduler in self.schedulers:
             wants = isinstance(scheduler, LRScheduler) and scheduler._wants_metric()
             _after_update(scheduler, [without_unit(loss)] if wants else [])

@@ -106,10 +106,36 @@ class Plain(bo.OptaxOptimizer):
         super().step(grads)
 
 
+def pair_of_functions(lr):
+    """A chain that takes gradients alone."""
+
+    def update(updates, state, params=None):
+        return jax.tree.map(lambda g: -lr * g, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+class OfFunctions(bo.OptaxOptimizer):
+    def __init__(self, lr=0.1):
+        super().__init__(lr=lr)
+
+    def transform(self, h):
+        return pair_of_functions(h.lr)
+
+
+def every_other(tx):
+    return optax.MultiSteps(tx, 2).gradient_transformation()
+
+
 @pytest.mark.parametrize(
     ('make', 'end'),
     [
         (lambda: bo.OptaxOptimizer(tx=optax.sgd(0.1), accumulate_steps=2), 0.8),
+        (lambda: bo.OptaxOptimizer(tx=pair_of_functions(0.1)), 0.64),
+        (lambda: bo.OptaxOptimizer(tx=every_other(optax.sgd(0.1))), 0.8),
+        (lambda: bo.OptaxOptimizer(tx=optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.1))), None),
+        (OfFunctions, 0.64),
+        (lambda: bo.Lookahead(OfFunctions(), sync_period=3), 0.64),
         (lambda: Plain(tx=optax.sgd(0.1)), 0.64),
         (lambda: bo.LBFGS(0.1), None),
         (Plateau, 0.64),
@@ -132,6 +158,16 @@ def test_only_chains_that_may_want_it_are_told_the_loss(make, end):
         assert jnp.all((w.value > 0) & (w.value < 1))
     else:
         np.testing.assert_allclose(w.value, end, rtol=1e-6)
+
+
+def test_what_is_given_by_hand_is_no_offer():
+    w = ParamState(jnp.ones(2))
+    opt = OfFunctions().register_trainable_weights({'w': w})
+    with pytest.raises(TypeError, match='got value, but its chain takes no extra arguments'):
+        opt.step({'w': jnp.ones(2)}, value=1.0)
+    step = bo.train_step(w, opt, lambda: (w.value**2).sum(), value_fn=True)
+    with pytest.raises(TypeError, match='got value, value_fn, grad, but its chain takes no extra'):
+        step()
 
 
 def test_a_chain_that_misses_what_it_needs_says_how_to_give_it():

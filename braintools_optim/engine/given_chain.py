@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -84,6 +86,8 @@ def run_given_chain(
     An error that tells of what the chain was given, or was not, gets a note of what can be done.
     """
     owner, groups = type(optimizer).__name__, len(optimizer._groups)
+    if optimizer._running.offered:
+        extra = _without_untaken(chain, extra, optimizer._running.offered)
     if extra and not isinstance(chain, optax.GradientTransformationExtraArgs):
         raise TypeError(
             f'{owner}.step got {", ".join(extra)}, but its chain takes no extra arguments.'
@@ -96,7 +100,7 @@ def run_given_chain(
             error.add_note(
                 f'The chain of this {owner} takes more than gradients: opt.step(grads, {wanted}), '
                 f'which there is not beside accumulate_steps. bo.train_step gives it the loss as '
-                f'value.'
+                f'value, and with value_fn=True all that a line search takes.'
             )
         elif groups > 1 and 'value_fn' in extra:
             error.add_note(
@@ -105,6 +109,16 @@ def run_given_chain(
                 f'search takes one group.'
             )
         raise
+
+
+def _without_untaken(chain: Any, extra: dict[str, Any], offered: frozenset[str]) -> dict[str, Any]:
+    """Return extra arguments but for those on offer that a chain has no place for."""
+    places: Any = {}
+    if isinstance(chain, optax.GradientTransformationExtraArgs):
+        places = inspect.signature(chain.update).parameters
+    if any(place.kind is inspect.Parameter.VAR_KEYWORD for place in places.values()):
+        return extra
+    return {k: v for k, v in extra.items() if k in places or k not in offered}
 
 
 def refuse_decay(owner: str, h: Hyper) -> None:
@@ -123,6 +137,7 @@ def noting_reads(optimizer: OptaxOptimizer, chain: Any, h: Hyper) -> optax.Gradi
     ``h`` are the values that it was built from.
     """
 
+    @wraps(chain.update)
     def update(*args: Any, **extra: Any) -> Any:
         running = optimizer._running
         before, running.rate_is_read = running.rate_is_read, None

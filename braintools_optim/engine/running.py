@@ -19,6 +19,7 @@ class Running:
 
     def __init__(self, rate_is_read: bool | None = None):
         self.rate_is_read = rate_is_read  # None until a chain has been traced
+        self.offered: frozenset[str] = frozenset()  # what chains are given if they take it
         self._now: tuple[Hyper, list[dict[str, Any]] | None, StateJaxTracer] | None = None
 
     @contextmanager
@@ -29,6 +30,15 @@ class Running:
             yield
         finally:
             self._now = before
+
+    @contextmanager
+    def offering(self, *names: str) -> Iterator[None]:
+        """Give what is named so only to chains that take it, which others are not told of."""
+        before, self.offered = self.offered, frozenset(names)
+        try:
+            yield
+        finally:
+            self.offered = before
 
     def hyper(self) -> Hyper | None:
         """Return the values of the group, None if there is none."""
