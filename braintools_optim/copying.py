@@ -6,6 +6,8 @@ import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import jax
+import jax.numpy as jnp
 from brainstate import State
 
 from .engine.own_state import CountState
@@ -58,6 +60,14 @@ def found_params(optimizer: OptaxOptimizer) -> RegisteredStates:
     return registered
 
 
+def _copied_state(state: State, memo: dict) -> State:
+    """Return a State with copies of the same arrays: Python cannot copy where States come from."""
+    if id(state) not in memo:
+        memo[id(state)] = new = state.copy()
+        new.restore_value(jax.tree.map(jnp.array, state.value))
+    return memo[id(state)]
+
+
 def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
     """Return an independent optimizer over the same parameters, for :func:`copy.deepcopy`.
 
@@ -86,7 +96,8 @@ def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
     }
     for name, value in optimizer.__dict__.items():
         if name not in own and name != 'param_states':
-            new.__dict__[name] = copy.deepcopy(value, memo)
+            copied = _copied_state if isinstance(value, State) else copy.deepcopy
+            new.__dict__[name] = copied(value, memo)
     new.__dict__.update(own)
     for group in new._groups:  # a chain from default_tx reads the scheduler it was built with
         group.fixed_chain = new._fixed_chain(new._hyper(group))

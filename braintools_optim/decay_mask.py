@@ -20,8 +20,9 @@ def check_decay_mask(optimizer: OptaxOptimizer) -> None:
     name = type(optimizer).__name__
     if own := {'mask', 'weight_decay_mask'} & set(optimizer._flags):
         raise TypeError(f'{name} has no argument decay_mask; it is {own.pop()} here.')
-    if 'weight_decay' not in optimizer._numbers:
-        raise TypeError(f'{name} has no weight_decay, so decay_mask would have no effect.')
+    if not set(optimizer.weight_decays) & set(optimizer._numbers):
+        missing = ' or '.join(optimizer.weight_decays)
+        raise TypeError(f'{name} has no {missing}, so decay_mask would have no effect.')
     if not is_leafwise(optimizer.transform) or optimizer._groups[0].fixed_chain is not None:
         raise TypeError(
             f'the chain of {name} may not update each parameter by itself, so decay_mask cannot '

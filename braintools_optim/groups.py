@@ -120,7 +120,7 @@ class ParamGroup(MutableMapping[str, Any]):
     def hyper(self, numbers: Mapping[str, Any]) -> Hyper:
         """Return what the chain of this group is built from, given its numbers."""
         own = {name: numbers[name] for name in self._optimizer._numbers}
-        return Hyper(own, self.flags, self.unused)
+        return Hyper(own, self.flags, self.unused, self._optimizer.structural)
 
     def copy(self, optimizer: OptaxOptimizer) -> ParamGroup:
         """Return the same group of a copied optimizer."""

@@ -6,13 +6,14 @@ passes one argument, and a change is a write to that State.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .check import is_zero
 from .engine.own_state import NumbersState, weak_scalars
 
-__all__ = ['TO_COME', 'Hyper', 'HyperTable', 'number_at']
+__all__ = ['TO_COME', 'Hyper', 'HyperTable', 'names_in_use', 'number_at']
 
 TO_COME = -1
 """Stands for the index of a group that is added later."""
@@ -26,12 +27,18 @@ class Hyper:
     rate_is_read = False
     """Whether somebody has read the learning rate."""
 
-    def __init__(self, numbers: Mapping[str, Any], flags: Mapping[str, Any], unused: frozenset):
+    def __init__(
+        self,
+        numbers: Mapping[str, Any],
+        flags: Mapping[str, Any],
+        unused: frozenset[str],
+        structural: Sequence[str],
+    ):
         self.__dict__.update(flags)
         # What was zero at construction is a plain 0.0: the chain may leave its part out.
         self.__dict__.update({k: _known(k, v, unused) for k, v in numbers.items()})
         self._rate = self.__dict__.pop('lr', None)
-        self._unused = unused
+        self._unused, self._structural = unused, structural
 
     def __getattr__(self, name: str) -> Any:
         if name == 'lr' and '_rate' in self.__dict__:
@@ -47,7 +54,10 @@ class Hyper:
         return new
 
     def uses(self, name: str) -> bool:
-        """Whether the hyper-parameter was given a value other than zero at construction."""
+        """Whether a number that is in ``structural`` was other than zero at construction."""
+        if name not in self._structural:
+            known = ', '.join(self._structural) or 'nothing'
+            raise ValueError(f'uses({name!r}): it is not in structural, which has {known}.')
         return name not in self._unused
 
 
@@ -114,6 +124,12 @@ def number_at(numbers: Mapping[str, Any], name: str) -> Any:
     """Return a number by its name, or an entry of a tuple of them, as ``'betas[0]'``."""
     name, _, index = name.partition('[')
     return numbers[name][int(index[:-1])] if index else numbers[name]
+
+
+def names_in_use(name: str, value: Any) -> set[str]:
+    """Return a number's name, or those of a tuple's entries, but for what is known to be zero."""
+    entries = {f'{name}[{i}]': x for i, x in enumerate(value)} if isinstance(value, tuple) else {}
+    return {k for k, x in (entries or {name: value}).items() if not is_zero(x)}
 
 
 def _known(name: str, value: Any, zeros: frozenset) -> Any:

@@ -8,13 +8,13 @@ from typing import Any
 
 from brainstate import State
 
-from .check import any_traced, check_flag, check_number, is_live, is_zero
+from .check import any_traced, check_flag, check_number, is_live, is_plain_number, is_zero
 from .copying import found_params
 from .engine.given_chain import HOW_TO_READ
 from .engine.own_state import CoreState
 from .engine.running import Running
 from .groups import ParamGroup
-from .hyper import TO_COME, Hyper, HyperTable, number_at
+from .hyper import TO_COME, Hyper, HyperTable, names_in_use
 from .other_libraries import (
     argument_here,
     did_you_mean,
@@ -34,7 +34,8 @@ def _taken() -> frozenset[str]:
     """Return the attributes of every optimizer, where a number would stand in their way."""
     from .optimizer import OptaxOptimizer
 
-    return frozenset({*dir(OptaxOptimizer), 'param_states', 'step_count'} - {'lr'})
+    own = {*dir(OptaxOptimizer), 'param_states', 'step_count', 'params'}
+    return frozenset({*own, *dir(Hyper)} - {'lr'})
 
 
 class LiveNumbers:
@@ -75,26 +76,27 @@ class LiveNumbers:
             # OptaxOptimizer always passes one; a zero is dropped where a class has none.
             hyper = {k: v for k, v in hyper.items() if k != 'weight_decay'}
         for key in hyper:
-            if key in _taken():
-                raise TypeError(
-                    f'{name} cannot have a hyper-parameter named {key}: an optimizer has another '
-                    f'meaning for it. Choose another name.'
-                )
             if key not in declared:
                 known = sorted(argument_names(type(self)))
                 raise TypeError(
                     f'{name} has no argument {key!r}; it has {", ".join(known)}.'
                     f'{argument_here(name, key) or did_you_mean(key, known)}'
                 )
+            if key in _taken():
+                raise TypeError(
+                    f'{name} cannot have a hyper-parameter named {key}: an optimizer has another '
+                    f'meaning for it. Choose another name.'
+                )
+        self._check_said(declared)
         self._numbers, self._flags, self._assigned = {}, {}, frozenset()
         for key, value in hyper.items():
             like = declared.get(key, value)
             if isinstance(like, tuple | list):
                 like = (0.0,) * len(like)
             # A number that was given as None or 'x' is a mistake to report, not a flag.
-            number = key not in self.static and (self._has_range(key) or is_live(value))
-            if isinstance(like, bool) or not number:
-                self._flags[key] = check_flag(name, key, value, like)
+            always = self._has_range(key) or type(declared.get(key)) is float
+            if key in self.static or isinstance(like, bool) or not (always or is_live(value)):
+                self._flags[key] = self._checked_flag(key, value, like)
             else:
                 self._numbers[key] = self._checked(key, value, like)
         self._bounds = {
@@ -104,6 +106,21 @@ class LiveNumbers:
         for key in names:
             self.__dict__.pop(key, None)  # a subclass may have set it before
         self._declared_names = names
+
+    def _check_said(self, declared: Mapping[str, Any]) -> None:
+        """Raise where the class says something of arguments that its constructor has not."""
+        owner = type(self).__name__
+        for said in ('structural', 'static', 'none_is_zero', 'ranges'):
+            names = getattr(self, said)
+            if isinstance(names, str):
+                raise TypeError(f'{said} of {owner} is a tuple of names, got {names!r}.')
+            for name in names:
+                if name.partition('[')[0] not in declared:
+                    known = sorted(declared)
+                    raise TypeError(
+                        f'{said} of {owner} names {name!r}, which its constructor does not; that '
+                        f'has {", ".join(known)}.{did_you_mean(name, known)}'
+                    )
 
     def _constructor_defaults(self) -> dict[str, Any]:
         """Return the arguments that the constructors of this class and its bases name."""
@@ -220,6 +237,13 @@ class LiveNumbers:
             )
         return check_number(type(self).__name__, name, value, like, allowed)
 
+    def _checked_flag(self, name: str, value: Any, like: Any) -> Any:
+        """Return an option that is fixed at construction, or raise where it is not allowed."""
+        if name in self.static and name in self.ranges and is_live(like):
+            number = check_number(type(self).__name__, name, value, like, self.ranges[name])
+            return value if is_plain_number(value) else number
+        return check_flag(type(self).__name__, name, value, like)
+
     def _has_range(self, name: str) -> bool:
         """Whether an argument is a number in any case, so that another value is a mistake."""
         return name in self.ranges or name in RANGES
@@ -246,8 +270,8 @@ class LiveNumbers:
                 pair = checked[index, name], group.number(name)
                 if any_traced(pair) or pair[0] != pair[1]:
                     raise self._without_effect(name)
-            if name in group.unused and not is_zero(checked[index, name]):
-                raise self._no_state(group, name)
+            if group.unused and (bare := group.unused & names_in_use(name, checked[index, name])):
+                raise self._no_state(group, min(bare))
         if type(self).validate is not LiveNumbers.validate:
             for index in {index for index, _ in checked}:
                 self._validate_changes(self._groups[index], checked)
@@ -263,10 +287,6 @@ class LiveNumbers:
 
     def _validate_changes(self, group: ParamGroup, changes: Mapping[tuple[int, str], Any]) -> None:
         numbers = {n: changes.get((group.index, n), group.number(n)) for n in self._numbers}
-        for name in group.unused - set(numbers):  # entries of tuples
-            changed = (group.index, name.partition('[')[0]) in changes
-            if changed and not is_zero(number_at(numbers, name)):
-                raise self._no_state(group, name)
         self.validate(group.hyper(numbers))
 
     def _without_effect(self, name: str) -> AttributeError:

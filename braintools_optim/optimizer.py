@@ -16,7 +16,13 @@ from .decay_mask import check_decay_mask
 from .engine.accumulate import GradientSum, check_accumulation
 from .engine.chunks import are_many
 from .engine.closure import step_with_functions
-from .engine.given_chain import built_chain, check_chain, noting_reads, refuse_decay, returned_chain
+from .engine.given_chain import (
+    built_chain,
+    check_chain,
+    fixed_chain,
+    noting_reads,
+    refuse_untaken,
+)
 from .engine.leaf import Leaf, all_leaves, leaves_of
 from .engine.observe import traced
 from .engine.own_state import ChainState, CoreState, CountState
@@ -151,7 +157,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
     gradient_layouts: frozenset[str] = frozenset({'dense'})
     """What gradients the chain takes: 'dense' arrays, 'sparse' `jax.experimental.sparse.BCOO`."""
     more_gradients: tuple[str, ...] = ()
-    """The arguments of a step that are gradients, too."""
+    """The arguments of a step that are gradients, too, and go the way of ``grads`` to the chain."""
     no_accumulation: str = ''
     """Why it cannot add up the gradients of several steps, empty where it can."""
     first_moments: tuple[str, ...] = ('mu',)
@@ -273,11 +279,14 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
 
     def _besides(self, extra: dict[str, Any]) -> dict[str, Any]:
         """Return what a step is given besides gradients, or raise if it lacks something."""
+        if extra:
+            refuse_untaken(self, extra)
         return extra
 
     def _for_chain(self, extra: dict, view: GroupView) -> dict:
         """Return what the chain of a group takes besides gradients, given what step was given."""
-        return extra
+        also = {k: extra[k] for k in self.more_gradients if extra.get(k) is not None}
+        return extra | {k: view.gradients(grads) for k, grads in also.items()}
 
     def _searches(self) -> bool:
         """Whether a step needs the loss, and the function that computes it."""
@@ -285,19 +294,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
 
     def _fixed_chain(self, h: Hyper) -> optax.GradientTransformation | None:
         """Return the chain that is built once for a group's values, if this is such a class."""
-        if self._tx is not None:
-            refuse_decay(type(self).__name__, h)
-            return self._tx
-        owner = next(c for c in type(self).__mro__ if {'transform', 'default_tx'} & set(vars(c)))
-        if owner is OptaxOptimizer or 'default_tx' not in vars(owner):
-            return None
-        known = self._running.rate_is_read
-        try:
-            with self._running.group(h):
-                chain = self.default_tx()
-        finally:
-            self._running.rate_is_read = known  # what is read while it is built stays as it is now
-        return returned_chain(f'{type(self).__name__}.default_tx', chain)
+        return fixed_chain(self, OptaxOptimizer, h)
 
     # ---- parameters and groups -----------------------------------------------------------
 
@@ -356,7 +353,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
             for k, default in self._defaults().items()
         }
         flags = {
-            k: check_flag(name, k, hyper.get(k, default), default)
+            k: self._checked_flag(k, hyper.get(k, default), default)
             for k, default in self._flags.items()
         }
         with self._undone_on_error():

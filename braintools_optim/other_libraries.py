@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, ValuesView
 from functools import cache
 from typing import Any
 
@@ -115,6 +115,7 @@ ARGUMENTS: dict[str, str] = {
     'bounds': 'It is constrain here, a function such as lambda x: jnp.clip(x, 0, 1).',
     'projection': 'It is constrain here.',
     'gradient_accumulation': 'It is accumulate_steps here.',
+    'slow_step_size': 'It is alpha here.',
 }
 """Arguments of other libraries' optimizers, and what to do instead."""
 
@@ -242,7 +243,7 @@ def is_ours(owner: Any) -> bool:
 
 def refuse_parameters(owner: str, first: Any) -> None:
     """Raise for parameters as the first argument, as torch takes them."""
-    if isinstance(first, Mapping | State | list | Node) or inspect.isgenerator(first):
+    if isinstance(first, Mapping | ValuesView | State | list | Node) or inspect.isgenerator(first):
         what = 'params'
         if isinstance(first, Node):
             what = 'model.states(brainstate.ParamState)'

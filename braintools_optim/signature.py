@@ -7,6 +7,7 @@ options: here both are shown again, to ``help``, ``inspect`` and editors.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Container
 from typing import Any, TypedDict
 
 from .leafwise import is_leafwise
@@ -60,32 +61,52 @@ def constructor_documentation(cls: type) -> str | None:
     """Return what the class says of itself, and what ``**common`` stands for."""
     own = cls.__dict__.get('__doc__')
     parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
-    if own is None or not any(map(_is_common, parameters)):
+    if own is None or not any('CommonOptions' in str(p.annotation) for p in parameters):
         return own
     title = 'Options of every optimizer'
     parts = inspect.cleandoc(own), title, '-' * len(title), inspect.getdoc(CommonOptions)
     return '{}\n\n{}\n{}\n{}'.format(*parts)
 
 
-def _is_common(p: inspect.Parameter) -> bool:
-    return p.kind is p.VAR_KEYWORD and 'CommonOptions' in str(p.annotation)
+def _passed_on(cls: type, rest: inspect.Parameter) -> list[inspect.Parameter]:
+    """Return what ``**rest`` of a constructor stands for.
+
+    That is what the class takes from which it is derived, unless the annotation says that it is
+    only the options of every optimizer.
+    """
+    owner, base, *_ = (c for c in cls.__mro__ if '__init__' in vars(c))
+    if _takes_all(owner):
+        return [rest]
+    if 'CommonOptions' in str(rest.annotation) or _takes_all(base):
+        return common_parameters()
+    shown = constructor_signature(base).parameters.values()
+    return [p if p.kind is p.VAR_KEYWORD else p.replace(kind=p.KEYWORD_ONLY) for p in shown]
+
+
+def _takes_all(cls: Any) -> bool:
+    """Whether a constructor names the options of every optimizer: that of the base class does."""
+    return CommonOptions.__annotations__.keys() <= inspect.signature(cls.__init__).parameters.keys()
 
 
 def constructor_signature(cls: type) -> inspect.Signature:
     """Return the signature of ``cls(...)`` with ``**common`` written out, less what it refuses."""
     first, *given = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
-    left_out = {p.name for p in given}
-    if 'weight_decay' not in left_out or not is_leafwise(getattr(cls, 'transform', None)):
-        left_out.add('decay_mask')
+    own = {p.name: p for p in given if p.kind is not p.VAR_KEYWORD}
+    rest = given[len(own) :]  # **common, if there is
+    passed = {p.name: p for r in rest for p in _passed_on(cls, r) if p.name not in own}
+    refused = _refused(cls, own.keys() | passed.keys())
+    return inspect.Signature([*own.values(), *(p for n, p in passed.items() if n not in refused)])
+
+
+def _refused(cls: Any, names: Container[str]) -> set[str]:
+    """Return the options of every optimizer that a class has no use for."""
+    refused = set()
+    decays = any(name in names for name in getattr(cls, 'weight_decays', ()))
+    if not decays or not is_leafwise(getattr(cls, 'transform', None)):
+        refused.add('decay_mask')
     if getattr(cls, 'no_accumulation', ''):
-        left_out.add('accumulate_steps')
-    shown: list[inspect.Parameter] = []
-    for p in given:
-        if _is_common(p):
-            shown += [option for option in common_parameters() if option.name not in left_out]
-        else:
-            shown.append(p)
-    return inspect.Signature(shown)
+        refused.add('accumulate_steps')
+    return refused
 
 
 def argument_names(cls: type) -> set[str]:

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jax.tree_util import DictKey, GetAttrKey
 
+from .check import is_real
 from .paths import Keys, plain_key, plain_keys
 from .transforms.absent import is_masked
 
@@ -70,11 +71,15 @@ def slots_of(state: Any, parameters: Sequence[Keys]) -> list[Slot]:
 def check_vectors(state: Any, parameters: Sequence[Keys], owner: str) -> None:
     """Raise if a field is named as a vector with an entry for each parameter, and is none."""
     for slot in slots_of(state, parameters):
-        if slot.per_leaf and (shape := jnp.shape(slot.value)) != (len(parameters),):
+        if not slot.per_leaf:
+            continue
+        shape, dtype = jnp.shape(slot.value), jnp.result_type(slot.value)
+        if shape != (len(parameters),) or not (jnp.issubdtype(dtype, jnp.bool_) or is_real(dtype)):
             raise TypeError(
-                f'the chain of {owner} keeps {slot.name!r} of shape {shape}; a field of a state '
-                f'whose name begins with leaf_ is a vector with one number for each array of the '
-                f'parameters, {len(parameters)} here, masked ones too. Choose another name.'
+                f'the chain of {owner} keeps {slot.name!r}, {dtype}{list(shape)}; a field of a '
+                f'state whose name begins with leaf_ is a vector with one real number for each '
+                f'array of the parameters, {len(parameters)} here, masked ones too. Choose another '
+                f'name.'
             )
 
 

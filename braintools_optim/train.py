@@ -187,7 +187,7 @@ class TrainStep:
     def _take(self, *args: Any, **kwargs: Any) -> Any:
         """Take one step by reading and writing States, as one would by hand."""
         self._check_parameters()
-        searches = [self._search(opt, args, kwargs) for opt in self.optimizers]
+        extras = [self._extras(opt, args, kwargs) for opt in self.optimizers]
         params = [opt.param_states.to_pytree() for opt in self.optimizers]
         gradient = brainstate.transform.grad(
             self._checked_loss, params, has_aux=self.has_aux, return_value=True
@@ -195,10 +195,10 @@ class TrainStep:
         gradient.stateful_target.make_jaxpr(*args, **kwargs)
         self._check_read(gradient.stateful_target.get_states(*args, **kwargs))
         grads, loss, *aux = gradient(*args, **kwargs)
-        for opt, mine, search in zip(self.optimizers, grads, searches, strict=True):
+        for opt, mine, extra in zip(self.optimizers, grads, extras, strict=True):
             mine = jax.tree.map(_conjugated, mine)
             with opt._running.offering(*(['value'] if self.value_fn is None else [])):
-                opt.step(mine, **({} if search is None else search(loss, mine)))
+                opt.step(mine, **({} if extra is None else extra(loss, mine)))
         for scheduler in self.schedulers:
             wants = isinstance(scheduler, LRScheduler) and scheduler._wants_metric()
             _after_update(scheduler, [without_unit(loss)] if wants else [])
@@ -219,8 +219,8 @@ class TrainStep:
         check_loss('loss_fn', loss, hint)
         return out
 
-    def _search(self, opt: OptaxOptimizer, args: tuple, kwargs: dict) -> Callable | None:
-        """Return what gives a line search all that it takes, from the loss and gradients."""
+    def _extras(self, opt: OptaxOptimizer, args: tuple, kwargs: dict) -> Callable | None:
+        """Return what makes the extra arguments of a step from the loss and gradients, or None."""
         if self.value_fn is None and not opt._searches():
             return (lambda loss, grads: {'value': loss}) if _may_want_loss(opt) else None
         if self.value_fn is False:
@@ -373,7 +373,7 @@ def _several(name: str, given: Any, kind: type) -> list[Any]:
 
 
 def _may_want_loss(opt: OptaxOptimizer) -> bool:
-    """Whether its chain may take the loss, as optax' reduce_on_plateau does; others ignore it."""
+    """Whether its chain may take the loss, as optax's reduce_on_plateau does."""
     if is_leafwise(opt.transform) and opt._groups[0].fixed_chain is None:
         return False
     kinds = {p.kind for p in inspect.signature(opt.step).parameters.values()}

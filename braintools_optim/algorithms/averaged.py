@@ -10,7 +10,6 @@ import jax
 import optax
 
 from ..check import check_choice, check_count, check_mask, check_number, is_zero
-from ..engine.view import GroupView
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..other_libraries import refuse_more
@@ -314,11 +313,6 @@ class Mars(OptaxOptimizer):
                 f'of this batch at the parameters before the last step; None in the first step.'
             )
         return {k: v for k, v in extra.items() if k != 'previous_point_grads' or v is not None}
-
-    def _for_chain(self, extra: dict, view: GroupView) -> dict:
-        """Take the other gradients the way of the gradients, to the tree that the chain sees."""
-        given = extra.get('previous_point_grads')
-        return extra if given is None else extra | {'previous_point_grads': view.gradients(given)}
 
 
 def _functions(**given: Any) -> list[str]:

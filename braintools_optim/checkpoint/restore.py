@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 
 from ..check import check_number, is_count, is_plain_number
 from ..engine.leaf import flat_values
-from ..hyper import TO_COME
+from ..hyper import TO_COME, names_in_use, number_at
 from ..schedulers.snapshot import resized
 from ..slot import rebuild
 from ..transforms.absent import is_masked
@@ -31,6 +30,8 @@ __all__ = ['Restoration', 'Saved', 'check_format', 'examine', 'restore']
 
 REQUIRED = ('optimizer', 'step_count', 'param_groups', 'opt_state', 'schedulers', 'options')
 KNOWN = (*REQUIRED, 'format', 'schema', 'lr', 'base_lr', 'dtypes', 'defaults', 'accumulate_steps')
+_COUNTS = ('count', 'iterations', 'pairs', 'slot', 'leaf_counts', 'leaf_added', 'leaf_seen')
+"""How the names end of a state's integers that are never negative."""
 
 
 class Saved(NamedTuple):
@@ -246,8 +247,9 @@ def _checked_group(
         value = judge.passed(check, where)
         if value is None:
             continue
-        if key in group.unused and value != 0.0:
-            judge.refuse(f'{where}: {key} was {value}, here it was built with 0 and has no state')
+        for bare in sorted(group.unused & names_in_use(key, value)):
+            was = number_at({key: value}, bare)
+            judge.refuse(f'{where}: {bare} was {was}, here it was built with 0 and has no state')
         numbers[group.index, key] = value
     judge.passed(lambda: optimizer._validate_changes(group, numbers), where)
     return numbers
@@ -345,8 +347,7 @@ def _checked_slots(
             name = slot_name(slot, names)
             value = take(slot.name, name)
             what = f'{where}: {slot.name} of {name or "the group"}'
-            own = group.fixed_chain is None or slot.name.endswith('count')
-            counts = slot.parameter is None and own
+            counts = slot.parameter is None and slot.name.endswith(_COUNTS)
             values.append(
                 mine if value is None else _checked_array(value, mine, what, counts, judge)
             )
@@ -359,11 +360,10 @@ def _checked_slots(
 
 def _checked_vector(entries: list[Any], mine: Any, what: str, judge: Judge) -> Any:
     """Return a vector of one number for each parameter; what is missing stays as it is."""
-    whole = np.issubdtype(mine.dtype, np.integer)
     known = np.asarray(mine).tolist()
     entries = [k if x is None else x for x, k in zip(entries, known, strict=True)]
-    if not all(map(is_count if whole else _is_finite, entries)):
-        allowed = 'counts in [0, 2**31)' if whole else 'finite numbers'
+    allowed, fits = _entries_allowed(mine.dtype, what.endswith(_COUNTS))
+    if not all(map(fits, entries)):
         judge.refuse(f'{what} must be {allowed}, got {entries}')
         return None
     return placed(np.asarray(entries, mine.dtype), mine)
@@ -375,7 +375,6 @@ def _checked_array(value: Any, mine: Any, what: str, counts: bool, judge: Judge)
     array = judge.array(value, mine, what)
     if array is None:
         return None
-    # An algorithm's own integers are counters and positions.
     if counts and array.ndim == 0 and np.issubdtype(array.dtype, np.signedinteger) and array < 0:
         judge.refuse(f'{what} must be a count, got {array}')
     return placed(array, mine)
@@ -420,5 +419,13 @@ def _checked_params(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> li
     return new
 
 
-def _is_finite(value: Any) -> bool:
-    return is_plain_number(value) and math.isfinite(value)
+def _entries_allowed(dtype: Any, counts: bool) -> tuple[str, Callable[[Any], bool]]:
+    """Return what may stand in a vector, in words and as a check."""
+    if counts:
+        return 'counts in [0, 2**31)', is_count
+    if np.issubdtype(dtype, np.bool_):
+        return 'True or False', lambda x: isinstance(x, bool)
+    if not np.issubdtype(dtype, np.integer):
+        return 'numbers', is_plain_number
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    return f'integers of {dtype}', lambda x: type(x) is int and low <= x <= high

@@ -27,7 +27,8 @@ def clipped(found: list, options: dict[str, Any]) -> list:
         squares = [_square_sum(entries_of(g)) for g in found if g is not None]
         norm = jnp.sqrt(sum(squares, start=jnp.zeros(())))
         bound = options['grad_clip_norm']
-        factor = jnp.where(norm > bound, bound / norm, 1.0)
+        within = (norm <= bound) | jnp.isinf(bound)  # a norm that is nan is not
+        factor = jnp.where(within, 1.0, bound / norm)
         found = [over_entries(lambda x: (x * factor).astype(x.dtype), g) for g in found]
     if 'grad_clip_value' in options:
         bound = options['grad_clip_value']

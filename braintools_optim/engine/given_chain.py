@@ -13,14 +13,16 @@ import jax
 import optax
 
 from ..check import any_traced
+from ..leafwise import is_leafwise
+from ..other_libraries import did_you_mean
 
 if TYPE_CHECKING:
     from ..hyper import Hyper
     from ..optimizer import OptaxOptimizer
 
 __all__ = [
-    *('HOW_TO_READ', 'built_chain', 'check_chain', 'noting_reads', 'refuse_decay'),
-    *('returned_chain', 'run_given_chain', 'warn_of_unread'),
+    *('HOW_TO_READ', 'built_chain', 'check_chain', 'fixed_chain', 'noting_reads'),
+    *('refuse_untaken', 'returned_chain', 'run_given_chain', 'warn_of_unread'),
 ]
 
 HOW_TO_READ = 'end transform(h) in optax.scale_by_learning_rate(h.lr)'
@@ -50,7 +52,12 @@ def returned_chain(method: str, given: Any) -> optax.GradientTransformation:
     raise TypeError(f'{method} must return an optax.GradientTransformation, got {got}.')
 
 
-_NO_VALUE = jax.errors.ConcretizationTypeError, jax.errors.TracerIntegerConversionError
+_NO_VALUE = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.TracerArrayConversionError,
+)
+_NO_NUMBER = 'as an integer', 'unsupported format string'  # of range(float), of f'{tracer:.2f}'
 
 
 def built_chain(
@@ -60,7 +67,7 @@ def built_chain(
     try:
         return returned_chain(method, transform(h))
     except TypeError as error:
-        if isinstance(error, _NO_VALUE) or 'as an integer' in str(error):  # of range(float)
+        if isinstance(error, _NO_VALUE) or any(words in str(error) for words in _NO_NUMBER):
             error.add_note(
                 f'The numbers that {method} is given are traced, or floats: use them in '
                 f'arithmetic and jnp.where. What a group leaves out for a number that is zero at '
@@ -81,7 +88,7 @@ def run_given_chain(
     state: Any,
     params: Any,
 ) -> tuple[Any, Any]:
-    """Return what a chain returns; of extra arguments it ignores what it has no use for.
+    """Return what a chain returns. What is only on offer it is given if it has a place for it.
 
     An error that tells of what the chain was given, or was not, gets a note of what can be done.
     """
@@ -121,7 +128,59 @@ def _without_untaken(chain: Any, extra: dict[str, Any], offered: frozenset[str])
     return {k: v for k, v in extra.items() if k in places or k not in offered}
 
 
-def refuse_decay(owner: str, h: Hyper) -> None:
+def refuse_untaken(optimizer: OptaxOptimizer, extra: dict[str, Any]) -> None:
+    """Raise for arguments of a step of which a class of this library knows nothing.
+
+    What loops give to any optimizer, by optax's protocol, is let pass.
+    """
+    transform = optimizer.transform
+    theirs = transform.__module__.partition('.')[0] != __package__.partition('.')[0]
+    if theirs or not is_leafwise(transform) or optimizer._groups[0].fixed_chain is not None:
+        return
+    known = {'value', 'grad', 'value_fn', *optimizer.more_gradients}
+    if unknown := sorted(extra.keys() - known):
+        raise TypeError(
+            f'{type(optimizer).__name__}.step takes gradients, got {", ".join(unknown)} besides; '
+            f'numbers are assigned between steps, as in opt.current_lr = 0.1.'
+        )
+
+
+def fixed_chain(
+    optimizer: OptaxOptimizer, base: type, h: Hyper
+) -> optax.GradientTransformation | None:
+    """Return the chain that is built once for a group's values, None where one is for each trace.
+
+    ``base`` is the class whose ``transform`` and ``default_tx`` others override.
+    """
+    kind = type(optimizer)
+    if optimizer._tx is not None:
+        _refuse_decay(kind.__name__, h)
+        return optimizer._tx
+    owner = next(c for c in kind.__mro__ if {'transform', 'default_tx'} & set(vars(c)))
+    if owner is base:
+        _refuse_unread(optimizer)
+    if owner is base or 'default_tx' not in vars(owner):
+        return None
+    known = optimizer._running.rate_is_read
+    try:
+        with optimizer._running.group(h):
+            chain = optimizer.default_tx()
+    finally:
+        optimizer._running.rate_is_read = known  # what is read while it is built stays as it is now
+    return returned_chain(f'{kind.__name__}.default_tx', chain)
+
+
+def _refuse_unread(optimizer: OptaxOptimizer) -> None:
+    """Raise where a class has numbers of its own, and the chain of the base class."""
+    if numbers := sorted(optimizer._numbers.keys() - {'lr', 'weight_decay'}):
+        kind = type(optimizer)
+        raise TypeError(
+            f'{kind.__name__} has {", ".join(numbers)}, and no transform(h) that reads them.'
+            f'{did_you_mean("transform", vars(kind))}'
+        )
+
+
+def _refuse_decay(owner: str, h: Hyper) -> None:
     """Raise for a weight decay beside a given chain."""
     decay = getattr(h, 'weight_decay', 0.0)
     if not any_traced(decay) and decay != 0.0:
