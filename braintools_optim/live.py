@@ -34,8 +34,8 @@ def _taken() -> frozenset[str]:
     """Return the attributes of every optimizer, where a number would stand in their way."""
     from .optimizer import OptaxOptimizer
 
-    own = {*dir(OptaxOptimizer), 'param_states', 'step_count', 'params'}
-    return frozenset({*own, *dir(Hyper)} - {'lr'})
+    names = {*dir(OptaxOptimizer), *dir(Hyper), 'param_states', 'step_count'}
+    return frozenset(names - {'lr'})
 
 
 class LiveNumbers:
@@ -76,16 +76,16 @@ class LiveNumbers:
             # OptaxOptimizer always passes one; a zero is dropped where a class has none.
             hyper = {k: v for k, v in hyper.items() if k != 'weight_decay'}
         for key in hyper:
+            if key in _taken() or (key == 'params' and key in declared):  # that is of groups
+                raise TypeError(
+                    f'{name} cannot have a hyper-parameter named {key}: an optimizer has another '
+                    f'meaning for it. Choose another name.'
+                )
             if key not in declared:
                 known = sorted(argument_names(type(self)))
                 raise TypeError(
                     f'{name} has no argument {key!r}; it has {", ".join(known)}.'
                     f'{argument_here(name, key) or did_you_mean(key, known)}'
-                )
-            if key in _taken():
-                raise TypeError(
-                    f'{name} cannot have a hyper-parameter named {key}: an optimizer has another '
-                    f'meaning for it. Choose another name.'
                 )
         self._check_said(declared)
         self._numbers, self._flags, self._assigned = {}, {}, frozenset()
@@ -115,11 +115,11 @@ class LiveNumbers:
             if isinstance(names, str):
                 raise TypeError(f'{said} of {owner} is a tuple of names, got {names!r}.')
             for name in names:
-                if name.partition('[')[0] not in declared:
+                if (argument := name.partition('[')[0]) not in declared:
                     known = sorted(declared)
                     raise TypeError(
                         f'{said} of {owner} names {name!r}, which its constructor does not; that '
-                        f'has {", ".join(known)}.{did_you_mean(name, known)}'
+                        f'has {", ".join(known)}.{did_you_mean(argument, known)}'
                     )
 
     def _constructor_defaults(self) -> dict[str, Any]:
@@ -239,7 +239,8 @@ class LiveNumbers:
 
     def _checked_flag(self, name: str, value: Any, like: Any) -> Any:
         """Return an option that is fixed at construction, or raise where it is not allowed."""
-        if name in self.static and name in self.ranges and is_live(like):
+        ranged = name in self.static and name in self.ranges and is_live(like)
+        if ranged and not callable(value):  # a schedule, of those that take one
             number = check_number(type(self).__name__, name, value, like, self.ranges[name])
             return value if is_plain_number(value) else number
         return check_flag(type(self).__name__, name, value, like)

@@ -74,12 +74,12 @@ def _passed_on(cls: type, rest: inspect.Parameter) -> list[inspect.Parameter]:
     That is what the class takes from which it is derived, unless the annotation says that it is
     only the options of every optimizer.
     """
-    owner, base, *_ = (c for c in cls.__mro__ if '__init__' in vars(c))
-    if _takes_all(owner):
+    owner, *bases = (c for c in cls.__mro__ if '__init__' in vars(c))
+    if _takes_all(owner) or not any(map(_takes_all, bases)):
         return [rest]
-    if 'CommonOptions' in str(rest.annotation) or _takes_all(base):
+    if 'CommonOptions' in str(rest.annotation) or _takes_all(bases[0]):
         return common_parameters()
-    shown = constructor_signature(base).parameters.values()
+    shown = constructor_signature(bases[0]).parameters.values()
     return [p if p.kind is p.VAR_KEYWORD else p.replace(kind=p.KEYWORD_ONLY) for p in shown]
 
 

@@ -10,11 +10,13 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from ..check import any_traced
 from ..leafwise import is_leafwise
 from ..other_libraries import did_you_mean
+from ..transforms.absent import is_masked
 
 if TYPE_CHECKING:
     from ..hyper import Hyper
@@ -99,6 +101,8 @@ def run_given_chain(
         raise TypeError(
             f'{owner}.step got {", ".join(extra)}, but its chain takes no extra arguments.'
         )
+    also = {k: extra[k] for k in optimizer.more_gradients if extra.get(k) is not None}
+    extra = extra | {k: _where_given(grads, others) for k, others in also.items()}
     try:
         return chain.update(grads, state, params, **extra)
     except (TypeError, ValueError) as error:
@@ -116,6 +120,15 @@ def run_given_chain(
                 f'search takes one group.'
             )
         raise
+
+
+def _where_given(grads: Any, others: Any) -> Any:
+    """Return other gradients of what has gradients, which are zero where they are absent."""
+
+    def other(g: Any, o: Any) -> Any:
+        return g if is_masked(g) else jnp.zeros_like(g) if is_masked(o) else o
+
+    return jax.tree.map(other, grads, others, is_leaf=is_masked)
 
 
 def _without_untaken(chain: Any, extra: dict[str, Any], offered: frozenset[str]) -> dict[str, Any]:

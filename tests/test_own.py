@@ -1,0 +1,292 @@
+"""Optimizers that users write: their state, numbers, options and mistakes."""
+
+import copy
+import inspect
+from typing import Any, NamedTuple
+
+import brainstate
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from brainstate import ParamState
+
+import braintools_optim as bo
+from braintools_optim.ranges import Range
+
+
+def keeping(**state: Any):
+    """A class whose chain is descent, and keeps this state besides."""
+    kept = NamedTuple('Kept', [(name, Any) for name in state])
+
+    class Keeping(bo.OptaxOptimizer):
+        def __init__(self, lr=0.1, **common):
+            super().__init__(lr=lr, **common)
+
+        def transform(self, h):
+            memory = optax.GradientTransformation(
+                lambda params: kept(**state), lambda updates, state, params=None: (updates, state)
+            )
+            return optax.chain(memory, optax.scale_by_learning_rate(h.lr))
+
+    return Keeping
+
+
+def registered(opt):
+    return opt.register_trainable_weights(
+        {'a': ParamState(jnp.ones(3)), 'b': ParamState(jnp.ones(2))}
+    )
+
+
+GRADS = {'a': jnp.ones(3), 'b': jnp.ones(2)}
+
+
+@pytest.mark.parametrize(
+    'state',
+    [
+        {'direction': jnp.array(-1)},
+        {'leaf_best': jnp.array([jnp.inf, jnp.nan])},
+        {'leaf_there': jnp.array([True, False])},
+        {'leaf_sign': jnp.array([-1, 1])},
+        {'leaf_hash': jnp.array([2**31, 7], jnp.uint32)},
+        {'best': jnp.array(jnp.inf), 'signs': jnp.array([-1, 3])},
+    ],
+    ids=lambda state: '-'.join(state),
+)
+def test_whatever_a_state_holds_is_loaded(state, tmp_path):
+    opt = registered(keeping(**state)())
+    opt.step(GRADS)
+    opt.save(tmp_path / 'own.ckpt')
+    there = registered(keeping(**jax.tree.map(jnp.zeros_like, state))())
+    there.load(tmp_path / 'own.ckpt')
+    for name, value in state.items():
+        found = getattr(there.opt_state.value[0], name)
+        np.testing.assert_array_equal(found, value)
+        assert found.dtype == value.dtype
+
+
+@pytest.mark.parametrize(
+    ('state', 'entries', 'allowed'),
+    [
+        ({'leaf_counts': jnp.array([1, 2])}, {'a': -1, 'b': 2}, r'counts in \[0'),
+        ({'leaf_sign': jnp.array([1, 2], jnp.int8)}, {'a': 300, 'b': 2}, 'integers of int8'),
+        ({'leaf_there': jnp.array([True, False])}, {'a': 2.5, 'b': True}, 'True or False'),
+        ({'leaf_best': jnp.array([1.0, 2.0])}, {'a': 'x', 'b': 2.0}, 'numbers'),
+    ],
+    ids=['count', 'integer', 'bool', 'number'],
+)
+def test_entries_of_another_kind_are_refused(state, entries, allowed):
+    opt = registered(keeping(**state)())
+    saved = opt.state_dict()
+    saved['opt_state']['0'][next(iter(state))] = entries
+    with pytest.raises(bo.IncompatibleCheckpoint, match=allowed):
+        opt.load_state_dict(saved)
+
+
+@pytest.mark.parametrize('vector', [jnp.array([1j, 2.0]), jax.random.split(jax.random.key(0))])
+def test_a_vector_over_parameters_is_of_real_numbers(vector):
+    with pytest.raises(TypeError, match=r"keeps 'leaf_z'.*one real number for each array"):
+        registered(keeping(leaf_z=vector)())
+
+
+class Curved(bo.OptaxOptimizer):
+    """A step of the gradient and of another one."""
+
+    more_gradients = ('hessian',)
+
+    def __init__(self, lr=1.0, **common):
+        super().__init__(lr=lr, **common)
+
+    def transform(self, h):
+        def update(updates, state, params=None, *, hessian):
+            return jax.tree.map(lambda g, k: -h.lr * (g + 10.0 * k), updates, hessian), state
+
+        return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+@pytest.mark.parametrize(
+    ('options', 'moved'),
+    [({}, 20.0), ({'maximize': True}, -20.0), ({'grad_clip_value': 0.5}, 0.5 + 5.0)],
+)
+def test_other_gradients_go_the_way_of_the_gradients(options, moved):
+    """Their signs, bounds, groups and absence; and in ``opt.tx`` the same."""
+    opt = registered(Curved(**options))
+    opt.add_param_group({'c': ParamState(jnp.ones(()))}, lr=0.5)
+    grads = {name: jnp.full(x.value.shape, 10.0) for name, x in opt.param_states.to_dict().items()}
+    hessian = jax.tree.map(jnp.ones_like, grads)
+    before = {name: x.value for name, x in opt.param_states.to_dict().items()}
+    own = {name: before[name] for name in 'ab'}
+    updates, _ = opt.tx.update(
+        {k: grads[k] for k in own}, opt.opt_state.value, own, hessian={k: hessian[k] for k in own}
+    )
+    opt.step(grads | {'b': None}, hessian=hessian)
+    after = {name: x.value for name, x in opt.param_states.to_dict().items()}
+    np.testing.assert_allclose(before['a'] - after['a'], moved, rtol=1e-5)
+    np.testing.assert_allclose(before['c'] - after['c'], 0.5 * moved, rtol=1e-5)
+    np.testing.assert_array_equal(before['b'], after['b'])
+    np.testing.assert_allclose(updates['a'], -moved, rtol=1e-6)
+
+
+class Own(bo.OptaxOptimizer):
+    """With a number of each kind."""
+
+    structural = ('pair[0]',)
+    static = ('rounds',)
+    ranges = {'rounds': Range(1, 10)}
+
+    def __init__(self, lr=0.1, pair=(0.0, 0.9), rounds=3, slope=1.0, **common):
+        super().__init__(lr=lr, pair=pair, rounds=rounds, slope=slope, **common)
+
+    def transform(self, h):
+        used = optax.trace(h.pair[0]) if h.uses('pair[0]') else optax.identity()
+        return optax.chain(used, optax.scale(h.slope), optax.scale_by_learning_rate(h.lr))
+
+
+def test_an_entry_without_state_is_refused_without_a_validate():
+    opt = registered(Own())
+    with pytest.raises(ValueError, match=r'built with pair\[0\]=0'):
+        opt.pair = (0.5, 0.9)
+    with pytest.raises(ValueError, match=r'built with pair\[0\]=0'):
+        opt.param_groups[0]['pair'] = (0.5, 0.9)
+    opt.pair = (0.0, 0.5)
+    assert opt.pair == (0.0, 0.5)
+    registered(Own(pair=(0.5, 0.9))).pair = (0.0, 0.9)
+
+
+@pytest.mark.parametrize('wrong', [50, 0, '3', None, float('nan'), True])
+def test_static_numbers_have_ranges(wrong):
+    with pytest.raises((TypeError, ValueError), match=r'Own needs .*\[1, 10\]'):
+        Own(rounds=wrong)
+    opt = registered(Own(rounds=4))
+    with pytest.raises((TypeError, ValueError), match=r'Own needs .*\[1, 10\]'):
+        opt.add_param_group({'c': ParamState(jnp.ones(1))}, rounds=wrong)
+    assert opt.rounds == 4 and type(opt.rounds) is int
+
+
+@pytest.mark.parametrize('wrong', ['x', None, True, (1.0, 2.0), jnp.ones(2)])
+def test_what_is_a_float_by_default_is_a_number(wrong):
+    with pytest.raises(TypeError, match='Own needs a number in .* for slope'):
+        Own(slope=wrong)
+
+
+@pytest.mark.parametrize(
+    ('said', 'message'),
+    [
+        ({'structural': ('paar[0]',)}, "names 'paar.*Did you mean 'pair'"),
+        ({'structural': 'slope'}, "is a tuple of names, got 'slope'"),
+        ({'static': ('round',)}, "names 'round'.*Did you mean 'rounds'"),
+        ({'none_is_zero': ('slop',)}, "names 'slop'.*Did you mean 'slope'"),
+        ({'ranges': {'slopes': Range(0, 1)}}, "names 'slopes'.*Did you mean 'slope'"),
+    ],
+    ids=lambda x: next(iter(x)) if isinstance(x, dict) else '',
+)
+def test_a_class_that_names_what_it_does_not_have(said, message):
+    wrong = type('Wrong', (Own,), said)
+    with pytest.raises(TypeError, match=f'{next(iter(said))} of Wrong {message}'):
+        wrong()
+
+
+@pytest.mark.parametrize('name', ['params', 'uses', 'replaced'])
+def test_a_number_is_not_named_like_what_groups_and_chains_have(name):
+    namespace: dict[str, Any] = {'bo': bo}
+    exec(
+        f'class Named(bo.OptaxOptimizer):\n'
+        f'    def __init__(self, {name}=0.5):\n'
+        f'        super().__init__({name}={name})\n',
+        namespace,
+    )
+    with pytest.raises(TypeError, match=f'Named cannot have a hyper-parameter named {name}'):
+        namespace['Named']()
+
+
+def test_a_chain_asks_for_what_the_class_declares():
+    class Asks(Own):
+        def transform(self, h):
+            return optax.scale(h.lr) if h.uses('slope') else optax.identity()
+
+    with pytest.raises(ValueError, match=r"uses\('slope'\): it is not in structural.*pair\[0\]"):
+        registered(Asks())
+
+
+def test_numbers_without_a_transform():
+    class Misspelt(bo.OptaxOptimizer):
+        def __init__(self, lr=0.1, k=1.0):
+            super().__init__(lr=lr, k=k)
+
+        def tranform(self, h):
+            return optax.scale(-h.lr * h.k)
+
+    with pytest.raises(TypeError, match=r"Misspelt has k, and no transform.*mean 'tranform'"):
+        Misspelt()
+
+
+def test_the_rest_of_a_constructor_is_shown_and_suggested():
+    class Bare(bo.AdamW):
+        """AdamW with a rate of its own."""
+
+        def __init__(self, lr=3e-4, **rest):
+            super().__init__(lr, **rest)
+
+    shown = inspect.signature(Bare).parameters
+    inherited = inspect.signature(bo.AdamW).parameters
+    assert shown.keys() == inherited.keys() and shown['lr'].default == 3e-4
+    assert Bare(betas=(0.8, 0.9), accumulate_steps=2).betas == (0.8, 0.9)
+    assert 'accumulate_steps' in inspect.signature(Own).parameters
+    for cls in (Bare, Own):
+        with pytest.raises(TypeError, match="no argument 'accumulat_steps'.*'accumulate_steps'"):
+            cls(accumulat_steps=2)
+
+
+def test_a_step_of_a_class_of_the_library_takes_no_numbers():
+    opt = registered(bo.AdamW(0.1))
+    with pytest.raises(TypeError, match=r'AdamW.step takes gradients, got learning_rate besides'):
+        opt.step(GRADS, learning_rate=3.0)
+    assert opt.step_count.value == 0
+    opt.step(GRADS, value=jnp.array(1.0))  # what loops give to any optimizer
+    assert opt.step_count.value == 1
+
+
+def test_a_state_of_its_own_is_copied():
+    class Counting(bo.SGD):
+        def __init__(self, lr=0.1):
+            super().__init__(lr=lr)
+            self.seen = brainstate.State(jnp.array(0))
+
+        def step(self, grads):
+            self.seen.value += 1
+            super().step(grads)
+
+    opt = registered(Counting())
+    opt.step(GRADS)
+    twin = copy.deepcopy(opt)
+    twin.step(GRADS)
+    assert (int(opt.seen.value), int(twin.seen.value)) == (1, 2)
+
+
+def test_a_decay_by_another_name_can_be_masked():
+    class Decaying(bo.OptaxOptimizer):
+        weight_decays = ('shrinkage',)
+
+        def __init__(self, lr=0.1, shrinkage=0.5, **common):
+            super().__init__(lr=lr, shrinkage=shrinkage, **common)
+
+        @bo.leafwise
+        def transform(self, h):
+            decay = optax.add_decayed_weights(h.shrinkage)
+            return optax.chain(decay, optax.scale_by_learning_rate(h.lr))
+
+    assert 'decay_mask' in inspect.signature(Decaying).parameters
+    opt = registered(Decaying(decay_mask={'a': True, 'b': False}))
+    opt.step(jax.tree.map(jnp.zeros_like, GRADS))
+    np.testing.assert_allclose(opt.param_states.to_dict()['a'].value, 0.95)
+    np.testing.assert_allclose(opt.param_states.to_dict()['b'].value, 1.0)
+
+
+def test_a_norm_that_is_nan_bounds_nothing_by_leaving_it_as_it_is():
+    """As torch and optax: all updates are nan then, unless nothing is bounded."""
+    grads = {'a': jnp.array([1.0, jnp.nan, 1.0]), 'b': jnp.full(2, 1e6)}
+    for bound, end in ((1.0, jnp.nan), (jnp.inf, -1e6)):
+        opt = registered(bo.SGD(1.0, grad_clip_norm=bound))
+        opt.step(grads)
+        np.testing.assert_allclose(opt.param_states.to_dict()['b'].value, end, rtol=1e-5)
