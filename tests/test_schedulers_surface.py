@@ -378,3 +378,41 @@ def test_what_a_scheduler_was_built_with_is_fixed():
         assert getattr(scheduler, name) == before
     factors.lr_lambdas.clear()
     assert len(factors.lr_lambdas) == 1
+
+
+class Ramp(bo.LRScheduler):
+    """With a number that is live, and one that is fixed."""
+
+    def __init__(self, *base_lr, slope=0.5, period=4):
+        super().__init__(*base_lr, numbers={'slope': slope}, fixed={'period': period})
+
+    def affine(self, epoch, group):
+        return 0.0, 1.0 - self.slope * (epoch % self.period) / self.period
+
+
+@pytest.mark.parametrize('jit', [False, True])
+def test_affine_reads_the_numbers_of_its_group(jit, x64):
+    params = {k: ParamState(jnp.ones(())) for k in 'ab'}
+    opt = bo.SGD(lr=Ramp(1.0, slope=[0.4, 0.8])).register_trainable_weights({'a': params['a']})
+    opt.add_param_group({'b': params['b']}, lr=2.0)
+    assert opt.lr.slope == [0.4, 0.8] and opt.lr.period == 4
+    step = brainstate.transform.jit(opt.lr.step) if jit else opt.lr.step
+    step()
+    rates = [float(group['lr']) for group in opt.param_groups]
+    np.testing.assert_allclose(rates, [1.0 * 0.9, 2.0 * 0.8], rtol=1e-12)
+    opt.lr.slope = [0.8, 0.4]
+    step()
+    rates = [float(group['lr']) for group in opt.param_groups]
+    np.testing.assert_allclose(rates, [1.0 * 0.6, 2.0 * 0.8], rtol=1e-12)
+    assert opt.lr.slope == [0.8, 0.4]
+    with pytest.raises(bo.IncompatibleCheckpoint, match='period'):
+        Ramp(1.0, slope=[0.4, 0.8], period=5).load_state_dict(opt.lr.state_dict())
+
+
+def test_affine_returns_a_pair():
+    class Single(bo.LRScheduler):
+        def affine(self, epoch, group):
+            return 0.5
+
+    with pytest.raises(TypeError, match=r'affine of Single must return a pair \(a, b\).*got 0.5'):
+        Single(0.1).step()

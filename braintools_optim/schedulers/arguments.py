@@ -35,6 +35,7 @@ class Arguments(Scheduler):
     _formula_names: tuple[str, ...] = ()  # ... of which the schedule's come first ...
     _fixed: Mapping[str, Any] = {}  # ... and all else that it was given
     _lists: dict[str, int]  # the arguments that were given for each group, and for how many
+    _read_from: Row | None = None  # of the group whose learning rate is being computed
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -42,6 +43,8 @@ class Arguments(Scheduler):
 
     def __getattr__(self, name: str) -> Any:
         if name in self._names:
+            if self._read_from is not None:
+                return self._numbers_of(self._read_from)[name]
             each = self._each(name)
             return each if name in self._lists else each[0]
         if name in self._fixed:

@@ -52,7 +52,11 @@ class LRScheduler(Arguments, BaseRates):
     last_epoch : int
         The epoch to start from.
     numbers : dict, optional
-        Live numbers besides those of ``schedule``.
+        Live numbers besides those of ``schedule``; a list has one for each group, which is what
+        :meth:`affine` reads.
+    fixed : dict, optional
+        Other arguments, which are read as attributes, not assigned, and compared when a checkpoint
+        is loaded.
     **hyper
         The hyper-parameters of ``schedule``. Floats are live, and may be lists with one for each
         group.
@@ -171,7 +175,7 @@ class LRScheduler(Arguments, BaseRates):
 
     def _affine(self, epoch: Any, group: int, row: Row) -> tuple[Any, Any]:
         if type(self).affine is not LRScheduler.affine:
-            return called(type(self).__name__, lambda at: self.affine(at, group), epoch)
+            return self._own_pair(epoch, group, row)
         if not is_concrete(epoch, row):
             return self._pair(epoch, group, row)
         key = epoch, row.start, row.numbers
@@ -179,6 +183,21 @@ class LRScheduler(Arguments, BaseRates):
         if known is None or known[0] != key:
             known = self._pairs[group] = key, self._pair(epoch, group, row)
         return known[1]
+
+    def _own_pair(self, epoch: Any, group: int, row: Row) -> tuple[Any, Any]:
+        """Return what a subclass says, to which numbers are those of the row."""
+        owner, known = type(self).__name__, self.__dict__
+        before, known['_read_from'] = self._read_from, row
+        try:
+            pair = called(owner, lambda at: self.affine(at, group), epoch)
+        finally:
+            known['_read_from'] = before
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(
+                f'affine of {owner} must return a pair (a, b), which means a + b * base, got '
+                f'{pair!r}.'
+            )
+        return pair[0], pair[1]
 
     def _pair(self, epoch: Any, group: int, row: Row) -> tuple[Any, Any]:
         if self.schedule is None:

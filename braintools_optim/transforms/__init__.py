@@ -28,6 +28,7 @@ from .ademamix import (
 )
 from .asgd import StepByAsgdState, step_by_asgd
 from .belief import scale_by_belief, scale_by_yogi
+from .count import advanced, spread, zero_counts
 from .descend import descend
 from .factored import ScaleByAdafactorState, scale_by_adafactor
 from .layerwise import (
@@ -93,6 +94,7 @@ __all__ = [
     'StepByRpropState',
     'StrongWolfeState',
     'ademamix',
+    'advanced',
     'alpha_scheduler',
     'beta3_scheduler',
     'bound_norm',
@@ -126,6 +128,7 @@ __all__ = [
     'scale_by_strong_wolfe',
     'scale_by_yogi',
     'skew',
+    'spread',
     'step_by_asgd',
     'step_by_lbfgs',
     'step_by_rprop',
@@ -135,4 +138,5 @@ __all__ = [
     'tree_update_moment_per_elem_norm',
     'tree_zeros_like',
     'with_masters',
+    'zero_counts',
 ]
