@@ -20,7 +20,7 @@ __all__ = ['Judge', 'LoadReport']
 
 @dataclass
 class LoadReport:
-    """In what a checkpoint differs from what it was loaded into: all empty where it fits exactly.
+    """How a checkpoint differs from what it was loaded into: all empty where it fits exactly.
 
     Attributes
     ----------

@@ -294,14 +294,14 @@ def _checked_schedulers(
     if not isinstance(saved, list) or not all(isinstance(s, Mapping) for s in saved):
         judge.refuse(f'schedulers must be a list of dicts, got {saved!r:.60}')
         return []
-    theirs, here = [s.get('scheduler') for s in saved], [type(s).__name__ for s in mine]
-    if theirs != here:
+    theirs, ours = [s.get('scheduler') for s in saved], [type(s).__name__ for s in mine]
+    if theirs != ours:
         judge.unexpected(
-            f'the schedulers were {theirs}, here they are {here}: attach them before loading'
+            f'the schedulers were {theirs}, here they are {ours}: attach them before loading'
         )
         return []
     if not judge.strict:  # groups that came or went are reported as such
-        saved = [resized(s, here.state_dict()) for s, here in zip(saved, mine, strict=True)]
+        saved = [resized(s, own.state_dict()) for s, own in zip(saved, mine, strict=True)]
     for scheduler, state in zip(mine, saved, strict=True):
         judge.scheduler(scheduler, state)
     return list(zip(mine, saved, strict=True))

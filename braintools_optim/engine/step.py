@@ -51,8 +51,8 @@ class Stepper:
         self.param_vars = [s.__dict__ for s in self.params]
         for param in self.param_vars:
             param['_been_writen'] = True
-        # What is quickly told of arguments is their kind, all that a program depends on is their
-        # signature.
+        # The kind of arguments is what is found out of them in no time; their signature is all that
+        # a program depends on.
         self.programs: dict[Any, Any] = {}  # by signature: compiled, donating the chain states
         self.entries: dict[Any, Any] = {}  # by kind: the entry of the program that ran last ...
         self.last_entry: Any = None  # ... and of all ...

@@ -46,7 +46,7 @@ def _remembered(name: str, doc: str) -> property:
 
 
 class ReduceLROnPlateau(PresentRate):
-    r"""Multiply the learning rate by a factor whenever a metric has stopped to improve.
+    r"""Multiply the learning rate by a factor whenever a metric has stopped improving.
 
     Parameters
     ----------
