@@ -123,6 +123,9 @@ class OfFunctions(bo.OptaxOptimizer):
         return pair_of_functions(h.lr)
 
 
+SAM = optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.1))
+
+
 def every_other(tx):
     return optax.MultiSteps(tx, 2).gradient_transformation()
 
@@ -133,7 +136,8 @@ def every_other(tx):
         (lambda: bo.OptaxOptimizer(tx=optax.sgd(0.1), accumulate_steps=2), 0.8),
         (lambda: bo.OptaxOptimizer(tx=pair_of_functions(0.1)), 0.64),
         (lambda: bo.OptaxOptimizer(tx=every_other(optax.sgd(0.1))), 0.8),
-        (lambda: bo.OptaxOptimizer(tx=optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.1))), None),
+        (lambda: bo.OptaxOptimizer(tx=SAM), None),
+        (lambda: bo.OptaxOptimizer(tx=SAM, master_dtype=jnp.float32), None),
         (OfFunctions, 0.64),
         (lambda: bo.Lookahead(OfFunctions(), sync_period=3), 0.64),
         (lambda: Plain(tx=optax.sgd(0.1)), 0.64),
@@ -168,6 +172,15 @@ def test_what_is_given_by_hand_is_no_offer():
     step = bo.train_step(w, opt, lambda: (w.value**2).sum(), value_fn=True)
     with pytest.raises(TypeError, match='got value, value_fn, grad, but its chain takes no extra'):
         step()
+
+
+def test_a_chain_that_hides_what_it_takes_is_told_how_to_get_nothing():
+    w = ParamState(jnp.ones(2))
+    opt = bo.OptaxOptimizer(tx=optax.chain(SAM)).register_trainable_weights({'w': w})
+    with pytest.raises(TypeError, match='unexpected keyword') as e:
+        bo.train_step(w, opt, lambda: (w.value**2).sum())()
+    assert 'value_fn=False' in e.value.__notes__[0]
+    bo.train_step(w, opt, lambda: (w.value**2).sum(), value_fn=False)()
 
 
 def test_a_chain_that_misses_what_it_needs_says_how_to_give_it():

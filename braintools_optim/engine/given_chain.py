@@ -113,6 +113,8 @@ def run_given_chain(
                 f'which there is not beside accumulate_steps. bo.train_step gives it the loss as '
                 f'value, and with value_fn=True all that a line search takes.'
             )
+        elif optimizer._running.offered and 'unexpected keyword argument' in str(error):
+            error.add_note(f'bo.train_step(..., value_fn=False) gives {owner} gradients alone.')
         elif groups > 1 and 'value_fn' in extra:
             error.add_note(
                 f'This {owner} has {groups} groups, each with a chain that sees its own parameters '

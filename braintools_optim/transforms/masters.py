@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -52,6 +53,7 @@ def with_masters(
             jax.tree.map(copy, params)
         )
 
+    @wraps(chain.update)  # whose arguments it takes
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         if params is None:
             raise ValueError('with_masters needs params: call update(updates, state, params).')
