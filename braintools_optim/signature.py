@@ -11,6 +11,7 @@ from collections.abc import Container
 from typing import Any, TypedDict
 
 from .leafwise import is_leafwise
+from .ranges import RANGES, range_of
 
 __all__ = [
     'CommonOptions',
@@ -58,14 +59,17 @@ def common_parameters() -> list[inspect.Parameter]:
 
 
 def constructor_documentation(cls: type) -> str | None:
-    """Return what the class says of itself, and what ``**common`` stands for."""
+    """Return what the class says of itself, what its numbers may be, and what ``**common`` is."""
     own = cls.__dict__.get('__doc__')
     parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
     if own is None or not any('CommonOptions' in str(p.annotation) for p in parameters):
         return own
-    title = 'Options of every optimizer'
-    parts = inspect.cleandoc(own), title, '-' * len(title), inspect.getdoc(CommonOptions)
-    return '{}\n\n{}\n{}\n{}'.format(*parts)
+    theirs = getattr(cls, 'ranges', {})
+    limited = [p.name for p in parameters if p.name in RANGES or p.name in theirs]
+    ranges = ',\n'.join(f'``{name}`` in {range_of(name, theirs)}' for name in limited)
+    sections = {'Ranges': ranges, 'Options of every optimizer': inspect.getdoc(CommonOptions)}
+    parts = [f'{title}\n{"-" * len(title)}\n{text}' for title, text in sections.items() if text]
+    return '\n\n'.join([inspect.cleandoc(own), *parts])
 
 
 def _passed_on(cls: type, rest: inspect.Parameter) -> list[inspect.Parameter]:

@@ -146,7 +146,7 @@ def test_both_names_of_nadam():
     assert bo.NAdam is bo.Nadam
 
 
-@pytest.mark.parametrize('wrong', [float('nan'), None, 'x', True, [1.0]])
+@pytest.mark.parametrize('wrong', [None, 'x', True, [1.0]])
 def test_a_product_of_momenta_that_is_no_number_is_refused(wrong):
     opt, _ = registered(bo.Nadam(0.1))
     opt.step({'w': jnp.ones(4)})

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import brainstate
 import jax
@@ -14,6 +14,7 @@ from brainstate import ParamState
 
 import braintools_optim as bo
 from braintools_optim.ranges import Range
+from braintools_optim.signature import CommonOptions
 
 
 def keeping(**state: Any):
@@ -236,6 +237,22 @@ def test_the_rest_of_a_constructor_is_shown_and_suggested():
     for cls in (Bare, Own):
         with pytest.raises(TypeError, match="no argument 'accumulat_steps'.*'accumulate_steps'"):
             cls(accumulat_steps=2)
+
+
+def test_help_tells_the_ranges():
+    class Told(bo.OptaxOptimizer):
+        """With a number of its own."""
+
+        ranges = {'rho': Range(0, 1, open_high=True)}  # noqa: RUF012
+
+        def __init__(self, lr=0.1, rho=0.5, **common: Unpack[CommonOptions]):
+            super().__init__(lr=lr, rho=rho, **common)
+
+        def transform(self, h):
+            return optax.scale(-h.lr * h.rho)
+
+    assert '``lr`` in [0, inf),\n``rho`` in [0, 1)\n' in Told.__doc__
+    assert '``betas`` in [0, 1),\n' in bo.Adam.__doc__
 
 
 def test_a_step_of_a_class_of_the_library_takes_no_numbers():

@@ -111,7 +111,8 @@ class CompiledStep:
             leaves = jax.tree.leaves((args, values))
             if self.program is None:
                 self.program = _program_of(jaxpr, leaves, self.stepper.alike)
-            loss, new = self.out_tree.unflatten(self.program(jaxpr.consts, *leaves))
+                self.constants = jax.device_put(jaxpr.consts)  # once, of NumPy's arrays
+            loss, new = self.out_tree.unflatten(self.program(self.constants, *leaves))
         given = zip(self.states, new, self.written, strict=True)
         write_all([(state, value) for state, value, written in given if written])
         return loss
