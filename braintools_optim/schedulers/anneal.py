@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from .. import schedules
 from ..engine.observe import is_tracer
 from ..schedules.cycle import last_restart
 from ..schedules.formula import evaluate
-from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler
+from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler, PerGroup
 from .row import Row
 from .shown import live_count
 
@@ -19,8 +19,6 @@ __all__ = [
     *('ConstantLR', 'CosineAnnealingLR', 'CosineAnnealingWarmRestarts', 'InverseSqrtLR'),
     *('LinearLR', 'SWALR', 'WSDLR', 'WarmupCosineSchedule', 'WarmupScheduler'),
 ]
-
-Number = float | Sequence[float]
 
 
 class ConstantLR(LRScheduler):
@@ -46,7 +44,7 @@ class ConstantLR(LRScheduler):
     def __init__(
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
-        factor: Number = 1.0 / 3,
+        factor: PerGroup = 1.0 / 3,
         total_iters: int = 5,
         last_epoch: int = 0,
     ):
@@ -76,8 +74,8 @@ class LinearLR(LRScheduler):
     def __init__(
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
-        start_factor: Number = 1.0 / 3,
-        end_factor: Number = 1.0,
+        start_factor: PerGroup = 1.0 / 3,
+        end_factor: PerGroup = 1.0,
         total_iters: int = 5,
         last_epoch: int = 0,
     ):
@@ -114,7 +112,7 @@ class WarmupScheduler(LRScheduler):
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
         warmup_epochs: int = 5,
-        warmup_start_lr: Number = 0.0,
+        warmup_start_lr: PerGroup = 0.0,
         last_epoch: int = 0,
     ):
         super().__init__(
@@ -146,7 +144,7 @@ class CosineAnnealingLR(LRScheduler):
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
         T_max: int = 50,
-        eta_min: Number = 0.0,
+        eta_min: PerGroup = 0.0,
         last_epoch: int = 0,
     ):
         super().__init__(base_lr, last_epoch, T_max=T_max, eta_min=eta_min)
@@ -181,7 +179,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
         T_0: int = 10,
         T_mult: int = 1,
-        eta_min: Number = 0.0,
+        eta_min: PerGroup = 0.0,
         last_epoch: int = 0,
     ):
         super().__init__(base_lr, last_epoch, T_0=T_0, T_mult=T_mult, eta_min=eta_min)
@@ -244,8 +242,8 @@ class WarmupCosineSchedule(LRScheduler):
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
         warmup_steps: int = 1000,
         total_steps: int = 10000,
-        warmup_start_lr: Number = 0.0,
-        eta_min: Number = 0.0,
+        warmup_start_lr: PerGroup = 0.0,
+        eta_min: PerGroup = 0.0,
         last_epoch: int = 0,
     ):
         super().__init__(
@@ -292,8 +290,8 @@ class WSDLR(LRScheduler):
         stable_steps: int = 8000,
         decay_steps: int = 1000,
         decay: str = 'linear',
-        warmup_start_lr: Number = 0.0,
-        eta_min: Number = 0.0,
+        warmup_start_lr: PerGroup = 0.0,
+        eta_min: PerGroup = 0.0,
         last_epoch: int = 0,
     ):
         super().__init__(
@@ -335,7 +333,7 @@ class InverseSqrtLR(LRScheduler):
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
         warmup_steps: int = 4000,
-        warmup_start_lr: Number = 0.0,
+        warmup_start_lr: PerGroup = 0.0,
         timescale: int | None = None,
         last_epoch: int = 0,
     ):
@@ -378,7 +376,7 @@ class SWALR(LRScheduler):
     def __init__(
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
-        swa_lr: Number = 0.05,
+        swa_lr: PerGroup = 0.05,
         anneal_epochs: int = 10,
         anneal_strategy: str = 'cos',
         last_epoch: int = 0,

@@ -9,7 +9,7 @@ from .. import schedules
 from ..check import check_count, check_number
 from ..engine.observe import is_tracer
 from ..ranges import UNIT, Range
-from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler
+from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler, PerGroup
 from .scheduler import Progress, following
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
 
 __all__ = ['CyclicLR', 'OneCycleLR']
-
-Number = float | Sequence[float]
 POSITIVE = Range(0.0, open_low=True, open_high=True)
 
 
@@ -154,33 +152,33 @@ class CyclicLR(MomentumCycle):
     def __init__(
         self,
         base_lr: BaseRateArgument = ...,
-        max_lr: Number = ...,
+        max_lr: PerGroup = ...,
         step_size_up: int = ...,
         step_size_down: int | None = ...,
         mode: str = ...,
-        gamma: Number = ...,
+        gamma: PerGroup = ...,
         scale_fn: Callable | None = ...,
         scale_mode: str = ...,
         last_epoch: int = ...,
         cycle_momentum: bool | None = ...,
-        base_momentum: Number = ...,
-        max_momentum: Number = ...,
+        base_momentum: PerGroup = ...,
+        max_momentum: PerGroup = ...,
     ) -> None: ...
 
     def __init__(  # type: ignore[misc]
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
-        max_lr: Number = 0.01,
+        max_lr: PerGroup = 0.01,
         step_size_up: int = 2000,
         step_size_down: int | None = None,
         mode: str = 'triangular',
-        gamma: Number = 1.0,
+        gamma: PerGroup = 1.0,
         scale_fn: Callable | None = None,
         scale_mode: str = 'cycle',
         last_epoch: int = 0,
         cycle_momentum: bool | None = None,
-        base_momentum: Number = 0.8,
-        max_momentum: Number = 0.9,
+        base_momentum: PerGroup = 0.8,
+        max_momentum: PerGroup = 0.9,
     ):
         super().__init__(
             base_lr,
@@ -246,36 +244,36 @@ class OneCycleLR(MomentumCycle):
     @overload
     def __init__(
         self,
-        max_lr: Number = ...,
+        max_lr: PerGroup = ...,
         total_steps: int | None = ...,
         epochs: int | None = ...,
         steps_per_epoch: int | None = ...,
-        pct_start: Number = ...,
+        pct_start: PerGroup = ...,
         anneal_strategy: str = ...,
         div_factor: float = ...,
-        final_div_factor: Number = ...,
+        final_div_factor: PerGroup = ...,
         last_epoch: int = ...,
         three_phase: bool = ...,
         cycle_momentum: bool | None = ...,
-        base_momentum: Number = ...,
-        max_momentum: Number = ...,
+        base_momentum: PerGroup = ...,
+        max_momentum: PerGroup = ...,
     ) -> None: ...
 
     def __init__(  # type: ignore[misc]
         self,
-        max_lr: Number = 0.01,
+        max_lr: PerGroup = 0.01,
         total_steps: int | None = None,
         epochs: int | None = None,
         steps_per_epoch: int | None = None,
-        pct_start: Number = 0.3,
+        pct_start: PerGroup = 0.3,
         anneal_strategy: str = 'cos',
         div_factor: float = 25.0,
-        final_div_factor: Number = 1e4,
+        final_div_factor: PerGroup = 1e4,
         last_epoch: int = 0,
         three_phase: bool = False,
         cycle_momentum: bool | None = None,
-        base_momentum: Number = 0.85,
-        max_momentum: Number = 0.95,
+        base_momentum: PerGroup = 0.85,
+        max_momentum: PerGroup = 0.95,
     ):
         owner = type(self).__name__
         if (total_steps is None) == (epochs is None or steps_per_epoch is None) or (

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import schedules
 from .present import PresentRate
-from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler
+from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler, PerGroup
 from .row import Row
 from .scheduler import call_or_each, called
 
@@ -42,7 +42,7 @@ class StepLR(LRScheduler):
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
         step_size: int = 30,
-        gamma: float | Sequence[float] = 0.1,
+        gamma: PerGroup = 0.1,
         last_epoch: int = 0,
     ):
         super().__init__(base_lr, last_epoch, step_size=step_size, gamma=gamma)
@@ -72,7 +72,7 @@ class MultiStepLR(LRScheduler):
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
         milestones: Sequence[int] = (30, 60, 90),
-        gamma: float | Sequence[float] = 0.1,
+        gamma: PerGroup = 0.1,
         last_epoch: int = 0,
     ):
         super().__init__(base_lr, last_epoch, milestones=milestones, gamma=gamma)
@@ -99,7 +99,7 @@ class ExponentialLR(LRScheduler):
     def __init__(
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
-        gamma: float | Sequence[float] = 0.95,
+        gamma: PerGroup = 0.95,
         last_epoch: int = 0,
     ):
         super().__init__(base_lr, last_epoch, gamma=gamma)
@@ -133,10 +133,10 @@ class ExponentialDecayLR(LRScheduler):
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
         decay_steps: int = 1000,
-        decay_rate: float | Sequence[float] = 0.96,
+        decay_rate: PerGroup = 0.96,
         transition_begin: int = 0,
         staircase: bool = False,
-        end_value: float | Sequence[float] | None = None,
+        end_value: PerGroup | None = None,
         last_epoch: int = 0,
     ):
         super().__init__(
@@ -174,7 +174,7 @@ class PolynomialLR(LRScheduler):
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
         total_iters: int = 5,
-        power: float | Sequence[float] = 1.0,
+        power: PerGroup = 1.0,
         last_epoch: int = 0,
     ):
         super().__init__(base_lr, last_epoch, total_iters=total_iters, power=power)
@@ -203,7 +203,7 @@ class InverseTimeLR(LRScheduler):
     def __init__(
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
-        decay_rate: float | Sequence[float] = 1.0,
+        decay_rate: PerGroup = 1.0,
         decay_steps: int = 1,
         staircase: bool = False,
         last_epoch: int = 0,
@@ -242,7 +242,7 @@ class RexLR(LRScheduler):
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
         total_iters: int = 100,
-        eta_min: float | Sequence[float] = 0.0,
+        eta_min: PerGroup = 0.0,
         last_epoch: int = 0,
     ):
         super().__init__(base_lr, last_epoch, total_iters=total_iters, eta_min=eta_min)

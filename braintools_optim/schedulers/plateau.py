@@ -16,7 +16,7 @@ from ..engine.writing import put_value
 from ..ranges import DECAY, NON_NEGATIVE, Range
 from ..state import OptimState
 from .present import PresentRate
-from .rate import OPTIMIZER_RATE, BaseRateArgument
+from .rate import OPTIMIZER_RATE, BaseRateArgument, PerGroup
 from .row import Row
 from .scheduler import Progress, following
 from .shown import live_count
@@ -87,7 +87,7 @@ class ReduceLROnPlateau(PresentRate):
         threshold: float = 1e-4,
         threshold_mode: str = 'rel',
         cooldown: int = 0,
-        min_lr: float | Sequence[float] = 0.0,
+        min_lr: PerGroup = 0.0,
         eps: float = 1e-8,
         last_epoch: int = 0,
     ):

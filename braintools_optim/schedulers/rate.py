@@ -20,7 +20,7 @@ from .snapshot import is_code, other_arguments, row_differences, row_snapshot, s
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['OPTIMIZER_RATE', 'BaseRateArgument', 'LRScheduler']
+__all__ = ['OPTIMIZER_RATE', 'BaseRateArgument', 'LRScheduler', 'PerGroup']
 
 
 class _Omitted(float):
@@ -32,6 +32,9 @@ OPTIMIZER_RATE = _Omitted(1e-3)
 
 BaseRateArgument: TypeAlias = 'float | Sequence[float] | OptaxOptimizer'
 """An optimizer may come in its place, as in torch."""
+
+PerGroup: TypeAlias = 'float | Sequence[float]'
+"""One number for all groups, or one for each."""
 
 
 class LRScheduler(Arguments, BaseRates):
