@@ -36,8 +36,8 @@ Update = Callable[[list, list], tuple[tuple, list]]
 class Turn(enum.Enum):
     """What a call does besides adding up, where that is known before it runs."""
 
-    ADDS = 'nothing'
-    UPDATES = 'it updates'
+    ADDS = enum.auto()
+    UPDATES = enum.auto()
 
 
 def turn_of(count: Any, steps: int) -> Any:

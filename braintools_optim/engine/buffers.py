@@ -11,7 +11,9 @@ import jax.numpy as jnp
 
 from ..paths import path_name
 
-__all__ = ['apart', 'held_leaves', 'held_trees', 'is_deleted', 'refuse_deleted']
+__all__ = [
+    *('held_leaves', 'held_trees', 'is_deleted', 'refuse_deleted', 'without_shared_buffers'),
+]
 
 
 def is_deleted(x: Any) -> bool:
@@ -33,7 +35,7 @@ def refuse_deleted(held: Iterable[tuple[str, Any]]) -> None:
             )
 
 
-def apart(leaves: list, split: int) -> list:
+def without_shared_buffers(leaves: list, split: int) -> list:
     """Return leaves with copies of those to be donated, the first ones, that are there twice."""
     rest = set(map(_buffer, leaves[split:]))
     new = []

@@ -20,10 +20,10 @@ from .clip import signed_and_bounded
 from .finite import all_finite, where_finite
 from .given_chain import run_given_chain
 from .gradient import match_gradients
+from .layout import laid_out_like
 from .leaf import Leaf, flat_values, regrouped
 from .observe import outside_of_traces
 from .packs import Packed
-from .place import in_place
 from .plan import GroupPlan
 from .view import GroupView
 
@@ -105,10 +105,10 @@ class Computation:
             moved = [None] * len(values) if all_new is None else regrouped(values, all_new)
         made = tuple(one.like(state) for one, state in zip(packed, states, strict=True))
         moved = [
-            in_place(value, partial(outside_of_traces, state))
+            laid_out_like(value, partial(outside_of_traces, state))
             for value, state in zip(moved, self.manager, strict=True)
         ]
-        return in_place(made, self.optimizer._core.outside_of_traces), moved
+        return laid_out_like(made, self.optimizer._core.outside_of_traces), moved
 
     def advance(
         self, present: Present, found: list, chains: Sequence[Any], finite: Any = None

@@ -170,7 +170,7 @@ class CoreState(LateState):
         new = Packed.of(chain, belong, len(arrays))
         groups = (*groups[:index], new, *groups[index + 1 :])
         if belong is None:
-            groups = tuple(one.apart(one.tree) for one in groups)
+            groups = tuple(one.unpacked(one.tree) for one in groups)
         self.value = (groups, beside(count, arrays))
 
     def replace(self, chains: tuple, count: Any) -> None:

@@ -137,9 +137,9 @@ class Packed:
             for buffer, members in zip(self.buffers, packing.members, strict=True)
             for i, shape in ((i, packing.shapes[i]) for i in members)
         )
-        return self.like(tree) if fits else self.apart(tree)
+        return self.like(tree) if fits else self.unpacked(tree)
 
-    def apart(self, tree: Any) -> Packed:
+    def unpacked(self, tree: Any) -> Packed:
         """Return any tree of as many parameters' state, each array in its own buffer."""
         return self.of(tree, parameters=self.packing.parameters)
 

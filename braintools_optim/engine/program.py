@@ -17,7 +17,13 @@ from brainstate import State
 from brainstate.transform import StatefulFunction
 
 from ..paths import path_name
-from .buffers import apart, held_leaves, held_trees, is_deleted, refuse_deleted
+from .buffers import (
+    held_leaves,
+    held_trees,
+    is_deleted,
+    refuse_deleted,
+    without_shared_buffers,
+)
 from .compiled import (
     CONFIG,
     NUMBERS,
@@ -240,7 +246,7 @@ class Program:
         self.spare(leaves)
         kinds, split = tuple(map(type, leaves)), self.donated_count
         program = self.compiled(leaves)
-        leaves = apart(leaves, split)
+        leaves = without_shared_buffers(leaves, split)
         call = ShieldedCall(entry_of(program) or program, (leaves[:split], leaves[split:]))
         del leaves
         try:

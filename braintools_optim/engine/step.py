@@ -131,7 +131,7 @@ class Stepper:
         moved = []
         for one, plan in zip(packed, self.computation.plans, strict=True):
             members = {leaves[i].path: arrays[leaves[i].path] for i in plan.leaves}
-            moved.append(one.apart(own_buffers(one.tree, members)))
+            moved.append(one.unpacked(own_buffers(one.tree, members)))
         self.core.value = tuple(moved), beside(count, list(arrays.values()))
         return all(map(named_sharding, jax.tree.leaves(moved)))
 

@@ -157,7 +157,7 @@ class Step:
             old = jnp.stack([rows[i]['mu'] for i in flock.leaves]).astype(wide)
             m = (b1 * old + (1.0 - b1) * g).astype(wide)
             m = jnp.where(_over(finite, m), m, old)
-            for mine, i in zip(apart(m, at), flock.leaves, strict=True):
+            for mine, i in zip(split_leaves(m, at), flock.leaves, strict=True):
                 kept = mine.astype(rows[i]['mu'].dtype)
                 rows[i]['mu'] = self.place.constrained(kept, self.specs[i])
             count = jnp.maximum(counts[np.array(flock.leaves)], 1)
@@ -192,7 +192,7 @@ class Step:
         if self.options.lr_style == 'adam':
             out = out / _ADAM_SHARE
         out = jnp.where(_over(average.finite, out), out, 0.0).astype(flock.dtype)
-        return [x.reshape(flock.shape) for x in apart(out, at)]
+        return [x.reshape(flock.shape) for x in split_leaves(out, at)]
 
     # Between leaves' states and their blocks.
 
@@ -244,7 +244,7 @@ class Step:
         for name, stacks in columns.items():
             split = [x.reshape(shards, leaves, -1, *x.shape[2:]) for x in stacks]
             new = jnp.concatenate(split, 2) if len(split) > 1 else split[0]
-            for mine, i in zip(apart(new, at, 1), flock.leaves, strict=True):
+            for mine, i in zip(split_leaves(new, at, 1), flock.leaves, strict=True):
                 old = rows[i][name]
                 mine = mine.reshape(old.shape).astype(old.dtype)
                 one_d = flock.layout.kind == ONE_D_PATH
@@ -336,7 +336,7 @@ def together(stacks: list[jax.Array]) -> jax.Array:
     return jnp.concatenate(stacks, 1) if len(stacks) > 1 else stacks[0]
 
 
-def apart(stack: jax.Array, at: list[jax.Array], axis: int = 0) -> list[jax.Array]:
+def split_leaves(stack: jax.Array, at: list[jax.Array], axis: int = 0) -> list[jax.Array]:
     """Return what is each leaf's along an axis of leaves, given their places in memory."""
     count = stack.shape[axis]
     return [stack.squeeze(axis)] if count == 1 else [entry(stack, i, axis) for i in at[:count]]

@@ -10,10 +10,10 @@ import jax
 from ..transforms.mesh import named_sharding
 from .observe import is_tracer
 
-__all__ = ['in_place']
+__all__ = ['laid_out_like']
 
 
-def in_place(new: Any, like: Callable[[], Any]) -> Any:
+def laid_out_like(new: Any, like: Callable[[], Any]) -> Any:
     """Return a traced tree laid out as another one, which is not traced, if they match.
 
     The compiler, left to itself, would spread the layout of a gradient to all that it moves.
