@@ -54,16 +54,16 @@ class Stepper:
         # The kind of arguments is what is found out of them in no time; their signature is all that
         # a program depends on.
         self.programs: dict[Any, Any] = {}  # by signature: compiled, donating the chain states
-        self.entries: dict[Any, Any] = {}  # by kind: the entry of the program that ran last ...
-        self.last_entry: Any = None  # ... and of all ...
-        self.last_kind: Any = None  # ... and its kind
+        self.entries: dict[Any, Any] = {}  # by kind: the entry of the program that ran last
+        self.last_entry: Any = None  # that of the last step
+        self.last_kind: Any = None  # the kind of its arguments
         self.met: set[Any] = set()  # signatures for which an entry needs no Python any more
         self.chunked: dict[Any, Chunks | None] = {}  # by signature: the calls, None where not cut
         self.chunks: dict[Any, Chunks] = {}  # by kind: those that ran last
         self.keeping: dict[Any, Any] = {}  # by extra arguments: jitted, donating nothing
-        self.closures: dict[Any, Any] = {}  # compiled steps on closures, by what these mean
-        self.alike: dict[bytes, Any] = {}  # ... and their programs, by what XLA is told
-        self.written: dict[int, Any] = {}  # objects into which closures write, by their ids
+        self.closures: dict[Any, Any] = {}  # by what closures mean: compiled steps on them
+        self.alike: dict[bytes, Any] = {}  # by what XLA is told: the programs of these
+        self.written: dict[int, Any] = {}  # by id: objects into which closures write
 
     def run(self, grads: Any, extra: dict[str, Any]) -> None:
         """Take one step, by the fastest road on which nobody misses a read or write.
