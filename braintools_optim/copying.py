@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -60,12 +61,24 @@ def found_params(optimizer: OptaxOptimizer) -> RegisteredStates:
     return registered
 
 
-def _copied_state(state: State, memo: dict) -> State:
-    """Return a State with copies of the same arrays: Python cannot copy where States come from."""
-    if id(state) not in memo:
-        memo[id(state)] = new = state.copy()
-        new.restore_value(jax.tree.map(jnp.array, state.value))
-    return memo[id(state)]
+def _states_in(value: Any) -> Iterator[State]:
+    """Give the States in an attribute's value."""
+    if isinstance(value, State):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _states_in(part)
+
+
+def _copied_state(state: State) -> State:
+    """Return a State with a copy of its value: Python cannot copy where States come from."""
+    new = state.copy()
+    new.restore_value(
+        jax.tree.map(
+            lambda x: jnp.array(x) if isinstance(x, jax.Array) else copy.deepcopy(x), state.value
+        )
+    )
+    return new
 
 
 def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
@@ -96,8 +109,14 @@ def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
     }
     for name, value in optimizer.__dict__.items():
         if name not in own and name != 'param_states':
-            copied = _copied_state if isinstance(value, State) else copy.deepcopy
-            new.__dict__[name] = copied(value, memo)
+            for state in _states_in(value):
+                if state in optimizer.param_states:
+                    raise TypeError(
+                        f'{name} of {type(optimizer).__name__} is one of its parameters, of which '
+                        f'a copy may have others: find it in opt.param_states when it is needed.'
+                    )
+                memo.setdefault(id(state), _copied_state(state))
+            new.__dict__[name] = copy.deepcopy(value, memo)
     new.__dict__.update(own)
     for group in new._groups:  # a chain from default_tx reads the scheduler it was built with
         group.fixed_chain = new._fixed_chain(new._hyper(group))

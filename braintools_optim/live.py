@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from brainstate import State
 
-from .check import any_traced, check_flag, check_number, is_live, is_plain_number, is_zero
+from .check import any_traced, check_flag, check_number, is_live, is_zero
 from .copying import found_params
 from .engine.given_chain import HOW_TO_READ
 from .engine.own_state import CoreState
@@ -81,13 +81,12 @@ class LiveNumbers:
                     f'{name} cannot have a hyper-parameter named {key}: an optimizer has another '
                     f'meaning for it. Choose another name.'
                 )
-            if key not in declared:
+            if key not in declared and key not in argument_names(type(self)):
                 known = sorted(argument_names(type(self)))
                 raise TypeError(
                     f'{name} has no argument {key!r}; it has {", ".join(known)}.'
                     f'{argument_here(name, key) or did_you_mean(key, known)}'
                 )
-        self._check_said(declared)
         self._numbers, self._flags, self._assigned = {}, {}, frozenset()
         for key, value in hyper.items():
             like = declared.get(key, value)
@@ -105,9 +104,10 @@ class LiveNumbers:
         names = {*self._numbers, *self._flags, *self._bounds}
         for key in names:
             self.__dict__.pop(key, None)  # a subclass may have set it before
+        self._check_said(declared.keys() | argument_names(type(self)))
         self._declared_names = names
 
-    def _check_said(self, declared: Mapping[str, Any]) -> None:
+    def _check_said(self, declared: Set[str]) -> None:
         """Raise where the class says something of arguments that its constructor has not."""
         owner = type(self).__name__
         for said in ('structural', 'static', 'none_is_zero', 'ranges'):
@@ -241,8 +241,7 @@ class LiveNumbers:
         """Return an option that is fixed at construction, or raise where it is not allowed."""
         ranged = name in self.static and name in self.ranges and is_live(like)
         if ranged and not callable(value):  # a schedule, of those that take one
-            number = check_number(type(self).__name__, name, value, like, self.ranges[name])
-            return value if is_plain_number(value) else number
+            check_number(type(self).__name__, name, value, like, self.ranges[name])
         return check_flag(type(self).__name__, name, value, like)
 
     def _has_range(self, name: str) -> bool:

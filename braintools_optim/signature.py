@@ -7,7 +7,7 @@ options: here both are shown again, to ``help``, ``inspect`` and editors.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any, TypedDict
 
 from .leafwise import is_leafwise
@@ -21,6 +21,9 @@ __all__ = [
     'constructor_documentation',
     'constructor_signature',
 ]
+
+
+_ORDINARY = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
 class CommonOptions(TypedDict, total=False):
@@ -72,19 +75,35 @@ def constructor_documentation(cls: type) -> str | None:
     return '\n\n'.join([inspect.cleandoc(own), *parts])
 
 
-def _passed_on(cls: type, rest: inspect.Parameter) -> list[inspect.Parameter]:
-    """Return what ``**rest`` of a constructor stands for.
+def constructor_signature(cls: type) -> inspect.Signature:
+    """Return the signature of ``cls(...)`` with ``**common`` written out, less what it refuses."""
+    shown = _shown([c for c in cls.__mro__ if '__init__' in vars(c)])
+    own = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    refused = _refused(cls, shown.keys()) - own.keys()
+    return inspect.Signature([p for name, p in shown.items() if name not in refused])
 
-    That is what the class takes from which it is derived, unless the annotation says that it is
-    only the options of every optimizer.
+
+def _shown(constructors: Sequence[Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of the first of these constructors, and of those to which it passes on.
+
+    ``**rest`` stands for what the next one takes, unless the annotation says that it is only the
+    options of every optimizer; ``*args`` for what that takes by position.
     """
-    owner, *bases = (c for c in cls.__mro__ if '__init__' in vars(c))
-    if _takes_all(owner) or not any(map(_takes_all, bases)):
-        return [rest]
-    if 'CommonOptions' in str(rest.annotation) or _takes_all(bases[0]):
-        return common_parameters()
-    shown = constructor_signature(bases[0]).parameters.values()
-    return [p if p.kind is p.VAR_KEYWORD else p.replace(kind=p.KEYWORD_ONLY) for p in shown]
+    first, *others = constructors
+    _, *given = inspect.signature(first.__init__).parameters.values()
+    own = {p.name: p for p in given if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    rest = next((p for p in given if p.kind is p.VAR_KEYWORD), None)
+    if rest is None or _takes_all(first) or not any(map(_takes_all, others)):
+        return {p.name: p for p in given}
+    if 'CommonOptions' in str(rest.annotation) or _takes_all(others[0]):
+        passed = {p.name: p for p in common_parameters()}
+    else:
+        passed = _shown(others)
+    kinds = {p.kind for p in given}
+    if inspect.Parameter.VAR_POSITIONAL not in kinds or _ORDINARY in kinds:
+        passed = {n: p.replace(kind=p.KEYWORD_ONLY) for n, p in passed.items()}
+    found = {**own, **{n: p for n, p in passed.items() if n not in own}}
+    return dict(sorted(found.items(), key=lambda item: item[1].kind))
 
 
 def _takes_all(cls: Any) -> bool:
@@ -92,21 +111,14 @@ def _takes_all(cls: Any) -> bool:
     return CommonOptions.__annotations__.keys() <= inspect.signature(cls.__init__).parameters.keys()
 
 
-def constructor_signature(cls: type) -> inspect.Signature:
-    """Return the signature of ``cls(...)`` with ``**common`` written out, less what it refuses."""
-    first, *given = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
-    own = {p.name: p for p in given if p.kind is not p.VAR_KEYWORD}
-    rest = given[len(own) :]  # **common, if there is
-    passed = {p.name: p for r in rest for p in _passed_on(cls, r) if p.name not in own}
-    refused = _refused(cls, own.keys() | passed.keys())
-    return inspect.Signature([*own.values(), *(p for n, p in passed.items() if n not in refused)])
-
-
 def _refused(cls: Any, names: Container[str]) -> set[str]:
     """Return the options of every optimizer that a class has no use for."""
     refused = set()
-    decays = any(name in names for name in getattr(cls, 'weight_decays', ()))
-    if not decays or not is_leafwise(getattr(cls, 'transform', None)):
+    decays = getattr(cls, 'weight_decays', ())
+    if isinstance(decays, property):
+        decays = ('weight_decay',)
+    leafwise = is_leafwise(getattr(cls, 'transform', None))
+    if not leafwise or not any(name in names for name in decays):
         refused.add('decay_mask')
     if getattr(cls, 'no_accumulation', ''):
         refused.add('accumulate_steps')

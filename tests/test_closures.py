@@ -256,6 +256,23 @@ def test_a_closure_over_the_next_batch_is_the_same_program(loss, kind, request):
     assert len(compiled) == (4 if each else 1) + 4
 
 
+def test_a_buffer_of_numpy_is_read_when_the_step_is_taken():
+    """It is known by what is in it: what is in it later belongs to no step of before."""
+    ends = []
+    for refilled in (True, False):
+        w = ParamState(jnp.ones(4096))
+        opt = bo.LBFGS(0.5, max_iter=2).register_trainable_weights({'w': w})
+        buffers = [np.zeros(4096, np.float32) for _ in range(2)]
+        for t in range(6):
+            if not refilled:
+                buffers = [np.zeros(4096, np.float32) for _ in range(2)]
+            batch = buffers[t % 2]
+            batch[:] = t % 3
+            opt.step(lambda w=w, batch=batch: ((w.value - batch) ** 2).mean())
+        ends.append(np.asarray(w.value))
+    np.testing.assert_array_equal(*ends)
+
+
 def test_a_closure_that_calls_back_calls_its_own_function():
     """XLA is not told which function that is."""
     w, heard = ParamState(jnp.ones(3)), []

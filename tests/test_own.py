@@ -52,6 +52,7 @@ GRADS = {'a': jnp.ones(3), 'b': jnp.ones(2)}
         {'leaf_sign': jnp.array([-1, 1])},
         {'leaf_hash': jnp.array([2**31, 7], jnp.uint32)},
         {'best': jnp.array(jnp.inf), 'signs': jnp.array([-1, 3])},
+        {'leaf_discount': jnp.array([0.5, -1.0]), 'discount': jnp.array(-1)},
     ],
     ids=lambda state: '-'.join(state),
 )
@@ -159,6 +160,8 @@ def test_an_entry_without_state_is_refused_without_a_validate():
 def test_static_numbers_have_ranges(wrong):
     with pytest.raises((TypeError, ValueError), match=r'Own needs .*\[1, 10\]'):
         Own(rounds=wrong)
+    for kind in (int, np.int64):  # kept as it is given: it may count loops
+        assert type(Own(rounds=kind(4)).rounds) is kind
     opt = registered(Own(rounds=4))
     with pytest.raises((TypeError, ValueError), match=r'Own needs .*\[1, 10\]'):
         opt.add_param_group({'c': ParamState(jnp.ones(1))}, rounds=wrong)
@@ -221,6 +224,33 @@ def test_numbers_without_a_transform():
     with pytest.raises(TypeError, match=r"Misspelt has k, and no transform.*mean 'tranform'"):
         Misspelt()
 
+    class InStep(bo.OptaxOptimizer):
+        def __init__(self, lr=0.1, k=0.5):
+            super().__init__(lr=lr, k=k)
+
+        def step(self, grads):
+            super().step(jax.tree.map(lambda g: self.k * g, grads))
+
+    assert registered(InStep()).k == 0.5
+
+
+def test_a_number_may_have_no_default():
+    class Needs(bo.OptaxOptimizer):
+        ranges = {'k': Range(0, 5)}  # noqa: RUF012
+
+        def __init__(self, k, lr=0.1):
+            super().__init__(lr=lr, k=k)
+
+        def transform(self, h):
+            return optax.scale(-h.lr * h.k)
+
+    opt = registered(Needs(2.0))
+    opt.k = 3.0
+    opt.step(GRADS)
+    np.testing.assert_allclose(opt.param_states.to_dict()['a'].value, 0.7, rtol=1e-6)
+    with pytest.raises(ValueError, match=r'Needs needs k in \[0, 5\]'):
+        opt.k = 6.0
+
 
 def test_the_rest_of_a_constructor_is_shown_and_suggested():
     class Bare(bo.AdamW):
@@ -234,6 +264,18 @@ def test_the_rest_of_a_constructor_is_shown_and_suggested():
     assert shown.keys() == inherited.keys() and shown['lr'].default == 3e-4
     assert Bare(betas=(0.8, 0.9), accumulate_steps=2).betas == (0.8, 0.9)
     assert 'accumulate_steps' in inspect.signature(Own).parameters
+
+    class Mixin:
+        def __init__(self, *args, verbose=False, **rest):
+            super().__init__(*args, **rest)
+            self.verbose = verbose
+
+    class Mixed(Mixin, bo.AdamW):
+        pass
+
+    shown = inspect.signature(Mixed).parameters
+    assert shown.keys() == {*inherited.keys(), 'verbose'} and next(iter(shown)) == 'lr'
+    assert Mixed(0.3, verbose=True, eps=1e-6).current_lr == 0.3
     for cls in (Bare, Own):
         with pytest.raises(TypeError, match="no argument 'accumulat_steps'.*'accumulate_steps'"):
             cls(accumulat_steps=2)
@@ -279,6 +321,12 @@ def test_a_state_of_its_own_is_copied():
     twin = copy.deepcopy(opt)
     twin.step(GRADS)
     assert (int(opt.seen.value), int(twin.seen.value)) == (1, 2)
+    opt.more = {'of': [brainstate.State('text'), opt.seen]}
+    twin = copy.deepcopy(opt)
+    assert twin.more['of'][1] is twin.seen is not opt.seen and twin.more['of'][0].value == 'text'
+    opt.first = opt.param_states.to_dict()['a']
+    with pytest.raises(TypeError, match='first of Counting is one of its parameters'):
+        copy.deepcopy(opt)
 
 
 def test_a_decay_by_another_name_can_be_masked():

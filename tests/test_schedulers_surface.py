@@ -409,6 +409,18 @@ def test_affine_reads_the_numbers_of_its_group(jit, x64):
         Ramp(1.0, slope=[0.4, 0.8], period=5).load_state_dict(opt.lr.state_dict())
 
 
+def test_the_formula_of_the_base_reads_the_numbers_of_its_group():
+    class Slower(bo.ExponentialLR):
+        def affine(self, epoch, group):
+            a, b = super().affine(epoch, group)
+            return a, 0.5 * b
+
+    opt = bo.SGD(lr=Slower([1.0, 2.0], gamma=[0.5, 0.25]))
+    opt.register_trainable_weights({'a': ParamState(jnp.ones(()))})
+    opt.add_param_group({'b': ParamState(jnp.ones(()))})
+    np.testing.assert_allclose(opt.lr.preview(2), [[0.5, 1.0], [0.25, 0.25]], rtol=1e-6)
+
+
 def test_affine_returns_a_pair():
     class Single(bo.LRScheduler):
         def affine(self, epoch, group):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
@@ -30,8 +31,8 @@ __all__ = ['Restoration', 'Saved', 'check_format', 'examine', 'restore']
 
 REQUIRED = ('optimizer', 'step_count', 'param_groups', 'opt_state', 'schedulers', 'options')
 KNOWN = (*REQUIRED, 'format', 'schema', 'lr', 'base_lr', 'dtypes', 'defaults', 'accumulate_steps')
-_COUNTS = ('count', 'iterations', 'pairs', 'slot', 'leaf_counts', 'leaf_added', 'leaf_seen')
-"""How the names end of a state's integers that are never negative."""
+_COUNTS = re.compile(r'(.*[._])?(counts?|iterations|pairs|slot|leaf_added|leaf_seen)')
+"""The names of a state's integers that are never negative."""
 
 
 class Saved(NamedTuple):
@@ -340,14 +341,14 @@ def _checked_slots(
         mine = slot.value
         if slot.per_leaf:
             entries = [plainly(take(slot.name, name)) for name in names.values()]
-            values.append(_checked_vector(entries, mine, f'{where}: {slot.name}', judge))
+            values.append(_checked_vector(entries, mine, slot.name, where, judge))
         elif is_masked(mine):
             values.append(mine)
         else:
             name = slot_name(slot, names)
             value = take(slot.name, name)
             what = f'{where}: {slot.name} of {name or "the group"}'
-            counts = slot.parameter is None and slot.name.endswith(_COUNTS)
+            counts = slot.parameter is None and _COUNTS.fullmatch(slot.name) is not None
             values.append(
                 mine if value is None else _checked_array(value, mine, what, counts, judge)
             )
@@ -358,13 +359,13 @@ def _checked_slots(
     return rebuild(optimizer._core.chain(group.index), values)
 
 
-def _checked_vector(entries: list[Any], mine: Any, what: str, judge: Judge) -> Any:
+def _checked_vector(entries: list[Any], mine: Any, name: str, where: str, judge: Judge) -> Any:
     """Return a vector of one number for each parameter; what is missing stays as it is."""
     known = np.asarray(mine).tolist()
     entries = [k if x is None else x for x, k in zip(entries, known, strict=True)]
-    allowed, fits = _entries_allowed(mine.dtype, what.endswith(_COUNTS))
+    allowed, fits = _entries_allowed(mine.dtype, name)
     if not all(map(fits, entries)):
-        judge.refuse(f'{what} must be {allowed}, got {entries}')
+        judge.refuse(f'{where}: {name} must be {allowed}, got {entries}')
         return None
     return placed(np.asarray(entries, mine.dtype), mine)
 
@@ -419,13 +420,13 @@ def _checked_params(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> li
     return new
 
 
-def _entries_allowed(dtype: Any, counts: bool) -> tuple[str, Callable[[Any], bool]]:
+def _entries_allowed(dtype: Any, name: str) -> tuple[str, Callable[[Any], bool]]:
     """Return what may stand in a vector, in words and as a check."""
-    if counts:
-        return 'counts in [0, 2**31)', is_count
     if np.issubdtype(dtype, np.bool_):
         return 'True or False', lambda x: isinstance(x, bool)
     if not np.issubdtype(dtype, np.integer):
         return 'numbers', is_plain_number
+    if _COUNTS.fullmatch(name):
+        return 'counts in [0, 2**31)', is_count
     low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
     return f'integers of {dtype}', lambda x: type(x) is int and low <= x <= high

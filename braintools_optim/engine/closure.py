@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import brainstate
 import jax
+import jax.numpy as jnp
 from brainstate.transform import StatefulFunction
 
 from .clip import clipped
@@ -82,6 +83,10 @@ def _compiled_once(stepper: Stepper, take: Callable[..., Any], means: Any, *args
     return result
 
 
+_OF_PYTHON = 'callback', 'host_transfer'
+"""Words in XLA's language for functions of Python that a program calls."""
+
+
 class CompiledStep:
     """A step as a compiled program, which is made anew when States or arguments change type."""
 
@@ -111,7 +116,10 @@ class CompiledStep:
             leaves = jax.tree.leaves((args, values))
             if self.program is None:
                 self.program = _program_of(jaxpr, leaves, self.stepper.alike)
-                self.constants = jax.device_put(jaxpr.consts)  # once, of NumPy's arrays
+                # NumPy's arrays are copied: they are known by what is in them now.
+                self.constants = [
+                    x if isinstance(x, jax.Array) else jnp.array(x) for x in jaxpr.consts
+                ]
             loss, new = self.out_tree.unflatten(self.program(self.constants, *leaves))
         given = zip(self.states, new, self.written, strict=True)
         write_all([(state, value) for state, value, written in given if written])
@@ -126,9 +134,11 @@ def _program_of(jaxpr: Any, leaves: list, known: dict[bytes, Any]) -> Any:
     """
     program = jax.jit(partial(jax.core.eval_jaxpr, jaxpr.jaxpr), keep_unused=True)
     text = program.lower(jaxpr.consts, *leaves).as_text()
-    if 'callback' in text:  # of a function that it does not name
-        return program
-    key = hashlib.blake2b(text.encode()).digest()
+    several = jax.device_count() > 1
+    if any(word in text for word in _OF_PYTHON) or (several and 'sharding' in text):
+        return program  # it does not say which functions, or devices, it is for
+    types = [*map(jax.typeof, jaxpr.consts), *jaxpr.in_avals, *jaxpr.out_avals]  # of random keys
+    key = hashlib.blake2b(f'{types} {text}'.encode()).digest()
     program = known.pop(key, program)
     _remember(known, key, program)
     return program

@@ -186,13 +186,21 @@ def fixed_chain(
 
 
 def _refuse_unread(optimizer: OptaxOptimizer) -> None:
-    """Raise where a class has numbers of its own, and the chain of the base class."""
-    if numbers := sorted(optimizer._numbers.keys() - {'lr', 'weight_decay'}):
-        kind = type(optimizer)
+    """Raise where a class has numbers of its own that nothing reads."""
+    numbers, kind = sorted(optimizer._numbers.keys() - {'lr', 'weight_decay'}), type(optimizer)
+    readers = {'step', 'update', 'transform'} & {*vars(optimizer), *_own_names(kind)}
+    if numbers and not readers:
         raise TypeError(
             f'{kind.__name__} has {", ".join(numbers)}, and no transform(h) that reads them.'
-            f'{did_you_mean("transform", vars(kind))}'
+            f'{did_you_mean("transform", _own_names(kind))}'
         )
+
+
+def _own_names(kind: type) -> set[str]:
+    """Return what a class and those that it is derived from have, if no library defines them."""
+    ours = __package__.partition('.')[0]
+    users = (c for c in kind.__mro__ if c.__module__.partition('.')[0] != ours)
+    return {name for c in users if c is not object for name in vars(c)}
 
 
 def _refuse_decay(owner: str, h: Hyper) -> None:

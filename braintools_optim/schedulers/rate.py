@@ -161,7 +161,8 @@ class LRScheduler(Arguments, BaseRates):
 
     def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
         """Return ``(a, b)`` of ``lr = a + b * base`` at an epoch, for one group."""
-        return self._pair(epoch, group, self._progress().memory[group])
+        row = self._read_from or self._progress().memory[group]
+        return self._pair(epoch, group, row)
 
     def get_lr(self) -> list:
         """Return the learning rate of each group at the present epoch."""
@@ -195,12 +196,14 @@ class LRScheduler(Arguments, BaseRates):
             pair = called(owner, lambda at: self.affine(at, group), epoch)
         finally:
             known['_read_from'] = before
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
+        try:
+            a, b = pair
+        except (TypeError, ValueError):
             raise TypeError(
                 f'affine of {owner} must return a pair (a, b), which means a + b * base, got '
                 f'{pair!r}.'
-            )
-        return pair[0], pair[1]
+            ) from None
+        return a, b
 
     def _pair(self, epoch: Any, group: int, row: Row) -> tuple[Any, Any]:
         if self.schedule is None:
