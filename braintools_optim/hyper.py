@@ -13,7 +13,7 @@ from typing import Any
 from .check import is_zero
 from .engine.own_state import NumbersState, weak_scalars
 
-__all__ = ['TO_COME', 'Hyper', 'HyperTable', 'names_in_use', 'number_at']
+__all__ = ['TO_COME', 'Hyper', 'HyperTable', 'names_in_use', 'number_at', 'with_zeros']
 
 TO_COME = -1
 """Stands for the index of a group that is added later."""
@@ -36,7 +36,7 @@ class Hyper:
     ):
         self.__dict__.update(flags)
         # What was zero at construction is a plain 0.0: the chain may leave its part out.
-        self.__dict__.update({k: _known(k, v, unused) for k, v in numbers.items()})
+        self.__dict__.update({k: with_zeros(k, v, unused) for k, v in numbers.items()})
         self._rate = self.__dict__.pop('lr', None)
         self._unused, self._structural = unused, structural
 
@@ -132,7 +132,7 @@ def names_in_use(name: str, value: Any) -> set[str]:
     return {k for k, x in (entries or {name: value}).items() if not is_zero(x)}
 
 
-def _known(name: str, value: Any, zeros: frozenset) -> Any:
+def with_zeros(name: str, value: Any, zeros: frozenset) -> Any:
     """Return a number, or tuple of them, with a plain 0.0 for those named in ``zeros``."""
     if isinstance(value, tuple):
         return tuple(0.0 if f'{name}[{i}]' in zeros else x for i, x in enumerate(value))

@@ -14,7 +14,7 @@ from .engine.given_chain import HOW_TO_READ
 from .engine.own_state import CoreState
 from .engine.running import Running
 from .groups import ParamGroup
-from .hyper import TO_COME, Hyper, HyperTable, names_in_use
+from .hyper import TO_COME, Hyper, HyperTable, names_in_use, with_zeros
 from .other_libraries import (
     argument_here,
     did_you_mean,
@@ -140,7 +140,7 @@ class LiveNumbers:
         known = self.__dict__
         if name in known.get('_numbers', ()):
             running = self._running.hyper()
-            return getattr(running, name) if running else self._table.read(0, name)
+            return getattr(running, name) if running else self._read(0, name)
         if name in known.get('_flags', ()):
             return known['_flags'][name]
         if name in known.get('_bounds', ()):
@@ -208,7 +208,9 @@ class LiveNumbers:
     def _read(self, group: int, name: str) -> Any:
         """Return a number of a group: while a chain is traced, the traced one."""
         number = self._running.number(group, name)
-        return self._table.read(group, name) if number is None else number
+        number = self._table.read(group, name) if number is None else number
+        unused = self._groups[group].unused
+        return with_zeros(name, number, unused) if unused else number
 
     def _defaults(self) -> dict[str, Any]:
         """Return the numbers that a new group has if it is given none."""

@@ -61,6 +61,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(('b1', 'b2', 'beta1', 'beta2'), ('betas',)),
     **dict.fromkeys(('l2', 'wd'), ('weight_decay',)),
     'max_norm': ('grad_clip_norm',),
+    'slow_step_size': ('alpha',),
     'init_value': ('warmup_start_lr', 'base_lr'),
     'peak_value': ('max_lr', 'base_lr'),
     'end_value': ('eta_min',),
@@ -115,7 +116,6 @@ ARGUMENTS: dict[str, str] = {
     'bounds': 'It is constrain here, a function such as lambda x: jnp.clip(x, 0, 1).',
     'projection': 'It is constrain here.',
     'gradient_accumulation': 'It is accumulate_steps here.',
-    'slow_step_size': 'It is alpha here.',
 }
 """Arguments of other libraries' optimizers, and what to do instead."""
 

@@ -23,9 +23,6 @@ __all__ = [
 ]
 
 
-_ORDINARY = inspect.Parameter.POSITIONAL_OR_KEYWORD
-
-
 class CommonOptions(TypedDict, total=False):
     """``grad_clip_norm`` bounds the global norm of all gradients of all groups, ``grad_clip_value``
     each entry; ``maximize`` climbs instead of descending. ``state_dtype`` is the dtype in which
@@ -91,18 +88,21 @@ def _shown(constructors: Sequence[Any]) -> dict[str, inspect.Parameter]:
     """
     first, *others = constructors
     _, *given = inspect.signature(first.__init__).parameters.values()
-    own = {p.name: p for p in given if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
     rest = next((p for p in given if p.kind is p.VAR_KEYWORD), None)
     if rest is None or _takes_all(first) or not any(map(_takes_all, others)):
         return {p.name: p for p in given}
+    own = {p.name: p for p in given if p is not rest}
     if 'CommonOptions' in str(rest.annotation) or _takes_all(others[0]):
         passed = {p.name: p for p in common_parameters()}
     else:
         passed = _shown(others)
-    kinds = {p.kind for p in given}
-    if inspect.Parameter.VAR_POSITIONAL not in kinds or _ORDINARY in kinds:
-        passed = {n: p.replace(kind=p.KEYWORD_ONLY) for n, p in passed.items()}
-    found = {**own, **{n: p for n, p in passed.items() if n not in own}}
+    stars = [name for name, p in own.items() if p.kind is p.VAR_POSITIONAL]
+    if stars and not any(p.kind < p.VAR_POSITIONAL for p in own.values()):
+        del own[stars[0]]
+    else:
+        named = (p for p in passed.values() if p.kind is not p.VAR_POSITIONAL)
+        passed = {p.name: p.replace(kind=max(p.kind, p.KEYWORD_ONLY)) for p in named}
+    found = own | {name: p for name, p in passed.items() if name not in own}
     return dict(sorted(found.items(), key=lambda item: item[1].kind))
 
 

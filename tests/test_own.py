@@ -73,10 +73,13 @@ def test_whatever_a_state_holds_is_loaded(state, tmp_path):
     [
         ({'leaf_counts': jnp.array([1, 2])}, {'a': -1, 'b': 2}, r'counts in \[0'),
         ({'leaf_sign': jnp.array([1, 2], jnp.int8)}, {'a': 300, 'b': 2}, 'integers of int8'),
+        ({'leaf_sign': jnp.array([1, 2])}, {'a': 1.5, 'b': 2}, 'integers of int32'),
+        ({'leaf_sign': jnp.array([1, 2])}, {'a': True, 'b': 2}, 'integers of int32'),
+        ({'leaf_count': jnp.array([1, 2], jnp.int8)}, {'a': 1000, 'b': 2}, 'counts'),
         ({'leaf_there': jnp.array([True, False])}, {'a': 2.5, 'b': True}, 'True or False'),
         ({'leaf_best': jnp.array([1.0, 2.0])}, {'a': 'x', 'b': 2.0}, 'numbers'),
     ],
-    ids=['count', 'integer', 'bool', 'number'],
+    ids=['count', 'wide', 'float', 'truth', 'wide count', 'bool', 'number'],
 )
 def test_entries_of_another_kind_are_refused(state, entries, allowed):
     opt = registered(keeping(**state)())
@@ -130,6 +133,22 @@ def test_other_gradients_go_the_way_of_the_gradients(options, moved):
     np.testing.assert_allclose(updates['a'], -moved, rtol=1e-6)
 
 
+@pytest.mark.parametrize('options', [{}, {'grad_clip_norm': 1e6}])
+def test_other_gradients_are_where_the_gradients_are(options):
+    opt = registered(Curved(**options))
+    params = {name: x.value for name, x in opt.param_states.to_dict().items()}
+    updates, _ = opt.tx.update(
+        GRADS, opt.opt_state.value, params, hessian={'a': jnp.ones(3), 'b': None}
+    )
+    opt.step(GRADS, hessian={'a': jnp.ones(3), 'b': None})
+    for name, moved in (('a', -11.0), ('b', -1.0)):
+        np.testing.assert_allclose(updates[name], moved, rtol=1e-6)
+        after = opt.param_states.to_dict()[name].value
+        np.testing.assert_allclose(after - params[name], moved, rtol=1e-5)
+    with pytest.raises(TypeError, match='hessian'):
+        opt.step(GRADS)
+
+
 class Own(bo.OptaxOptimizer):
     """With a number of each kind."""
 
@@ -153,6 +172,14 @@ def test_an_entry_without_state_is_refused_without_a_validate():
         opt.param_groups[0]['pair'] = (0.5, 0.9)
     opt.pair = (0.0, 0.5)
     assert opt.pair == (0.0, 0.5)
+
+    def halved():
+        opt.pair = (opt.pair[0], opt.pair[1] * 0.5)
+        group = opt.param_groups[0]
+        group['pair'] = (group['pair'][0], group['pair'][1] * 0.5)
+
+    brainstate.transform.jit(halved)()  # where what is read of it is traced
+    assert opt.pair == (0.0, 0.125)
     registered(Own(pair=(0.5, 0.9))).pair = (0.0, 0.9)
 
 
@@ -276,6 +303,18 @@ def test_the_rest_of_a_constructor_is_shown_and_suggested():
     shown = inspect.signature(Mixed).parameters
     assert shown.keys() == {*inherited.keys(), 'verbose'} and next(iter(shown)) == 'lr'
     assert Mixed(0.3, verbose=True, eps=1e-6).current_lr == 0.3
+
+    class Only(bo.AdamW):
+        def __init__(self, lr=0.1, **common: Unpack[CommonOptions]):
+            super().__init__(lr, **common)
+
+    class Ahead(bo.Lookahead):
+        def __init__(self, alpha=0.3, /, *args, **rest):
+            super().__init__(*args, alpha=alpha, **rest)
+
+    assert 'betas' not in inspect.signature(Only).parameters
+    shown = inspect.signature(Ahead).parameters
+    assert list(shown)[:2] == ['alpha', 'args'] and 'base_optimizer' in shown
     for cls in (Bare, Own):
         with pytest.raises(TypeError, match="no argument 'accumulat_steps'.*'accumulate_steps'"):
             cls(accumulat_steps=2)
@@ -302,7 +341,8 @@ def test_a_step_of_a_class_of_the_library_takes_no_numbers():
     with pytest.raises(TypeError, match=r'AdamW.step takes gradients, got learning_rate besides'):
         opt.step(GRADS, learning_rate=3.0)
     assert opt.step_count.value == 0
-    opt.step(GRADS, value=jnp.array(1.0))  # what loops give to any optimizer
+    loop = {'value': jnp.array(1.0), 'grad': GRADS, 'value_fn': lambda params: jnp.array(1.0)}
+    opt.step(GRADS, **loop)  # what loops give to any optimizer
     assert opt.step_count.value == 1
 
 
@@ -321,6 +361,13 @@ def test_a_state_of_its_own_is_copied():
     twin = copy.deepcopy(opt)
     twin.step(GRADS)
     assert (int(opt.seen.value), int(twin.seen.value)) == (1, 2)
+    opt.seen.value.delete()
+    assert int(copy.deepcopy(twin).seen.value) == 2
+    opt.seen.value = jnp.array(1)
+    twin = copy.deepcopy(opt)
+    opt.seen.value.delete()
+    assert int(twin.seen.value) == 1
+    opt.seen.value = jnp.array(1)
     opt.more = {'of': [brainstate.State('text'), opt.seen]}
     twin = copy.deepcopy(opt)
     assert twin.more['of'][1] is twin.seen is not opt.seen and twin.more['of'][0].value == 'text'
@@ -342,6 +389,7 @@ def test_a_decay_by_another_name_can_be_masked():
             return optax.chain(decay, optax.scale_by_learning_rate(h.lr))
 
     assert 'decay_mask' in inspect.signature(Decaying).parameters
+    assert bo.Lookahead(Decaying()).weight_decays == ('shrinkage',)
     opt = registered(Decaying(decay_mask={'a': True, 'b': False}))
     opt.step(jax.tree.map(jnp.zeros_like, GRADS))
     np.testing.assert_allclose(opt.param_states.to_dict()['a'].value, 0.95)

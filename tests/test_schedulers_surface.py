@@ -419,6 +419,11 @@ def test_the_formula_of_the_base_reads_the_numbers_of_its_group():
     opt.register_trainable_weights({'a': ParamState(jnp.ones(()))})
     opt.add_param_group({'b': ParamState(jnp.ones(()))})
     np.testing.assert_allclose(opt.lr.preview(2), [[0.5, 1.0], [0.25, 0.25]], rtol=1e-6)
+    opt.lr.step()
+    opt.lr.gamma = [0.25, 0.5]  # goes on from what there is
+    opt.lr.step()
+    rates = [float(group['lr']) for group in opt.param_groups]
+    np.testing.assert_allclose(rates, [0.25 * 0.25, 0.25 * 0.5], rtol=1e-6)
 
 
 def test_affine_returns_a_pair():

@@ -138,6 +138,7 @@ def every_other(tx):
         (lambda: bo.OptaxOptimizer(tx=every_other(optax.sgd(0.1))), 0.8),
         (lambda: bo.OptaxOptimizer(tx=SAM), None),
         (lambda: bo.OptaxOptimizer(tx=SAM, master_dtype=jnp.float32), None),
+        (lambda: bo.Lookahead(bo.OptaxOptimizer(tx=SAM)), None),
         (OfFunctions, 0.64),
         (lambda: bo.Lookahead(OfFunctions(), sync_period=3), 0.64),
         (lambda: Plain(tx=optax.sgd(0.1)), 0.64),
@@ -169,6 +170,9 @@ def test_what_is_given_by_hand_is_no_offer():
     opt = OfFunctions().register_trainable_weights({'w': w})
     with pytest.raises(TypeError, match='got value, but its chain takes no extra arguments'):
         opt.step({'w': jnp.ones(2)}, value=1.0)
+    bo.train_step(w, opt, lambda: (w.value**2).sum())()
+    with pytest.raises(TypeError, match='got value, but its chain takes no extra arguments'):
+        opt.step({'w': jnp.ones(2)}, value=1.0)  # what was on offer then is not now
     step = bo.train_step(w, opt, lambda: (w.value**2).sum(), value_fn=True)
     with pytest.raises(TypeError, match='got value, value_fn, grad, but its chain takes no extra'):
         step()

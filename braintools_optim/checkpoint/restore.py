@@ -426,7 +426,7 @@ def _entries_allowed(dtype: Any, name: str) -> tuple[str, Callable[[Any], bool]]
         return 'True or False', lambda x: isinstance(x, bool)
     if not np.issubdtype(dtype, np.integer):
         return 'numbers', is_plain_number
+    low, high, allowed = np.iinfo(dtype).min, np.iinfo(dtype).max, f'integers of {dtype}'
     if _COUNTS.fullmatch(name):
-        return 'counts in [0, 2**31)', is_count
-    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
-    return f'integers of {dtype}', lambda x: type(x) is int and low <= x <= high
+        low, high, allowed = 0, min(high, 2**31 - 1), 'counts in [0, 2**31)'
+    return allowed, lambda x: type(x) is int and low <= x <= high

@@ -16,7 +16,7 @@ import optax
 from ..check import any_traced
 from ..leafwise import is_leafwise
 from ..other_libraries import did_you_mean
-from ..transforms.absent import is_masked
+from ..transforms.absent import is_absent
 
 if TYPE_CHECKING:
     from ..hyper import Hyper
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *('HOW_TO_READ', 'built_chain', 'check_chain', 'fixed_chain', 'noting_reads'),
-    *('refuse_untaken', 'returned_chain', 'run_given_chain', 'warn_of_unread'),
+    *('refuse_untaken', 'returned_chain', 'run_given_chain', 'warn_of_unread', 'where_given'),
 ]
 
 HOW_TO_READ = 'end transform(h) in optax.scale_by_learning_rate(h.lr)'
@@ -102,7 +102,7 @@ def run_given_chain(
             f'{owner}.step got {", ".join(extra)}, but its chain takes no extra arguments.'
         )
     also = {k: extra[k] for k in optimizer.more_gradients if extra.get(k) is not None}
-    extra = extra | {k: _where_given(grads, others) for k, others in also.items()}
+    extra = extra | {k: where_given(grads, others) for k, others in also.items()}
     try:
         return chain.update(grads, state, params, **extra)
     except (TypeError, ValueError) as error:
@@ -124,13 +124,13 @@ def run_given_chain(
         raise
 
 
-def _where_given(grads: Any, others: Any) -> Any:
+def where_given(grads: Any, others: Any) -> Any:
     """Return other gradients of what has gradients, which are zero where they are absent."""
 
     def other(g: Any, o: Any) -> Any:
-        return g if is_masked(g) else jnp.zeros_like(g) if is_masked(o) else o
+        return g if is_absent(g) else jnp.zeros_like(g) if is_absent(o) else o
 
-    return jax.tree.map(other, grads, others, is_leaf=is_masked)
+    return jax.tree.map(other, grads, others, is_leaf=is_absent)
 
 
 def _without_untaken(chain: Any, extra: dict[str, Any], offered: frozenset[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from jax.experimental.sparse import BCOO
 from ..transforms.absent import is_absent
 from .clip import signed_and_bounded
 from .finite import all_finite, where_finite
+from .given_chain import where_given
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
@@ -47,7 +48,7 @@ def whole_chain(
             f'bounds as it does gradients, which is no part of its chain: for opt.tx construct it '
             f'without maximize and bounds.'
         )
-    if not (bounds or climbs or optimizer.skip_nonfinite):
+    if not (bounds or climbs or optimizer.skip_nonfinite or optimizer.more_gradients):
         return chain
     inner = optax.with_extra_args_support(chain)
 
@@ -65,8 +66,10 @@ def whole_chain(
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         found, updates = seen(updates)
         for name in extra.keys() & set(optimizer.more_gradients):
-            more, extra[name] = seen(extra[name])
-            found += more
+            if extra[name] is not None:
+                more, others = seen(extra[name])
+                extra[name] = where_given(updates, others)
+                found += more
         finite = all_finite(found) if optimizer.skip_nonfinite else None
         new = inner.update(updates, state, params, **extra)
         return where_finite(finite, new, (jax.tree.map(jnp.zeros_like, new[0]), state))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,7 @@ def lookahead(
     def init(params: optax.Params) -> LookaheadState:
         return LookaheadState(zero_counts(params), params, inner.init(params))
 
+    @wraps(inner.update)  # whose arguments it takes
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         updates, fast_state = inner.update(updates, state.fast, params, **extra)
         counts = advanced(state.leaf_counts, updates)
