@@ -121,6 +121,11 @@ class LiveNumbers:
                         f'{said} of {owner} names {name!r}, which its constructor does not; that '
                         f'has {", ".join(known)}.{did_you_mean(argument, known)}'
                     )
+                if said == 'structural' and argument not in self._numbers:
+                    raise TypeError(
+                        f'{owner} needs a number for {argument}, which is structural, got '
+                        f'{self._flags.get(argument)!r}.'
+                    )
 
     def _constructor_defaults(self) -> dict[str, Any]:
         """Return the arguments that the constructors of this class and its bases name."""

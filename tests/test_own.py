@@ -231,6 +231,36 @@ def test_a_number_is_not_named_like_what_groups_and_chains_have(name):
         namespace['Named']()
 
 
+def test_what_is_structural_is_a_number():
+    class Needs(Own):
+        structural = ('k',)
+
+        def __init__(self, k, **common):
+            bo.OptaxOptimizer.__init__(self, lr=0.1, k=k, **common)
+
+    with pytest.raises(TypeError, match=r"Needs needs a number for k.*structural, got 'x'"):
+        Needs('x')
+
+
+@pytest.mark.parametrize('alpha', [0.0, 0.5])
+def test_lookahead_asks_under_the_names_of_its_base(alpha):
+    class Trace(bo.OptaxOptimizer):
+        structural = ('alpha',)
+
+        def __init__(self, lr=0.1, alpha=0.0):
+            super().__init__(lr=lr, alpha=alpha)
+
+        def transform(self, h):
+            used = optax.trace(h.alpha) if h.uses('alpha') else optax.identity()
+            return optax.chain(used, optax.scale_by_learning_rate(h.lr))
+
+    opt = registered(bo.Lookahead(Trace(alpha=alpha), alpha=1.0))
+    for _ in range(2):
+        opt.step(GRADS)
+    np.testing.assert_allclose(opt.param_states.to_dict()['a'].value, 0.8 - 0.1 * alpha, rtol=1e-6)
+    assert len(opt.state_dict()['opt_state']['0']) == (3 if alpha else 2)
+
+
 def test_a_chain_asks_for_what_the_class_declares():
     class Asks(Own):
         def transform(self, h):
@@ -263,7 +293,7 @@ def test_numbers_without_a_transform():
 
 def test_a_number_may_have_no_default():
     class Needs(bo.OptaxOptimizer):
-        ranges = {'k': Range(0, 5)}  # noqa: RUF012
+        ranges = {'k': Range(0, 5)}
 
         def __init__(self, k, lr=0.1):
             super().__init__(lr=lr, k=k)
@@ -324,7 +354,7 @@ def test_help_tells_the_ranges():
     class Told(bo.OptaxOptimizer):
         """With a number of its own."""
 
-        ranges = {'rho': Range(0, 1, open_high=True)}  # noqa: RUF012
+        ranges = {'rho': Range(0, 1, open_high=True)}
 
         def __init__(self, lr=0.1, rho=0.5, **common: Unpack[CommonOptions]):
             super().__init__(lr=lr, rho=rho, **common)
