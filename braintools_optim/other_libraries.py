@@ -17,6 +17,8 @@ __all__ = [
     'OF_SCHEDULERS',
     'argument_here',
     'did_you_mean',
+    'is_defined_here',
+    'is_ours',
     'name_here',
     'refuse_assignment',
     'refuse_more',
@@ -224,7 +226,7 @@ def _numbers_of_ours() -> frozenset[str]:
 
     classes: list[Any] = [OptaxOptimizer, Scheduler]
     for cls in classes:
-        classes += filter(_is_our_class, cls.__subclasses__())
+        classes += filter(is_defined_here, cls.__subclasses__())
     names = {*RANGES, 'learning_rate'}
     for cls in classes:
         names.update(getattr(cls, 'ranges', ()))
@@ -232,13 +234,14 @@ def _numbers_of_ours() -> frozenset[str]:
     return frozenset(names)
 
 
-def _is_our_class(cls: type) -> bool:
-    return cls.__module__.partition('.')[0] == __package__
+def is_defined_here(thing: Any) -> bool:
+    """Whether a class or function is one of this library."""
+    return thing.__module__.partition('.')[0] == __package__
 
 
 def is_ours(owner: Any) -> bool:
     """Whether the class of an object is one of this library."""
-    return _is_our_class(type(owner))
+    return is_defined_here(type(owner))
 
 
 def refuse_parameters(owner: str, first: Any) -> None:

@@ -58,10 +58,10 @@ def common_parameters() -> list[inspect.Parameter]:
     return [base[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in names]
 
 
-def constructor_documentation(cls: type) -> str | None:
+def constructor_documentation(cls: Any) -> str | None:
     """Return what the class says of itself, what its numbers may be, and what ``**common`` is."""
     own = cls.__dict__.get('__doc__')
-    parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+    parameters = inspect.signature(cls.__init__).parameters.values()
     if own is None or not any('CommonOptions' in str(p.annotation) for p in parameters):
         return own
     theirs = getattr(cls, 'ranges', {})
@@ -72,10 +72,10 @@ def constructor_documentation(cls: type) -> str | None:
     return '\n\n'.join([inspect.cleandoc(own), *parts])
 
 
-def constructor_signature(cls: type) -> inspect.Signature:
+def constructor_signature(cls: Any) -> inspect.Signature:
     """Return the signature of ``cls(...)`` with ``**common`` written out, less what it refuses."""
     shown = _shown([c for c in cls.__mro__ if '__init__' in vars(c)])
-    own = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    own = inspect.signature(cls.__init__).parameters
     refused = _refused(cls, shown.keys()) - own.keys()
     return inspect.Signature([p for name, p in shown.items() if name not in refused])
 

@@ -292,6 +292,21 @@ def test_a_closure_that_calls_back_calls_its_own_function():
         heard.clear()
 
 
+def test_closures_that_differ_in_the_kind_of_a_key_are_two_programs():
+    """To XLA both are the same numbers."""
+    w, key = ParamState(jnp.ones(3)), State(jax.random.key(0, impl='rbg'))
+    opt = bo.LBFGS(max_iter=1).register_trainable_weights({'w': w})
+    words = jax.random.key_data(key.value)
+    for impl in ('rbg', 'unsafe_rbg'):
+
+        def closure(impl=impl):
+            key.value = jax.random.wrap_key_data(words, impl=impl)
+            return (w.value**2).sum()
+
+        opt.step(closure)
+        assert str(jax.random.key_impl(key.value)) == impl
+
+
 def test_a_value_function_over_the_next_batch_is_the_same_program():
     ends = []
     for known in (True, False):

@@ -21,7 +21,7 @@ def test_on_a_mesh():
     assert set(complaints) == {
         *(f'{name} {road}' for name in OPTIMIZERS for road in ROADS),
         *('compilations eager', 'compilations jit', 'late group', 'partly sharded'),
-        *('checkpoint', 'copy'),
+        *('checkpoint', 'copy', 'a closure on other devices'),
         *(f'explicit {name}' for name in EXPLICIT),
         *(f'placed late, {kind}, {road}' for kind in ('Auto', 'Explicit') for road in LATE),
     }
@@ -41,7 +41,7 @@ def main():
     import numpy as np
     import optax
     from brainstate import ParamState
-    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+    from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
     import braintools_optim as bo
 
@@ -291,6 +291,21 @@ def main():
                 if not m.sharding.is_equivalent_to(where[k], m.ndim):
                     found.append(f'{k}: {m.sharding}')
             report[f'placed late, {kind.name}, {road}'] = found
+
+    # XLA's language does not say which devices a closure puts arrays on.
+    report['a closure on other devices'] = found = []
+    w = ParamState(jnp.ones(4))
+    opt = bo.LBFGS(0.5, max_iter=2).register_trainable_weights({'w': w})
+    for few in (jax.devices()[:2], jax.devices()[2:4]):
+        pair = Mesh(np.array(few), ('data',))
+        halves = NamedSharding(pair, PartitionSpec('data'))
+        w.value = jax.device_put(w.value, halves)
+        opt._core.value = jax.device_put(opt._core.value, NamedSharding(pair, PartitionSpec()))
+        opt.step(
+            lambda halves=halves: (jax.lax.with_sharding_constraint(2 * w.value, halves) ** 2).sum()
+        )
+        if w.value.sharding.device_set != set(few):
+            found.append(f'w is on {w.value.sharding}')
 
     print(json.dumps(report))
 

@@ -312,3 +312,15 @@ def test_masks_that_say_nothing_are_refused():
     ):
         with pytest.raises(TypeError, match=words):
             make()
+
+
+# ---- bounds -------------------------------------------------------------------------------------
+
+
+def test_a_norm_that_is_nan_bounds_everything():
+    """As torch and optax: all updates are nan then, unless nothing is bounded."""
+    grads = {'a': jnp.array([1.0, jnp.nan, 1.0]), 'b': jnp.full(2, 1e6)}
+    for bound, end in ((1.0, jnp.nan), (jnp.inf, -1e6)):
+        params = {name: ParamState(jnp.zeros_like(g)) for name, g in grads.items()}
+        bo.SGD(1.0, grad_clip_norm=bound).register_trainable_weights(params).step(grads)
+        np.testing.assert_allclose(params['b'].value, end, rtol=1e-5)

@@ -15,7 +15,7 @@ import optax
 
 from ..check import any_traced
 from ..leafwise import is_leafwise
-from ..other_libraries import did_you_mean
+from ..other_libraries import did_you_mean, is_defined_here
 from ..transforms.absent import is_absent
 
 if TYPE_CHECKING:
@@ -148,15 +148,17 @@ def refuse_untaken(optimizer: OptaxOptimizer, extra: dict[str, Any]) -> None:
 
     What loops give to any optimizer, by optax's protocol, is let pass.
     """
-    transform = optimizer.transform
-    theirs = transform.__module__.partition('.')[0] != __package__.partition('.')[0]
-    if theirs or not is_leafwise(transform) or optimizer._groups[0].fixed_chain is not None:
+    transform, given = optimizer.transform, optimizer._groups[0].fixed_chain
+    if given is not None or not is_leafwise(transform) or not is_defined_here(transform):
         return
     known = {'value', 'grad', 'value_fn', *optimizer.more_gradients}
     if unknown := sorted(extra.keys() - known):
+        hint = 'numbers are assigned between steps, as in opt.current_lr = 0.1'
+        if 'closure' in unknown:
+            hint = 'only LBFGS takes a closure'
         raise TypeError(
             f'{type(optimizer).__name__}.step takes gradients, got {", ".join(unknown)} besides; '
-            f'numbers are assigned between steps, as in opt.current_lr = 0.1.'
+            f'{hint}.'
         )
 
 
@@ -197,10 +199,9 @@ def _refuse_unread(optimizer: OptaxOptimizer) -> None:
 
 
 def _own_names(kind: type) -> set[str]:
-    """Return what a class and those that it is derived from have, if no library defines them."""
-    ours = __package__.partition('.')[0]
-    users = (c for c in kind.__mro__ if c.__module__.partition('.')[0] != ours)
-    return {name for c in users if c is not object for name in vars(c)}
+    """Return what a class and those that it is derived from have, but for this library's."""
+    users = (c for c in kind.__mro__ if c is not object and not is_defined_here(c))
+    return {name for c in users for name in vars(c)}
 
 
 def _refuse_decay(owner: str, h: Hyper) -> None:
