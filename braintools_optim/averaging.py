@@ -38,20 +38,20 @@ _TORCH = {
 
 
 class AveragedModel(brainstate.nn.Module):
-    r"""A copy of a model whose parameters are an average of those it has had.
+    r"""A copy of a model whose parameters are an average of those that the model has had.
 
     .. math:: \bar\theta_0 = \theta_0, \qquad
         \bar\theta_n = d\,\bar\theta_{n-1} + (1 - d)\,\theta_n
         \quad\text{or}\quad \bar\theta_{n-1} + (\theta_n - \bar\theta_{n-1})/(n + 1)
 
     Every call of :meth:`update_parameters` takes in the present parameters; the first one copies
-    them. Called itself, it calls the copy, ``average.module``. ``average.states()`` is all that a
+    them. Calling the average calls the copy, ``average.module``. ``average.states()`` is all that a
     checkpoint needs.
 
     Parameters
     ----------
     model : Module
-        It is copied, and not kept.
+        The model to copy; it is not kept.
     decay : float, optional
         The weight :math:`d` of what was there before, for an exponential moving average. It is
         live: assign ``average.decay`` to change it. The plain mean (SWA) if not given.
@@ -59,11 +59,11 @@ class AveragedModel(brainstate.nn.Module):
         Another average: a pure function of the averaged array, the new one and ``n_averaged``. It
         is traced, as a loss function is, and sees arrays without units.
     use_buffers : bool
-        Whether other States that last, such as running statistics, are averaged as well. By default
+        Whether other lasting States, such as running statistics, are averaged as well. By default
         they are copied in every update.
     state_dtype : dtype, optional
-        What averages are kept in, such as float32 for a model in bfloat16, where a decay of 0.999
-        is lost in rounding; the dtype of each parameter if not given.
+        The dtype of the averages, such as float32 for a model in bfloat16, where a decay of 0.999
+        is lost in rounding; by default that of each parameter.
 
     Notes
     -----
@@ -127,7 +127,7 @@ class AveragedModel(brainstate.nn.Module):
 
     @property
     def decay(self) -> Any:
-        """The weight of what was there before; assign to change it. None without one."""
+        """The weight of what was there before; assign to change it. None for the plain mean."""
         return None if self._decay is None else self._decay.entries()[0]
 
     @decay.setter
@@ -163,7 +163,7 @@ class AveragedModel(brainstate.nn.Module):
         write_all([*changes, (self.n_averaged, next_step_count(count))])
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the averaged model does; it is what calling the average calls."""
+        """Return what the averaged model returns, as calling the average does."""
         if args and isinstance(args[0], Node):
             raise TypeError(
                 f'{_OWNER}.update calls the averaged model, as update of a Module does, and got '

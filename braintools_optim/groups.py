@@ -52,7 +52,7 @@ class ParamGroup(MutableMapping[str, Any]):
     """One group of an optimizer: ``'params'``, its live numbers and its fixed flags.
 
     Numbers read as the values that the next step applies, and can be assigned; ``group['lr']``
-    is a float that has a live ``.value`` besides. Flags and parameters are fixed.
+    is a float that also has a live ``.value``. Flags and parameters are fixed.
     """
 
     __module__ = 'braintools_optim'

@@ -54,7 +54,7 @@ class Hyper:
         return new
 
     def uses(self, name: str) -> bool:
-        """Whether a number that is in ``structural`` was other than zero at construction."""
+        """Whether a number that is named in ``structural`` was nonzero at construction."""
         if name not in self._structural:
             known = ', '.join(self._structural) or 'nothing'
             raise ValueError(f'uses({name!r}): it is not in structural, which has {known}.')

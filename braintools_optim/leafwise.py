@@ -10,8 +10,8 @@ __all__ = ['is_leafwise', 'leafwise']
 def leafwise(transform: Callable) -> Callable:
     """Mark a ``transform`` whose chain updates each leaf by its own numbers, state and shape alone.
 
-    Its steps may be cut. What the chain keeps for all leaves together must not depend on them. A
-    method that overrides a marked one is not marked.
+    A step of such a chain may be cut into several programs. State that the chain keeps for all
+    leaves together must not depend on them. A method that overrides a marked one is not marked.
     """
     transform.leafwise = True  # type: ignore[attr-defined]
     return transform

@@ -102,27 +102,28 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
     maximize : bool
         Climb instead of descending.
     state_dtype : dtype, optional
-        What the chain computes and keeps its state in, such as float32 for parameters in bfloat16;
-        the dtype of each parameter if not given.
+        The dtype in which the chain computes and keeps its state, such as float32 for parameters
+        in bfloat16; by default that of each parameter.
     master_dtype : dtype, optional
-        What narrower parameters are updated and remembered in, such as float32 for parameters in
-        bfloat16, in which small updates would vanish. The chain computes in it, too.
+        The dtype of the copies in which narrower parameters are kept and updated, such as float32
+        for parameters in bfloat16, where small updates would vanish. The chain computes in it, too.
     mu_dtype : dtype, optional
-        What first moments (state that is named ``mu``) are kept in; a class without any refuses it.
+        The dtype of first moments (state that is named ``mu``); a class without any refuses it.
     skip_nonfinite : bool
         Whether a step in which any entry of any gradient is inf or nan leaves all parameters and
         all that the chains remember as they are. ``step_count`` counts it.
     accumulate_steps : int
-        How many calls of ``step`` make up one update, by the mean of their gradients: the others
-        only add them up. ``step_count`` counts calls, and a schedule goes on where it is stepped.
+        How many calls of ``step`` make one update, by the mean of their gradients; all but the last
+        only add them up. ``step_count`` counts calls; schedulers advance only when you step them.
     decay_mask : pytree of bool or callable, optional
         Which parameters decay; classes that do not decay each by itself refuse it. It is a tree
-        under the keys of ``param_states.to_pytree()``, whole or down to where all below is alike,
-        or a function that returns one for the tree of the parameters' values.
+        under the keys of ``param_states.to_pytree()``, which may end where everything below is
+        alike, or a function from the tree of the parameters' values to such a tree.
     constrain : callable or pytree of callables, optional
-        What is done to the value of each array after an update, as ``lambda x: jnp.clip(x, 0, 1)``;
-        or a tree of such functions under the keys of ``param_states.to_pytree()``. A function
-        holds for all that is below its key, and what the tree lacks, or has None for, is free.
+        A function that is given the value of each array after an update and returns the value to
+        keep, such as ``lambda x: jnp.clip(x, 0, 1)``; or a tree of such functions under the keys of
+        ``param_states.to_pytree()``. A function holds for all that is below its key; what the tree
+        lacks, or has None for, is free.
 
     Attributes
     ----------
@@ -253,9 +254,9 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
     def tx(self) -> optax.GradientTransformation:
         """The live optax transformation of group 0: it follows every change of its values.
 
-        It is what a step does to gradients, with bounds, signs and all; its state is the chain's.
-        In a program of ``jax.jit``, which knows no States, they stay as they were when it was
-        traced: numbers that change there are for :meth:`step`, or for brainstate's ``jit``.
+        It does what a step does to gradients, clipping and signs included; its state is that of the
+        chain. Under ``jax.jit``, which does not know of States, the values stay as they were when
+        the function was traced: if they change, use :meth:`step`, or brainstate's ``jit``.
         """
         group = self._groups[0]
         chain = group.fixed_chain or self._live(lambda: self._hyper(group))
@@ -301,7 +302,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
     def register_trainable_weights(self, param_states: Any) -> Self:
         """Take in parameters, a pytree of States, as group 0; return the optimizer.
 
-        Called again it adds what is new to group 0. Everybody's moments are kept.
+        Called again it adds what is new to group 0. All moments are kept.
         """
         manager = self.param_states.copy().merge_with(param_states)
         if not len(manager):
@@ -318,7 +319,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
     def add_param_group(self, params: Any, **hyper: Any) -> None:
         """Add a group of parameters with values of its own; the rest are the optimizer's defaults.
 
-        Defaults are what the constructor was given, or what was assigned for all groups since.
+        Defaults are the values given to the constructor, or assigned to all groups since.
 
         Parameters
         ----------

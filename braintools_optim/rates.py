@@ -104,8 +104,8 @@ class DrivenRates:
     def add_scheduler(self, scheduler: Scheduler) -> None:
         """Let one more scheduler drive this optimizer, as ``Scheduler(optimizer, ...)`` does.
 
-        The first one becomes ``lr`` if the learning rate was a number. Several multiply, each
-        stepped on its own, as in torch.
+        The first one becomes ``lr`` if the learning rate was a number. The effects of several
+        multiply; each is stepped on its own, as in torch.
         """
         if not isinstance(scheduler, Scheduler):
             raise TypeError(
@@ -157,7 +157,7 @@ class DrivenRates:
     def get_last_lr(self) -> list:
         """Return the learning rate that the next step applies to each group.
 
-        To a chain that runs it is that of its group.
+        Read by a chain while it runs, it is the rate of the chain's own group.
         """
         if running := self._running.hyper_for_rate():
             return [running.lr] * len(self._groups)

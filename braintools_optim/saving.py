@@ -40,14 +40,14 @@ class Savable:
     ) -> LoadReport:
         """Take over a snapshot, or raise with every difference, having changed nothing.
 
-        Before parameters are registered it is kept, and applied when all that it has are there.
+        Before parameters are registered it is kept, and applied once all of its parameters are.
 
         Parameters
         ----------
         state_dict : dict
             What :meth:`state_dict` returned, also after msgpack, orbax or pickle.
         strict : bool
-            With False what is missing, or too much, is left alone and reported.
+            With False what is missing or unexpected is left alone and reported.
         cast : bool
             Take over arrays of another precision, too.
         rename : dict of str
@@ -62,7 +62,7 @@ class Savable:
         extra: Any = None,
         background: bool = False,
     ) -> Saving | None:
-        """Write everything into a file, which at every instant is the old or the new one.
+        """Write everything into a file; at every instant the whole old or new one is there.
 
         Parameters
         ----------

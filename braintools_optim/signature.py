@@ -26,14 +26,14 @@ __all__ = [
 class CommonOptions(TypedDict, total=False):
     """``grad_clip_norm`` bounds the global norm of all gradients of all groups, ``grad_clip_value``
     each entry; ``maximize`` climbs instead of descending. ``state_dtype`` is the dtype in which
-    the chain computes and keeps its state, such as float32 for parameters in bfloat16;
-    ``master_dtype`` the one in which narrower parameters are updated and remembered, so that no
+    the chain computes and keeps its state, such as float32 for parameters in bfloat16. With
+    ``master_dtype`` a copy of narrower parameters is kept in that dtype and updated, so that no
     update is lost in rounding. With ``skip_nonfinite`` a step with an inf or nan in any gradient
     changes no parameter and no moment. With ``accumulate_steps=4`` every fourth step updates, by
-    the mean of the gradients of all four. ``constrain`` is a function of a parameter's value, or a
-    tree of them, which puts it back after each update. Where the class keeps a first moment, as
-    Adam does, ``mu_dtype`` is the dtype of that; where it decays each parameter by itself,
-    ``decay_mask`` says which parameters the weight decay is for; other classes lack these two.
+    the mean of the gradients of all four. ``constrain`` is a function, or a tree of them, that is
+    given a parameter's value after each update and returns the value to keep. ``mu_dtype`` is the
+    dtype of the first moment, for classes that keep one, as Adam does; ``decay_mask`` says which
+    parameters decay, for classes that decay each parameter by itself; other classes refuse them.
     :class:`OptaxOptimizer` tells more.
     """
 

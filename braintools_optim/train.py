@@ -49,14 +49,14 @@ def train_step(
     optimizer : OptaxOptimizer or sequence of them
         With registered parameters; several optimizers share none.
     loss_fn : callable
-        Returns the loss, a real scalar, from the arguments of the step and from States; what it
-        writes into States is kept.
+        Returns the loss, a real scalar, from the arguments of the step and from States. States
+        that it writes are updated.
     scheduler : Scheduler or sequence of them, optional
-        Stepped after each update, of which there is one in ``accumulate_steps`` steps;
-        `ReduceLROnPlateau` is given the loss.
+        Stepped after each update, that is once in ``accumulate_steps`` steps; `ReduceLROnPlateau`
+        is given the loss.
     donate : bool
-        Let the new values of States take over the memory of the old ones, parameters too. Arrays
-        that somebody else holds are copied first.
+        Let the new values of States, parameters too, take over the memory of the old ones. Arrays
+        that are held elsewhere are copied first.
     has_aux : bool
         Whether ``loss_fn`` returns ``(loss, aux)``; so does the step then.
     value_fn : bool or callable, optional
@@ -82,7 +82,7 @@ def train_step(
 
 
 class TrainStep:
-    """A training step, called with what its loss function takes."""
+    """A training step, called with the arguments of its loss function."""
 
     __module__ = 'braintools_optim'
 
@@ -140,12 +140,12 @@ class TrainStep:
         length: int | None = None,
         progress: bool | int | ProgressBar = False,
     ) -> Any:
-        """Take many steps in one program; return all that the steps would, stacked.
+        """Take many steps in one program; return what they return, stacked.
 
         Parameters
         ----------
         batches : pytree of arrays
-            What a step takes, with one more axis in front; a tuple is a step's arguments.
+            What a step takes, with one more axis in front; a tuple holds a step's arguments.
         length : int, optional
             The number of steps, where a step takes no arguments.
         progress : bool, int or ProgressBar

@@ -36,7 +36,7 @@ class Adam(OptaxOptimizer):
     weight_decay : float
         L2 decay added to the gradient, or decoupled from it.
     amsgrad : bool
-        Divide by the largest average so far.
+        Divide by the largest second moment so far.
     decoupled_weight_decay : bool
         Decay the parameters themselves, as :class:`AdamW`.
     beta1, beta2 : float, optional
@@ -105,7 +105,7 @@ class AdamW(OptaxOptimizer):
     weight_decay : float
         Decay :math:`\lambda` of the parameters.
     amsgrad : bool
-        Divide by the largest average so far.
+        Divide by the largest second moment so far.
 
     The usual choice for transformers. Loshchilov & Hutter, arXiv:1711.05101.
     """

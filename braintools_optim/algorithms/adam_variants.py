@@ -19,7 +19,7 @@ __all__ = ['Adamax', 'NAdam', 'Nadam', 'RAdam']
 
 
 class Adamax(OptaxOptimizer):
-    r"""Adam with the largest gradient for the averaged square, as ``torch.optim.Adamax``.
+    r"""Adam with a fading maximum in place of the averaged square, as ``torch.optim.Adamax``.
 
     .. math:: v_t = \max(\beta_2 v_{t-1}, |g_t| + \epsilon), \quad
               \theta \leftarrow \theta - \eta \frac{\hat m_t}{v_t}
@@ -128,7 +128,7 @@ class RAdam(OptaxOptimizer):
               r_t^2 = \frac{(\rho_t-4) (\rho_t-2) \rho_\infty}
               {(\rho_\infty-4)(\rho_\infty-2) \rho_t}
 
-    with Adam's averages :math:`\hat m, v` and the length of the latter,
+    with Adam's averages :math:`\hat m, v` and the effective length of the second,
     :math:`\rho_t = \rho_\infty - 2 t \beta_2^t / (1-\beta_2^t)`.
 
     Parameters
@@ -144,7 +144,7 @@ class RAdam(OptaxOptimizer):
     decoupled_weight_decay : bool
         Decay the parameters themselves, as AdamW.
 
-    Where Adam needs a warm-up of the learning rate: this is one. Liu et al., arXiv:1908.03265.
+    Where Adam needs a warm-up of its learning rate; it is built in. Liu et al., arXiv:1908.03265.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ __all__ = ['Adadelta', 'Adagrad', 'RMSprop']
 
 
 class RMSprop(OptaxOptimizer):
-    r"""Gradient descent by the gradient over its recent size, as ``torch.optim.RMSprop``.
+    r"""Gradients divided by their recent size, as ``torch.optim.RMSprop``.
 
     .. math:: v_t = \alpha v_{t-1} + (1-\alpha) g_t^2, \quad
               b_t = \mu b_{t-1} + \frac{g_t}{\sqrt{v_t} + \epsilon}, \quad
@@ -81,7 +81,7 @@ class RMSprop(OptaxOptimizer):
 
 
 class Adagrad(OptaxOptimizer):
-    r"""Gradient descent by the gradient over its size so far, as ``torch.optim.Adagrad``.
+    r"""Gradients divided by their size so far, as ``torch.optim.Adagrad``.
 
     .. math:: s_t = s_{t-1} + g_t^2, \quad \theta \leftarrow \theta
               - \frac{\eta}{1 + (t-1) \zeta} \frac{g_t}{\sqrt{s_t} + \epsilon}

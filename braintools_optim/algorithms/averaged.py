@@ -40,17 +40,19 @@ class AdEMAMix(OptaxOptimizer):
     lr, eps, eps_root : float
         :math:`\eta` (or an LRScheduler), :math:`\epsilon, \epsilon_r`.
     betas : tuple of float
-        Decays of Adam's averages; built with a first one of 0 it keeps no :math:`m`.
+        Decays of Adam's averages; with a first one of 0 at construction no :math:`m` is kept.
     b3, alpha : float or callable
         :math:`\beta_3, \alpha`, or functions of the number of earlier updates of a parameter.
     weight_decay, mask
-        Decoupled decay :math:`\lambda`; a tree of bools, or function of the parameters, says whose.
+        Decoupled decay :math:`\lambda`; a tree of bools, or a function of the parameters that
+        returns one, says which of them decay.
     T_alpha, alpha_start, T_b3, b3_start : float
-        Warm up from these starts in so many steps; ``b3_start`` None is the first beta.
+        ``alpha`` and ``b3`` rise from these starts in so many steps; None is the first beta.
     step_offset : int
-        Added to the step of schedules: 1 as the authors' torch version, for short warm-ups.
+        Added to the step that schedules see; 1 is the authors' torch version, and matters only in
+        short warm-ups.
 
-    For long runs, with ``T_alpha`` and ``T_b3`` the number of steps; for short ones b3=0.999.
+    For long runs, with ``T_alpha`` and ``T_b3`` set to the number of steps; in short ones b3=0.999.
     :math:`v` is kept in at least float32. Pagliardini et al., arXiv:2409.03137.
     """
 
@@ -103,7 +105,7 @@ class AdEMAMix(OptaxOptimizer):
         )
 
     def validate(self, h: Hyper) -> None:
-        """Raise where an option is none that there is."""
+        """Raise if an option has an unknown value."""
         owner = type(self).__name__
         _check_schedules(self, b3=h.b3, alpha=h.alpha)
         check_mask(owner, 'mask', h.mask)
@@ -139,7 +141,7 @@ class Mars(OptaxOptimizer):
     .. math:: c_t = g_t + \gamma \frac{\beta_1}{1-\beta_1} (g_t - g_{t-1}), \quad
               \theta \leftarrow \theta - \eta \big(u(c_t) + \lambda \theta\big)
 
-    with Adam's direction u, the sign of the average, or the average orthogonalized. What is no
+    with Adam's direction u, the sign of the average, or the average orthogonalized. What is not a
     matrix is left to AdamW, on :math:`g_t` at ``lr * lr_1d / lr_ref``.
 
     Parameters
@@ -161,7 +163,7 @@ class Mars(OptaxOptimizer):
     lr_1d, betas_1d, weight_decay_1d, lr_ref
         AdamW's; ``lr_ref`` is the lr at which ``lr_1d`` holds, by default that of construction.
 
-    At ten times AdamW's learning rate. Yuan et al., arXiv:2411.10438.
+    Use about ten times AdamW's learning rate. Yuan et al., arXiv:2411.10438.
     """
 
     static: tuple[str, ...] = ()
@@ -232,7 +234,7 @@ class Mars(OptaxOptimizer):
         )
 
     def validate(self, h: Hyper) -> None:
-        """Raise where an option is none that there is."""
+        """Raise if an option has an unknown value."""
         owner = type(self).__name__
         _check_schedules(self, gamma=h.gamma)
         check_mask(owner, 'mask', h.mask)

@@ -19,7 +19,7 @@ __all__ = ['AdaBelief', 'Yogi']
 
 
 class AdaBelief(OptaxOptimizer):
-    r"""AdaBelief, as its authors have it: large steps where gradients are as expected.
+    r"""AdaBelief, as its authors have it: large steps where gradients are near their average.
 
     .. math:: s_t = \beta_2 s_{t-1} + (1-\beta_2) (g_t - m_t)^2 + \epsilon, \quad
               \theta \leftarrow \theta - \eta \left(\frac{\hat m_t}{\sqrt{\hat s_t} + \epsilon}
@@ -44,7 +44,7 @@ class AdaBelief(OptaxOptimizer):
     rectify : bool
         Divide only as far as :math:`s` can be trusted, as :class:`RAdam`.
 
-    Where Adam trains fast and SGD ends better. Zhuang et al., arXiv:2010.07468. Its authors'
+    Where Adam trains fast but SGD ends better. Zhuang et al., arXiv:2010.07468. Its authors'
     package rectifies by default, their paper does not.
     """
 
@@ -100,13 +100,13 @@ class Yogi(OptaxOptimizer):
     betas : tuple of float
         Decay rates of the two averages.
     eps : float
-        :math:`\epsilon`, which trades adaptivity for calm.
+        :math:`\epsilon`; a larger one is less adaptive and more stable.
     weight_decay : float
         L2 decay, added to the gradient.
     initial_accumulator_value : float
         :math:`v_0`.
 
-    Where gradients are rare, and Adam forgets them between. Zaheer et al., NeurIPS 2018. Its
+    Where gradients are rare, and Adam forgets them in between. Zaheer et al., NeurIPS 2018. Its
     authors' code has a proximal L1 and L2 penalty instead of the weight decay.
     """
 

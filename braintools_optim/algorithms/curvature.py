@@ -33,8 +33,8 @@ class LBFGS(OptaxOptimizer):
 
     .. math:: \theta \leftarrow \theta - \eta H_t g_t
 
-    with the inverse Hessian :math:`H_t` of the last steps and the changes of the gradient over
-    them, and :math:`\eta \min(1, 1 / \|g\|_1)` in the first step.
+    with an inverse Hessian :math:`H_t` estimated from the last steps and the changes of the
+    gradient over them; the first step takes :math:`\eta \min(1, 1 / \|g\|_1)` for :math:`\eta`.
 
     Parameters
     ----------
@@ -45,14 +45,14 @@ class LBFGS(OptaxOptimizer):
     scale_init_precond : bool
         Scale :math:`H` by the last curvature, and shorten the first step.
     linesearch, line_search_fn : {None, 'strong_wolfe', 'zoom', 'backtracking'} or transformation
-        torch's, one of optax's, or any that takes ``value``, ``grad``, ``value_fn``.
+        torch's search, one of optax's, or any that takes ``value``, ``grad``, ``value_fn``.
     max_iter, max_eval : int
         Iterations and evaluations in a step on a closure; ``max_iter * 5 // 4`` by default.
     tolerance_grad, tolerance_change : float
         Where it stops: the largest entry of the gradient, and of a step or change of the loss.
 
     For smooth losses without noise and few parameters. Liu & Nocedal, 1989. Deviations from torch:
-    in a step the States that a closure writes, or draws random numbers from, change once; an absent
+    States that a closure writes, or draws random numbers from, change once in a step; an absent
     gradient leaves its parameter alone and the curvature begins anew. Each group has a history of
     its own; a line search or a closure needs a single group.
     """
@@ -146,8 +146,8 @@ class LBFGS(OptaxOptimizer):
             ``param_states.to_pytree_value()``, which computes it: what a line search needs.
         closure : callable
             A function without arguments that returns the loss. It reads the parameters' States;
-            what else changes from step to step belongs into States, too, or into the arguments of
-            a function under ``brainstate.transform.jit``: on new arrays it would be compiled anew.
+            put what else changes from step to step into States, too, or into the arguments of a
+            function under ``brainstate.transform.jit``: on new arrays it would be traced again.
 
         Returns
         -------

@@ -20,7 +20,7 @@ __all__ = ['Adafactor']
 
 
 class Adafactor(OptaxOptimizer):
-    r"""Adam's memory cut to a row and a column of each matrix, as ``torch.optim.Adafactor``.
+    r"""Adam with only a row and a column of each second moment, as ``torch.optim.Adafactor``.
 
     .. math:: V_t = R_t C_t / \bar R_t, \quad u_t = \frac{g_t}{\sqrt{\max(V_t, \epsilon_1^2)}},
               \quad \theta \leftarrow \theta - \eta \lambda \theta - \frac{\max(\epsilon_2,
@@ -36,7 +36,7 @@ class Adafactor(OptaxOptimizer):
     beta2_decay : float
         :math:`\tau`.
     eps : tuple of float
-        :math:`\epsilon_1, \epsilon_2`; the first may be None or 0, each dtype's own precision.
+        :math:`\epsilon_1, \epsilon_2`; None or 0 for the first is the precision of each dtype.
     d : float
         Bound of the update's root mean square.
     weight_decay : float
@@ -46,9 +46,9 @@ class Adafactor(OptaxOptimizer):
     factored : bool
         False keeps the second moment of matrices in full.
     original : bool
-        The authors' rule: :math:`\epsilon_1`, here 1e-30, is added to :math:`g^2`; no maximum.
+        The authors' rule: :math:`\epsilon_1`, here 1e-30, is added to :math:`g^2`, without maximum.
     clip_threshold, decay_rate : float, optional
-        braintools' names of ``d`` and of ``-beta2_decay`` (at first with the sign of torch).
+        braintools' names of ``d`` and ``-beta2_decay``; the constructor takes either sign.
 
     For models whose optimizer state must be small. Shazeer & Stern, arXiv:1804.04235. Where
     :math:`\epsilon_1^2` is too small for the dtype, its smallest number stands in (torch: nan).

@@ -201,7 +201,7 @@ class Fromage(OptaxOptimizer):
     lr : float or LRScheduler
         Learning rate :math:`\eta`, the tangent of the angle; its authors advise 0.01.
     momentum : float
-        Heavy ball on the gradient, which the authors do not have; built with 0 it keeps no buffer.
+        Heavy ball on the gradient, not in the authors' code; built with 0 it keeps no buffer.
     p_bound : float
         Bound of each layer's norm, as a multiple of its initial one; built with 0 there is none.
 

@@ -33,8 +33,8 @@ class Lookahead(OptaxOptimizer):
               \quad \text{after every } k \text{ steps of the base optimizer}
 
     All numbers and flags of a base optimizer of this library become this one's, live and with
-    groups: ``Lookahead(Adam(1e-3))`` has ``betas``. One by the name of an argument below gets
-    ``base_`` before it. The base optimizer itself is not used any more.
+    groups: ``Lookahead(Adam(1e-3))`` has ``betas``. One named like an argument below gets the
+    prefix ``base_``. The base optimizer itself is not used afterwards.
 
     Parameters
     ----------
@@ -45,9 +45,9 @@ class Lookahead(OptaxOptimizer):
     alpha : float
         :math:`\alpha`; with 1 there is no looking ahead.
     lr : float or LRScheduler, optional
-        Instead of the base optimizer's. It multiplies what a chain returns, one by default.
+        Replaces the base optimizer's. For a chain it multiplies what that returns; 1 by default.
     weight_decay : float, optional
-        Instead of the base optimizer's. Given a chain, L2 decay added to the gradient before it.
+        Replaces the base optimizer's. For a chain it is L2 decay, added to the gradient before it.
 
     For a steadier run of an optimizer that oscillates. Zhang et al., arXiv:1907.08610. Where
     braintools ignores ``lr``, here a chain's own learning rate is multiplied by it.

@@ -61,12 +61,12 @@ class Muon(OptaxOptimizer):
     ns_dtype : str, optional
         Precision of the iteration, the parameter's of at least float32 by default.
     adamw : {None, 'rest', 'all'}
-        What :class:`AdamW` updates: nothing, so that what is no matrix is refused; vectors and
-        all else that is no matrix; or, for a group of embeddings, everything.
+        What :class:`AdamW` updates: nothing (then all but matrices is refused); the rest, that is
+        vectors and all else that is no matrix; or, for a group of embeddings, everything.
     adamw_lr_ratio, adamw_betas, adamw_eps, adamw_weight_decay
-        Its learning rate by :math:`\eta`, and its other numbers.
+        AdamW's learning rate as a multiple of :math:`\eta`, and its other numbers.
 
-    For hidden layers' matrices; biases and embeddings want AdamW. Jordan et al. (2024),
+    For the matrices of hidden layers; biases and embeddings need AdamW. Jordan et al. (2024),
     kellerjordan.github.io/posts/muon; Liu et al., arXiv:2502.16982. torch iterates in bfloat16:
     ``ns_dtype='bfloat16'``.
     """
@@ -131,7 +131,7 @@ class Muon(OptaxOptimizer):
         )
 
     def validate(self, h: Hyper) -> None:
-        """Raise where an option is none that there is."""
+        """Raise if an option has an unknown value."""
         owner, steps = type(self).__name__, h.ns_steps
         if not is_count(steps) or steps >= 100:
             raise ValueError(f'{owner} needs an integer in [0, 100) for ns_steps, got {steps!r}.')

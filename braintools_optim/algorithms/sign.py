@@ -17,7 +17,7 @@ __all__ = ['Lion']
 
 
 class Lion(OptaxOptimizer):
-    r"""Lion, as its authors have it: every number moves by the learning rate.
+    r"""Lion, as its authors have it: every entry moves by the learning rate.
 
     .. math:: \theta \leftarrow \theta - \eta \big(\operatorname{sign}(\beta_1 m_{t-1} +
               (1-\beta_1) g_t) + \lambda \theta\big), \quad

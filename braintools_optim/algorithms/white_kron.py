@@ -29,7 +29,7 @@ class Quad(OptaxOptimizer):
 
     with the bias-corrected momentum :math:`\hat m`, and for each of the two factors :math:`Q` of a
     block :math:`P = Q^T Q` and a step size :math:`z`. On the left :math:`T = A A^T`, and :math:`n`
-    counts the block's columns; on the right :math:`A^T A`, and its rows. More of it in
+    counts the block's columns; on the right :math:`A^T A`, and its rows. More is in
     :func:`transforms.scale_by_quad`.
 
     Parameters
@@ -41,8 +41,8 @@ class Quad(OptaxOptimizer):
     weight_decay : float
         Decoupled decay :math:`\lambda`.
     preconditioner_lr, preconditioner_lr_min, preconditioner_init_scale, noise_scale : float
-        Step of the factors, its least value, their start, and the noise they learn from, of which
-        0 at construction draws none.
+        Step size of the factors and its least value, their initial scale, and the noise that they
+        learn from; with 0 at construction none is drawn.
     weight_decay_mask : tree or callable, optional
         Which parameters decay, as optax takes it.
     lr_style, normalize_grads, max_size_dense, block_size, dtype, scanned_layers, norm_estimator,
@@ -121,7 +121,7 @@ class Quad(OptaxOptimizer):
         )
 
     def validate(self, h: Hyper) -> None:
-        """Raise where an option is none that there is."""
+        """Raise if an option has an unknown value."""
         check_mask(type(self).__name__, 'weight_decay_mask', h.weight_decay_mask)
         _options(h).checked(type(self).__name__)
 
@@ -138,7 +138,7 @@ class Skew(Quad):
     .. math:: Q \leftarrow \operatorname{turn}\big(Q - z (T - n I)\, Q\big)
 
     where the turn is a rotation towards the nearest symmetric matrix; all else, and the parameters,
-    are those of :class:`Quad`. A little slower, it ends better where gradients are of low rank.
+    are those of :class:`Quad`. A little slower, it ends better where gradients have low rank.
     """
 
     scale = staticmethod(scale_by_skew)

@@ -68,8 +68,8 @@ class _Work:
 class Saving:
     """A file that is being written in the background.
 
-    An error is raised by :meth:`wait` and :meth:`result`; one that nobody waits for is a warning
-    when this object goes, at the latest when Python ends.
+    An error is raised by :meth:`wait` and :meth:`result`; one that nobody waits for becomes a
+    warning when this object is deleted, at the latest when Python exits.
     """
 
     __module__ = 'braintools_optim'
@@ -79,11 +79,11 @@ class Saving:
         self._keeper = weakref.finalize(self, work.leave)
 
     def done(self) -> bool:
-        """Whether the file is written, or failed to be."""
+        """Whether writing has ended, with or without success."""
         return not self._work.thread.is_alive()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the file is written; return whether it is. Raise if it failed to be."""
+        """Wait until the file is written; return whether it is. Raise if writing failed."""
         self._work.thread.join(timeout)
         if not self.done():
             return False
@@ -93,7 +93,7 @@ class Saving:
         return True
 
     def result(self) -> str:
-        """Wait until the file is written; return its path. Raise if it failed to be."""
+        """Wait until the file is written; return its path. Raise if writing failed."""
         self.wait()
         return self._work.path
 

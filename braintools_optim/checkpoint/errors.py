@@ -41,6 +41,6 @@ class IncompatibleCheckpoint(CheckpointError, ValueError):
 
 
 class SaveError(CheckpointError):
-    """A file could not be written; what was there before is whole. The cause is chained."""
+    """A file could not be written; the old one is intact. The cause is chained."""
 
     __module__ = 'braintools_optim'

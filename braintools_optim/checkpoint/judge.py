@@ -20,7 +20,7 @@ __all__ = ['Judge', 'LoadReport']
 
 @dataclass
 class LoadReport:
-    """How a checkpoint differs from what it was loaded into: all empty where it fits exactly.
+    """How a checkpoint differs from what it was loaded into; all is empty if it fits exactly.
 
     Attributes
     ----------
@@ -31,9 +31,9 @@ class LoadReport:
     cast : list of str
         Arrays that came in another precision.
     renamed : dict of str
-        The new names of parameters by those in the checkpoint.
+        The new names of parameters, under those in the checkpoint.
     waiting : bool
-        Whether it is kept until the parameters are registered.
+        Whether it is kept, to be applied once the parameters are registered.
     extra
         The user's own data in the checkpoint, None if it has none.
     step : int, optional

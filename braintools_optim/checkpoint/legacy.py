@@ -52,7 +52,7 @@ def import_braintools(
     optimizer : OptaxOptimizer
         With the same parameters under the same names, in the same groups.
     scheduler : dict, optional
-        The ``state_dict()`` of its scheduler, for that of this optimizer.
+        The ``state_dict()`` of its scheduler, loaded into this optimizer's.
     params : bool
         Take the parameters over, too, which braintools saves and does not load.
     strict, cast : bool

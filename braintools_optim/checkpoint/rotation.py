@@ -32,10 +32,10 @@ class NumberedFile(NamedTuple):
 
 
 class Checkpointer:
-    """Saves a training state every so often, and keeps what is worth keeping.
+    """Saves a training state to numbered files, and keeps those worth keeping.
 
     Every file is whole at every instant, and old ones go only when the new one is there. Steps and
-    metrics stand in the names of the files, so that nothing else has to be true.
+    metrics are read from the names of the files; there is no index that could be wrong.
 
     Parameters
     ----------
@@ -46,11 +46,11 @@ class Checkpointer:
     keep : int, optional
         How many of the newest are kept; None for all.
     keep_best : int
-        How many of those with the best metric are kept besides.
+        How many of those with the best metric are kept in addition.
     mode : {'min', 'max'}
         Which metric is best.
     background : bool
-        Write while the training goes on; one is waited for before the next begins.
+        Write while the training goes on; each save waits for the one before.
 
     Examples
     --------
@@ -118,7 +118,7 @@ class Checkpointer:
         return [kept for _, kept in found]
 
     def steps(self) -> list[int]:
-        """Return the steps of which there is a checkpoint."""
+        """Return the steps for which there is a checkpoint."""
         self.wait()
         return [kept.step for kept in self._kept()]
 
@@ -148,7 +148,7 @@ class Checkpointer:
         Parameters
         ----------
         step : int
-            Its number; one of the same number is replaced.
+            The number of the checkpoint; one of the same number is replaced.
         tree : nested dict or list, optional
             What is saved instead of what the constructor was given.
         metric : float, optional
@@ -171,7 +171,7 @@ class Checkpointer:
         return path
 
     def wait(self) -> None:
-        """Wait for what is being written; raise if it failed to be."""
+        """Wait for what is being written; raise if writing failed."""
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.wait()

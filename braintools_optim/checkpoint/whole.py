@@ -30,7 +30,7 @@ KIND = 'training state'
 
 
 def save(path: str | os.PathLike, tree: Any, *, background: bool = False) -> Saving | None:
-    """Write a training state into one file, which at every instant is the old or the new one.
+    """Write a training state into one file; at every instant the whole old or new one is there.
 
     Parameters
     ----------
@@ -114,10 +114,10 @@ def restore(
     path : str
         A file that :func:`save` wrote.
     tree : nested dict or list
-        What was saved, as it is now. Its optimizers, schedulers and States are restored; of the
-        data in between what was saved is in the report, as ``extra``.
+        The tree that was saved, with the live objects. Its optimizers, schedulers and States are
+        restored; data that was saved with them is in the report, as ``extra``.
     strict : bool
-        With False what is missing, or too much, is left alone and reported.
+        With False what is missing or unexpected is left alone and reported.
     cast : bool
         Take over arrays of another precision, too.
     rename : dict of str

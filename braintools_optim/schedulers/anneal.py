@@ -307,7 +307,7 @@ class WSDLR(LRScheduler):
 
 
 class InverseSqrtLR(LRScheduler):
-    r"""Rise on a straight line, then decay as a root of time: the Transformer's schedule.
+    r"""Rise on a straight line, then decay as 1 / sqrt of time: the Transformer's schedule.
 
     .. math:: \eta_t = \big(\eta_s + (\eta_0 - \eta_s) \min(t / W, 1)\big)
               \sqrt{\frac{S}{S + \max(t - W, 0)}}
@@ -364,7 +364,7 @@ class SWALR(LRScheduler):
     anneal_epochs : int
         The number of epochs T.
     anneal_strategy : {'cos', 'linear'}
-        The form of the way there.
+        The curve of the way there.
     last_epoch : int
         The epoch to start from.
     """

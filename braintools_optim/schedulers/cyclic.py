@@ -128,15 +128,15 @@ class CyclicLR(MomentumCycle):
     step_size_up, step_size_down : int
         The steps up, and down (as many as up if not given).
     mode : {'triangular', 'triangular2', 'exp_range'}
-        The height s is 1, or halved with each cycle, or ``gamma`` to the step.
+        The height s is 1, or halved with each cycle, or ``gamma`` to the power of the step.
     gamma : float
         The factor of 'exp_range'.
     scale_fn, scale_mode : callable, {'cycle', 'iterations'}
-        A height of one's own, a function of the cycle (counted from 1) or of the step.
+        Your own height, a function of the cycle (counted from 1) or of the step.
     last_epoch : int
         The step to start from.
     cycle_momentum : bool, optional
-        Whether the momentum (or first beta) is moved; if not given, where there is one.
+        Whether the momentum (or first beta) is moved; by default it is, if there is one.
     base_momentum, max_momentum : float or list of float
         The momentum at the highest and at the lowest learning rate.
     """
@@ -221,15 +221,15 @@ class OneCycleLR(MomentumCycle):
     pct_start : float
         The fraction of the steps in which it rises.
     anneal_strategy : {'cos', 'linear'}
-        The form of the phases.
+        The curve of the phases.
     div_factor, final_div_factor : float
         The first learning rate is the highest divided by d, the last the first divided by f.
     last_epoch : int
         The step to start from.
     three_phase : bool
-        Whether it falls to the first learning rate as it rose, and only then below.
+        Whether it falls to the first learning rate in the time that it rose, and then below it.
     cycle_momentum : bool, optional
-        Whether the momentum (or first beta) is moved; if not given, where there is one.
+        Whether the momentum (or first beta) is moved; by default it is, if there is one.
     base_momentum, max_momentum : float or list of float
         The momentum at the highest and at the lowest learning rate.
     """

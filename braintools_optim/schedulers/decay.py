@@ -117,11 +117,11 @@ class ExponentialDecayLR(LRScheduler):
     decay_steps, decay_rate : int, float
         The learning rate is multiplied by the rate r in each s steps.
     transition_begin : int
-        The step t0 until which it stays.
+        The step t0 until which the learning rate stays.
     staircase : bool
-        Whether it decays every s steps at once.
+        Whether it decays in jumps, one every s steps.
     end_value : float, optional
-        The bound of the learning rate.
+        The bound of the learning rate: the lowest for r < 1, the highest for r > 1.
     last_epoch : int
         The epoch to start from.
     """
@@ -192,7 +192,7 @@ class InverseTimeLR(LRScheduler):
     decay_rate, decay_steps : float, int
         The divisor grows by r in each s epochs.
     staircase : bool
-        Whether it grows every s epochs at once.
+        Whether it grows in jumps, one every s epochs.
     last_epoch : int
         The epoch to start from.
     """

@@ -27,8 +27,8 @@ class ParamScheduler(Scheduler):
         A live number of the optimizer: ``'weight_decay'``, ``'betas'``, ``'grad_clip_norm'`` ...
     schedule : callable, number, or tuple or list of these
         A function of the epoch, such as those of `braintools_optim.schedules`. A tuple has one
-        for each entry of a hyper-parameter like ``betas``. One is for all groups, whatever they
-        had; a list has one for each group, None for those that keep their own. It is not saved.
+        for each entry of a hyper-parameter like ``betas``. A single one replaces the values of
+        all groups; a list has one for each group, None for those that keep theirs. It is not saved.
     last_epoch : int
         The epoch to start from.
 

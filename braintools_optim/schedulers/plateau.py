@@ -57,15 +57,15 @@ class ReduceLROnPlateau(PresentRate):
     factor : float
         What the learning rate is multiplied by.
     patience : int
-        How many epochs without improvement are let pass.
+        How many epochs without improvement are tolerated.
     threshold, threshold_mode : float, {'rel', 'abs'}
         How much better than the best, relatively or absolutely, counts as an improvement.
     cooldown : int
-        How many epochs after a reduction do not count.
+        How many epochs after a reduction are not counted as bad.
     min_lr : float or list of float
-        The learning rate below which none goes, or one for each group.
+        The lower bound of the learning rate, or one for each group.
     eps : float
-        Reductions by no more than this are left out.
+        Reductions by no more than this are skipped.
     last_epoch : int
         The epoch to start from.
 
@@ -120,7 +120,7 @@ class ReduceLROnPlateau(PresentRate):
 
     @property
     def min_lrs(self) -> list:
-        """The learning rate below which none goes, for each group."""
+        """The lower bound of the learning rate, for each group."""
         return self._each('min_lr')
 
     @min_lrs.setter

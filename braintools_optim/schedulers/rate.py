@@ -45,7 +45,7 @@ class LRScheduler(Arguments, BaseRates):
     braintools, all learning rates in :meth:`get_lr`). As in torch, a learning rate that was
     changed in between, by hand or by another scheduler, is carried on: ``lr(t + 1) = a(t + 1) +
     b(t + 1) / b(t) * (lr - a(t))``, or ``lr - a(t)`` is kept where ``b(t) = 0``. Schedulers that
-    torch computes from the base alone do not (``carries_changes``).
+    torch computes from the base alone overwrite it (``carries_changes``).
 
     Parameters
     ----------
@@ -414,7 +414,7 @@ class LRScheduler(Arguments, BaseRates):
         return super()._differences(saved) + self._memory_differences(saved)
 
     def peculiar(self, state_dict: Any) -> list[str]:
-        """Return in what a snapshot is of another scheduler, though it may be loaded."""
+        """Return what a snapshot has of another scheduler, which need not stop it from loading."""
         return super().peculiar(state_dict) + self._other_arguments(state_dict)
 
     def _other_arguments(self, saved: Any) -> list[str]:

@@ -346,7 +346,7 @@ class Scheduler(metaclass=_SchedulerType):
         return self._differences(state_dict)
 
     def peculiar(self, state_dict: Any) -> list[str]:
-        """Return in what a snapshot is of another scheduler, though it may be loaded."""
+        """Return what a snapshot has of another scheduler, which need not stop it from loading."""
         theirs = set(state_dict) if isinstance(state_dict, Mapping) else set()
         names = sorted(theirs - set(self.state_dict()), key=str)
         return [f'{type(self).__name__}: {name!r} is unknown here' for name in names]

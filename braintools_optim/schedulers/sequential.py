@@ -26,8 +26,8 @@ class SequentialLR(Composite):
     Parameters
     ----------
     schedulers : list of LRScheduler
-        In the order in which they run. Each goes from the base that it was given; those that were
-        given none go from that of the first.
+        In the order in which they run. Each starts from the base that it was given, or else from
+        that of the first.
     milestones : list of int
         The epochs at which the second, third, ... takes over.
     last_epoch : int

@@ -73,7 +73,8 @@ def cyclic(
     where :math:`\Lambda_t` rises from 0 to 1 and falls back to 0, each on a straight line.
     The height s is 1 in ``mode`` 'triangular', halved from cycle to cycle in 'triangular2',
     ``gamma`` to the step in 'exp_range', or ``scale_fn`` of the cycle (counted from 1) or, in
-    ``scale_mode`` 'iterations', of the step. Momentum: base max_momentum, max_lr base_momentum.
+    ``scale_mode`` 'iterations', of the step. For momentum give max_momentum as base, base_momentum
+    as max_lr.
     """
     down = step_size_up if step_size_down is None else step_size_down
     cycle, rest = t // (step_size_up + down), t % (step_size_up + down)
@@ -102,7 +103,8 @@ def one_cycle(
     .. math:: \eta \to \eta_{max} \to \eta / f, \quad \eta \to \eta_{max} \to \eta \to \eta / f
 
     The base is torch's max_lr / div_factor, f ``final_div_factor``, and the phases, two or
-    ``three_phase``, are 'cos' or 'linear'. Momentum: base max_momentum, max_lr base_momentum, f 1.
+    ``three_phase``, are 'cos' or 'linear'. For momentum give max_momentum as base, base_momentum
+    as max_lr, and f = 1.
     """
     initial, peak, final = (0.0, 1.0), (max_lr, 0.0), (0.0, 1.0 / final_div_factor)
     last = total_steps - 1

@@ -82,7 +82,7 @@ def inverse_time(
     decay_steps: PositiveCount = 1,
     staircase: Flag = False,
 ) -> Pair:
-    r"""Divide by 1 + ``decay_rate`` (r) times the periods of ``decay_steps`` (s), or ``staircase``.
+    r"""Divide by 1 + ``decay_rate`` (r) per ``decay_steps`` (s), in jumps with ``staircase``.
 
     .. math:: \eta_t = \eta / (1 + r t / s)
     """

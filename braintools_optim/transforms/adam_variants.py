@@ -37,7 +37,7 @@ def _init_two_moments(params: optax.Params) -> ScaleByTwoMomentsState:
 def scale_by_adamax(
     b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8
 ) -> optax.GradientTransformation:
-    r"""Divide the averaged gradient by the largest gradient, which fades.
+    r"""Divide the averaged gradient by a fading maximum of gradients.
 
     .. math:: m_t = \beta_1 m_{t-1} + (1-\beta_1) g_t, \quad
               v_t = \max(\beta_2 v_{t-1}, |g_t| + \epsilon), \quad

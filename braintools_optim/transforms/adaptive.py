@@ -28,7 +28,7 @@ class ScaleByAdagradState(NamedTuple):
 def scale_by_adagrad(
     lr_decay: Any = 0.0, initial_accumulator_value: Any = 0.0, eps: Any = 1e-10
 ) -> optax.GradientTransformation:
-    r"""Divide by the root of the sum of squared gradients, less and less boldly.
+    r"""Divide by the root of the sum of squared gradients, in steps that shrink with time.
 
     .. math:: s_t = s_{t-1} + g_t^2, \quad
               u_t = \frac{g_t}{(1 + (t-1) \zeta) (\sqrt{s_t} + \epsilon)}

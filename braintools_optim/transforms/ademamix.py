@@ -79,13 +79,13 @@ def scale_by_ademamix(
     b1, b2, eps, eps_root : float
         :math:`\beta_1, \beta_2, \epsilon, \epsilon_r`.
     b3, alpha : float or callable
-        :math:`\beta_3, \alpha`: numbers, or schedules, of which a function given as
-        ``b3_scheduler`` or ``alpha_scheduler`` is another spelling.
+        :math:`\beta_3, \alpha`: numbers or schedules; ``b3_scheduler`` and ``alpha_scheduler`` are
+        other names for a schedule.
     mu_dtype : dtype, optional
         What both averages of the gradient are kept in; each parameter's dtype by default.
     step_offset : int
-        What is added to the number of updates before this one to give the step of schedules: 0
-        as in JAX, 1 as in the authors' torch version.
+        Added to the number of earlier updates, it is the step that schedules see: 0 as in JAX, 1 as
+        in the authors' torch version.
     leaf_counts : bool
         Count the updates of every leaf.
 

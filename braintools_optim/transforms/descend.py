@@ -39,7 +39,7 @@ def descend(
     tolerance_grad: Any = 1e-7,
     tolerance_change: Any = 1e-9,
 ) -> tuple[Any, optax.OptState]:
-    """Iterate :func:`step_by_lbfgs`, or what is over it, to the end of ``torch.optim.LBFGS.step``.
+    """Iterate :func:`step_by_lbfgs`, or what wraps it, until ``torch.optim.LBFGS.step`` would end.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ def descend(
 
     Returns
     -------
-    The new parameters and state. The way there is not returned: in a sum with where it began small
-    numbers would be lost.
+    The new parameters and state. They are not returned as an update: in a sum with the old
+    parameters small numbers would be lost.
     """
     kind = wide_dtype(params)
     evaluate = jax.value_and_grad(value_fn)

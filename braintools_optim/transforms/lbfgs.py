@@ -52,14 +52,14 @@ def step_by_lbfgs(
               V_t = I - \rho_t y_t s_t^\top, \quad \rho_t = 1 / y_t^\top s_t, \quad
               H_0 = \frac{y_t^\top s_t}{y_t^\top y_t} I
 
-    over the last pairs of a step :math:`s` and the change :math:`y` of the gradient over it, but
+    over the last pairs of a step :math:`s` and the change :math:`y` of the gradient over it, except
     those with :math:`y^\top s \le 10^{-10}`.
 
     Parameters
     ----------
     learning_rate : float
-        What the direction is multiplied by, in the first step times :math:`\min(1, 1 / \|g\|_1)`
-        besides.
+        What the direction is multiplied by; in the first step :math:`\min(1, 1 / \|g\|_1)` is
+        another factor.
     memory_size : int
         How many pairs are remembered.
     scale_init_precond : bool
@@ -70,7 +70,7 @@ def step_by_lbfgs(
     tolerance_grad : float
         Where no entry of the gradient is above it, nothing changes.
     tolerance_change : float
-        A step that would go down by less, to first order, is not taken.
+        A step that lowers the loss by less, to first order, is not taken.
 
     It differs from :func:`optax.lbfgs` in :math:`H_0`, the first step, in what it skips, and in
     starting anew when other leaves have gradients than in the update before. It comes last in a

@@ -15,7 +15,7 @@ __all__ = ['MasterState', 'wider', 'with_masters']
 
 
 class MasterState(NamedTuple):
-    """What the parameters are before they are rounded; empty for those that are not."""
+    """The parameters before rounding; empty for those that are not rounded."""
 
     master: optax.Params
 
@@ -31,11 +31,12 @@ def with_masters(
 ) -> optax.GradientTransformation:
     """Let a transformation update wide copies of narrow parameters, which are then rounded.
 
-    In bfloat16 an update below a 256th of a parameter vanishes; here they add up. ``inner`` sees
-    the wide copies, its state is in their dtype, and the parameters are what they round to.
+    In bfloat16 an update below a 512th of a parameter vanishes, and one below a 256th may; here
+    they add up. ``inner`` sees the wide copies, its state is in their dtype, and the parameters are
+    what they round to.
 
-    The state is that of ``inner`` and a `MasterState`. A parameter that was assigned since, so
-    that it is not what its copy rounds to, is where its copy goes on from, entry by entry.
+    The state is that of ``inner`` and a `MasterState`. If a parameter was assigned since, so
+    that its copy does not round to it, the copy continues from the parameter, entry by entry.
     """
     chain = optax.with_extra_args_support(inner)
 

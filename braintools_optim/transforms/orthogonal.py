@@ -141,7 +141,7 @@ def scale_by_muon(
     reshape : {None, 'last', 'first'} or callable
         Which matrix an array is, as in :class:`Muon`.
     outputs : {'rows', 'columns'}
-        Which of both the factor counts as rows.
+        What the factor counts as rows.
     """
     if outputs not in OUTPUTS:
         raise ValueError(f'scale_by_muon needs one of {OUTPUTS} for outputs, got {outputs!r}.')

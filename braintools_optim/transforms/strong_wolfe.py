@@ -59,7 +59,7 @@ def scale_by_strong_wolfe(
 
     with :math:`c_1 = 10^{-4}, c_2 = 0.9`, by cubic interpolation from :math:`t = 1`, at most
     ``max_linesearch_steps`` evaluations after the first, and until the bracket moves no parameter
-    by ``tolerance_change``. Unlike torch it takes a trial where the objective is not finite for too
+    by ``tolerance_change``. Unlike torch it counts a trial where the objective is not finite as too
     far. ``update`` needs ``value``, ``grad`` and ``value_fn``, as :func:`optax.lbfgs` does.
     """
 

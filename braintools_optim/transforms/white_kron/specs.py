@@ -25,7 +25,7 @@ def get_opt_state_partition_specs(params: Any, **quad_kwargs: Any) -> Any:
     **quad_kwargs
         What :func:`quad` is given; its defaults are that function's.
 
-    The tree has the structure of the very state. Stacks of blocks are distributed over the
+    The tree has exactly the structure of the state. Stacks of blocks are distributed over the
     pipeline axis. The average, and factors of vectors, are where their parameter is: as in
     ``params_partition_specs``, or where the parameter's own sharding has it. All else is
     replicated.

@@ -66,9 +66,9 @@ def scale_by_quad(options: Options) -> optax.GradientTransformation:
     max_size_dense : int
         Larger dimensions have a diagonal factor.
     preconditioner_lr, preconditioner_lr_min : float
-        :math:`\rho`, which falls with the count of steps, down to the latter.
+        :math:`\rho`, which falls with the number of steps, and its least value.
     preconditioner_init_scale : float
-        The factors are this times one at first.
+        The factors start as this multiple of one.
     dtype : dtype, optional
         What average and factors are kept in; None is each parameter's own, of at least float32.
     scanned_layers : bool or tree of bool, optional
@@ -85,7 +85,7 @@ def scale_by_quad(options: Options) -> optax.GradientTransformation:
         How norms of :math:`T` are found: power iterations from random rows, from the largest row,
         or singular values.
     update_every : int
-        Factors learn in the first of as many steps.
+        Factors learn once in so many steps, in the first of them.
     seed : int
         Seed of all draws, which depend on a leaf's path and its own count besides.
     per_layer : bool

@@ -18,7 +18,7 @@ __all__ = ['DenseState', 'LeafState', 'dense_state', 'leaf_states']
 class LeafState(NamedTuple):
     """One leaf: what its shape makes of it, and its blocks by layer, row and column.
 
-    Dense factors of shorter blocks are filled up with zeros; how much of them is theirs stands in
+    Dense factors of shorter blocks are filled up with zeros; their own sizes are in
     ``valid_rows`` and ``valid_cols``.
     """
 
