@@ -372,7 +372,7 @@ MISTAKES = {
     ),
     'torch: lr after the optimizer': (
         *(lambda: bo.StepLR(ready(), 0.1), ValueError),
-        *('got 0.1', 'step_size must be an integer >= 1'),
+        *('got 0.1', 'needs an integer >= 1 for step_size'),
     ),
     'plateau without a metric': (
         *(lambda: ready(lr=bo.ReduceLROnPlateau(0.1)).lr.step(), TypeError),

@@ -64,7 +64,7 @@ def is_number(hint: Any) -> bool:
 
 
 def admit(owner: str, name: str, hint: Any, value: Any) -> Any:
-    """Return a hyper-parameter in normal form, or raise: what, allowed, got."""
+    """Return a hyper-parameter in normal form, or raise."""
     args, kind, allowed = typing.get_args(hint), typing.get_origin(hint), 'a function'
     if type(None) in args:
         return admit(owner, name, args[0], value)
@@ -80,4 +80,4 @@ def admit(owner: str, name: str, hint: Any, value: Any) -> Any:
         return value
     except (TypeError, ValueError, OverflowError) as e:
         error = TypeError if isinstance(e, TypeError) else ValueError
-        raise error(f'{owner}: {name} must be {allowed}, got {value!r}') from None
+        raise error(f'{owner} needs {allowed} for {name}, got {value!r}.') from None

@@ -45,7 +45,7 @@ class Options(NamedTuple):
         """Return the options with their dtype canonical; raise if one is not allowed."""
 
         def refuse(name: str, allowed: str) -> None:
-            raise ValueError(f'{owner} needs {name} to be {allowed}, got {getattr(self, name)!r}.')
+            raise ValueError(f'{owner} needs {allowed} for {name}, got {getattr(self, name)!r}.')
 
         if self.lr_style not in ('adam', None):
             refuse('lr_style', "'adam' or None")
@@ -55,7 +55,7 @@ class Options(NamedTuple):
         counts = {name: _whole(getattr(self, name)) for name in least}
         for name, low in least.items():
             if counts[name] is None or counts[name] < low:
-                refuse(name, f'an integer of at least {low}')
+                refuse(name, f'an integer >= {low}')
         if isinstance(self.seed, bool | str) or not jnp.issubdtype(
             getattr(self.seed, 'dtype', type(self.seed)), np.integer
         ):
@@ -64,14 +64,14 @@ class Options(NamedTuple):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 refuse(name, 'True or False')
         if self.pipeline_axis_name is None and self.pipeline_axis_size > 1:
-            refuse('pipeline_axis_size', '1 without a pipeline_axis_name')
+            refuse('pipeline_axis_size', '1 (there is no pipeline_axis_name)')
         for name in ('b1', 'preconditioner_lr', 'preconditioner_lr_min'):
             if not _known_in(getattr(self, name), lambda x: 0.0 <= x < 1.0):
-                refuse(name, 'in [0, 1)')
+                refuse(name, 'a number in [0, 1)')
         if not _known_in(self.preconditioner_init_scale, lambda x: 0.0 < x < np.inf):
-            refuse('preconditioner_init_scale', 'positive and finite')
+            refuse('preconditioner_init_scale', 'a number in (0, inf)')
         if not _known_in(self.noise_scale, lambda x: 0.0 <= x < np.inf):
-            refuse('noise_scale', 'in [0, inf)')
+            refuse('noise_scale', 'a number in [0, inf)')
         return self._replace(dtype=_storage(owner, self.dtype), **counts)
 
     def storage(self, like: Any) -> Any:
@@ -104,8 +104,8 @@ def _storage(owner: str, dtype: Any) -> Any:
         canonical = None
     if canonical not in (jnp.bfloat16, jnp.float32, jnp.float64):
         raise ValueError(
-            f'{owner} needs dtype to be bfloat16, float32, float64 or None (that of each '
-            f'parameter, at least float32), got {dtype!r}; the range of float16 is too small.'
+            f'{owner} needs bfloat16, float32, float64 or None (that of each parameter, at least '
+            f'float32) for dtype, got {dtype!r}; the range of float16 is too small.'
         )
     return canonical
 
