@@ -13,6 +13,7 @@ from brainstate import State
 
 from .engine.own_state import CountState
 from .engine.running import Running
+from .rates import states_of
 from .state import OptimState, RegisteredStates, with_copies
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ['Copied', 'found_params']
 
-_STATES = frozenset(['_core', '_number_state'])
+_STATES = frozenset(['_core', '_number_state', '_scheduler_states'])
 
 
 class Copied:
@@ -103,6 +104,7 @@ def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
         '_find_params': partial(with_copies, optimizer.param_states.copy(), memo),
         '_lr_scheduler': schedulers[id(optimizer._lr_scheduler)],
         '_schedulers': [schedulers[id(s)] for s in optimizer._schedulers],
+        '_scheduler_states': states_of(schedulers.values()),
         '_stepper': None,
         '_running': Running(optimizer._running.rate_is_read),
         '_tx': optimizer._tx,

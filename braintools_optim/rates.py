@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .check import is_plain_number
@@ -14,8 +14,9 @@ from .hyper import HyperTable
 from .schedulers import LRScheduler, Scheduler
 from .schedulers.row import same
 from .signature import argument_defaults
+from .state import OptimState
 
-__all__ = ['DrivenRates']
+__all__ = ['DrivenRates', 'states_of']
 
 
 class AddedSchedulers(FixedList):
@@ -29,6 +30,11 @@ class AddedSchedulers(FixedList):
         )
 
 
+def states_of(schedulers: Iterable[Scheduler]) -> list[OptimState]:
+    """Return the States of schedulers, each once."""
+    return list({id(s): s for scheduler in schedulers for s in scheduler._states()}.values())
+
+
 class DrivenRates:
     """What lets schedulers drive an optimizer."""
 
@@ -39,6 +45,7 @@ class DrivenRates:
     _lr_scheduler: LRScheduler
     _lr_is_free: bool  # whether the first scheduler that is added takes the place of `lr`
     _schedulers: list[Scheduler]
+    _scheduler_states: list[OptimState]  # seen by brainstate's graph functions
 
     @property
     def lr(self) -> LRScheduler:
@@ -116,13 +123,13 @@ class DrivenRates:
 
     def _enlist(self, scheduler: Scheduler) -> None:
         """Count a scheduler among those that drive this optimizer."""
-        if scheduler is self._lr_scheduler:
-            return
-        if self._running.rate_is_read is False and isinstance(scheduler, LRScheduler):
-            warn_of_unread(self)  # type: ignore[arg-type]  # mixed into one
-        self._schedulers = [*self._schedulers, scheduler]
-        if self._lr_is_free and isinstance(scheduler, LRScheduler):
-            self._lr_scheduler, self._lr_is_free = scheduler, False
+        if scheduler is not self._lr_scheduler:
+            if self._running.rate_is_read is False and isinstance(scheduler, LRScheduler):
+                warn_of_unread(self)  # type: ignore[arg-type]  # mixed into one
+            self._schedulers = [*self._schedulers, scheduler]
+            if self._lr_is_free and isinstance(scheduler, LRScheduler):
+                self._lr_scheduler, self._lr_is_free = scheduler, False
+        self._scheduler_states = states_of(self._all_schedulers())
 
     def _release(self, scheduler: Scheduler) -> None:
         """Leave a scheduler to the composite that takes it in."""

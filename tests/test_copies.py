@@ -176,9 +176,11 @@ def test_graph_finds_the_states():
     ],
     ids=['AdamW', 'Lookahead', 'Quad'],
 )
-def test_graph_has_the_two_states_alone_and_those_of_a_subclass(make):
+def test_graph_has_the_states_alone_and_those_of_a_subclass(make):
     opt = make()
-    assert set(vars(opt)) - set(opt.graph_invisible_attrs) == {'_core', '_number_state'}
+    assert set(vars(opt)) - set(opt.graph_invisible_attrs) == {
+        *('_core', '_number_state', '_scheduler_states')
+    }
     opt.temperature = brainstate.State(jnp.ones(()))
     assert opt.temperature in brainstate.graph.states(opt).values()
 

@@ -33,11 +33,20 @@ VERSION = [1, 0]
 ALL = ''  # the parameter name of a slot that belongs to the whole group
 
 
+def _refuse_mapped(optimizer: OptaxOptimizer) -> None:
+    if np.ndim(optimizer._core.count):
+        raise ValueError(
+            f'this {type(optimizer).__name__} stands for several, which a vmap made, and has no '
+            f'state_dict: keep the values of its States, brainstate.graph.states(optimizer).'
+        )
+
+
 def export(optimizer: OptaxOptimizer, copied: bool = True) -> dict[str, Any]:
     """Return everything but the parameters; arrays are copies unless they are written at once."""
     if optimizer._pending is not None:
         optimizer._pending.refuse_use(optimizer)
     refuse_traced(optimizer, 'save')
+    _refuse_mapped(optimizer)
     schedulers = [plainly(s.state_dict()) for s in optimizer._all_schedulers()]
     refuse_unloadable(type(optimizer).__name__, _out_of_range(optimizer, schedulers))
     groups = {str(g.index): export_group(optimizer, g) for g in optimizer.param_groups}

@@ -10,6 +10,7 @@ import numpy as np
 from brainstate import State
 from saiunit import Quantity
 
+from ..engine.own_state import CoreState
 from .codec import DEPTH
 from .devices import placed, placed_parameter
 from .judge import Judge
@@ -31,6 +32,11 @@ def encoded(
         raise ValueError(
             f'{where:.40}... is nested too deep or holds itself; {DEPTH} levels are allowed, with '
             f'those of the file.'
+        )
+    if isinstance(node, CoreState):
+        raise TypeError(
+            f'{where} is a State of an optimizer, which is saved as a whole: give the optimizer '
+            f'itself, and of its model model.states(brainstate.ParamState) or those of its parts.'
         )
     if isinstance(node, State):
         return encoded(node.value, where, None, depth)

@@ -45,11 +45,21 @@ def weak_scalars(vector: Any) -> list:
     return [weak[i] for i in range(weak.shape[0])]
 
 
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]
+
+
 def next_step_count(count: Any) -> Any:
     """Return the count of one more step, which stops at the largest integer."""
     if isinstance(count, jax.core.Tracer):
         return optax.safe_increment(count)
-    count = int(count)
+    try:
+        count = int(count)
+    except TypeError:
+        raise ValueError(
+            'this optimizer stands for several, which a vmap made: step it in the function that '
+            'is mapped.'
+        ) from None
     return np.int32(count if count == _MAX_COUNT else count + 1)
 
 
@@ -235,13 +245,21 @@ class NumbersState(LateState):
                 'plain JAX (jax.jit, jax.vmap ...), which would do so once, while it is traced: '
                 'use brainstate.transform.jit, or assign it outside.'
             )
+        elif any(isinstance(x, np.ndarray) for x in numbers):
+            raise ValueError(
+                'these are the numbers of several optimizers, which a vmap made: assign them, and '
+                'step their schedulers, in the function that is mapped.'
+            )
         elif unobserved(self):  # a third of the cost of the public property
             self.put_parts(numbers)
         else:
             self.value = self.make(numbers)
 
     def on_host(self) -> list | None:
-        """Return the numbers in double precision, not to be changed, or None if they are traced."""
+        """Return the numbers in double precision, not to be changed, or None if they are traced.
+
+        Those of several optimizers, which a vmap made, are arrays with an entry for each.
+        """
         cell = self.__dict__
         if recorded():
             value = self.value
@@ -251,14 +269,30 @@ class NumbersState(LateState):
             value = cell['_value']
         if isinstance(value, jax.core.Tracer):
             return None
-        known, numbers = cell['_made_of']
+        known, numbers = cell.get('_made_of', (None, None))
         if known is value:
             return numbers
         host = np.asarray(value)
+        if recorded() and type(value) is np.ndarray:
+            host = self._of_first_lane(host)
+        if host.ndim > 1:  # of several optimizers, which a vmap made, with its axis in front
+            return [host[..., i] for i in range(host.shape[-1])]
         # The shortest decimal that is this float32: people gave 0.1, not 0.10000000149.
         numbers = host.tolist() if host.dtype == np.float64 else [float(str(x)) for x in host]
         cell['_made_of'] = value, numbers
         return numbers
+
+    def _of_first_lane(self, stand_in: np.ndarray) -> np.ndarray:
+        """Return the numbers of the first of several optimizers over which brainstate maps.
+
+        It tries a mapped function on zeros before it maps it. They are no numbers to compute with:
+        a formula may divide by one.
+        """
+        before = outside_of_traces(self)
+        fits = [i for i in range(np.ndim(before)) if _without(before.shape, i) == stand_in.shape]
+        if not fits or is_tracer(before):
+            return stand_in
+        return np.take(np.asarray(before), 0, axis=fits[0])
 
     def given_out(self) -> Any:
         """Return the value, which moves to the device once it has stayed for a step."""

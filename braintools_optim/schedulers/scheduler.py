@@ -198,7 +198,7 @@ class Scheduler(metaclass=_SchedulerType):
         if self.optimizer is not None:
             self._check_groups(len(self.optimizer._groups))
         self._check_step(epoch)
-        progress, lrs = self._advanced(self._progress(), self._lrs(), epoch, metric)
+        progress, lrs = self._advanced(self._progress_of_one(), self._lrs(), epoch, metric)
         with self._undone_on_error():
             self._drive(progress, lrs)
             self._put(progress)
@@ -242,6 +242,16 @@ class Scheduler(metaclass=_SchedulerType):
     def _progress(self) -> Progress:
         return Progress(self._epoch())
 
+    def _progress_of_one(self) -> Progress:
+        """Return what it remembers; raise outside of a vmap for what that made."""
+        progress = self._progress()
+        if type(progress.epoch) is list:
+            raise ValueError(
+                f'this {type(self).__name__} stands for several, which a vmap made: use it in the '
+                f'function that is mapped.'
+            )
+        return progress
+
     def _epoch(self) -> Any:
         """Return the epoch, a Python number, or an array as wide as JAX's integers if traced.
 
@@ -250,7 +260,7 @@ class Scheduler(metaclass=_SchedulerType):
         """
         epoch = self.last_epoch.value
         if not is_tracer(epoch):
-            return np.asarray(epoch).item()
+            return np.asarray(epoch).tolist()  # of several schedulers, if a vmap made them
         return epoch.astype(int) if jnp.issubdtype(epoch.dtype, jnp.integer) else epoch
 
     def _put(self, progress: Progress) -> None:
@@ -301,7 +311,7 @@ class Scheduler(metaclass=_SchedulerType):
         The first row is the present. There is a column for each group.
         """
         n = check_count(type(self).__name__, 'n', n)
-        progress, lrs = self._progress(), self._lrs()
+        progress, lrs = self._progress_of_one(), self._lrs()
         rows = [self._shown(progress, lrs)]
         for _ in range(n - 1):
             progress, lrs = self._advanced(progress, lrs)
