@@ -87,8 +87,6 @@ class AveragedModel(brainstate.nn.Module):
     (3, 1)
     """
 
-    __module__ = 'braintools_optim'
-
     def __new__(cls, *args: Any, **kwargs: Any) -> AveragedModel:
         """Say what stands here for torch's arguments."""
         for name in _TORCH.keys() & kwargs.keys():

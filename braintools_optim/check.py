@@ -54,7 +54,8 @@ def check_number(
             raise TypeError(f'{owner} needs a real scalar for {name}, got {value}.')
         return value  # its range is known when it runs, not now
     try:
-        if isinstance(value, bool | str | bytes):
+        dtype = getattr(value, 'dtype', None)
+        if isinstance(value, bool | str | bytes) or not (dtype is None or is_real(dtype)):
             raise TypeError
         number = float(value)
     except (TypeError, OverflowError):

@@ -121,5 +121,5 @@ def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
             new.__dict__[name] = copy.deepcopy(value, memo)
     new.__dict__.update(own)
     for group in new._groups:  # a chain from default_tx reads the scheduler it was built with
-        group.fixed_chain = new._fixed_chain(new._hyper(group))
+        group.fixed_chain = new._fixed_chain(group.hyper())
     return new

@@ -55,8 +55,6 @@ class ParamGroup(MutableMapping[str, Any]):
     is a float that also has a live ``.value``. Flags and parameters are fixed.
     """
 
-    __module__ = 'braintools_optim'
-
     def __init__(self, optimizer: OptaxOptimizer, index: int, flags: dict[str, Any]):
         self._optimizer = optimizer
         self.index = index
@@ -117,9 +115,10 @@ class ParamGroup(MutableMapping[str, Any]):
         """Return the present value of a live number (a float, or a tuple of them)."""
         return self._optimizer._read(self.index, key)
 
-    def hyper(self, numbers: Mapping[str, Any]) -> Hyper:
-        """Return what the chain of this group is built from, given its numbers."""
-        own = {name: numbers[name] for name in self._optimizer._numbers}
+    def hyper(self, numbers: Mapping[str, Any] | None = None) -> Hyper:
+        """Return what the chain of this group is built from: these numbers, or the present ones."""
+        names = self._optimizer._numbers
+        own = {n: self.number(n) if numbers is None else numbers[n] for n in names}
         return Hyper(own, self.flags, self.unused, self._optimizer.structural)
 
     def copy(self, optimizer: OptaxOptimizer) -> ParamGroup:

@@ -22,8 +22,6 @@ TO_COME = -1
 class Hyper:
     """The values one group hands to its chain: numbers may be tracers, flags never are."""
 
-    __module__ = 'braintools_optim'
-
     rate_is_read = False
     """Whether somebody has read the learning rate."""
 

@@ -93,7 +93,7 @@ class LiveNumbers:
             if isinstance(like, tuple | list):
                 like = (0.0,) * len(like)
             # A number that was given as None or 'x' is a mistake to report, not a flag.
-            always = self._has_range(key) or type(declared.get(key)) is float
+            always = key in {*self.ranges, *RANGES} or type(declared.get(key)) is float
             if key in self.static or isinstance(like, bool) or not (always or is_live(value)):
                 self._flags[key] = self._checked_flag(key, value, like)
             else:
@@ -251,10 +251,6 @@ class LiveNumbers:
             check_number(type(self).__name__, name, value, like, self.ranges[name])
         return check_flag(type(self).__name__, name, value, like)
 
-    def _has_range(self, name: str) -> bool:
-        """Whether an argument is a number in any case, so that another value is a mistake."""
-        return name in self.ranges or name in RANGES
-
     def _assign(
         self, changes: Mapping[tuple[int, str], Any], by_hand: bool = True, for_all: bool = False
     ) -> None:
@@ -311,10 +307,6 @@ class LiveNumbers:
             f'group {group.index} of {type(self).__name__} was built with {name}=0 and keeps no '
             f'state for it; construct it with {name} > 0 (any value may follow).'
         )
-
-    def _hyper(self, group: ParamGroup) -> Hyper:
-        numbers = {name: group.number(name) for name in self._numbers}
-        return group.hyper(numbers)
 
     def _no_option(self, name: str) -> str:
         known = sorted((*self._numbers, *self._flags))

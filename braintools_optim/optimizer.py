@@ -56,8 +56,6 @@ __all__ = ['OptaxOptimizer', 'Optimizer']
 class Optimizer(Node):
     """Base class of everything that updates registered parameters from their gradients."""
 
-    __module__ = 'braintools_optim'
-
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         inherit_ranges(cls)
@@ -150,8 +148,6 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
     ...     def transform(self, h):
     ...         return optax.chain(optax.scale_by_sign(), optax.scale_by_learning_rate(h.lr))
     """
-
-    __module__ = 'braintools_optim'
 
     complex_as_real = True
     """Whether the chain sees complex parameters as pairs of reals, as torch treats them."""
@@ -248,7 +244,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         its learning rate is live through ``self._lr_scheduler``, all else in it is fixed.
         :meth:`transform` keeps everything live.
         """
-        return self._live(lambda: self._running.hyper_for_rate() or self._hyper(self._groups[0]))
+        return self._live(lambda: self._running.hyper_for_rate() or self._groups[0].hyper())
 
     @property
     def tx(self) -> optax.GradientTransformation:
@@ -259,7 +255,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         the function was traced: if they change, use :meth:`step`, or brainstate's ``jit``.
         """
         group = self._groups[0]
-        chain = group.fixed_chain or self._live(lambda: self._hyper(group))
+        chain = group.fixed_chain or self._live(lambda: group.hyper())
         return whole_chain(self, group, self._precision.over(chain))
 
     def _live(self, current: Callable[[], Hyper]) -> optax.GradientTransformationExtraArgs:
@@ -398,11 +394,11 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         plan = GroupPlan.of(manager, leaves, group, new)
         old = all_leaves(state.value for state in manager)
         arrays = [leaf.encode(value) for leaf, value in zip(leaves, old, strict=True)]
-        paths, values = [leaves[i].path for i in plan.leaves], [arrays[i] for i in plan.leaves]
+        paths, values = plan.paths(leaves), [arrays[i] for i in plan.leaves]
         state = self._first_state(plan, leaves, arrays)
         if group.members:
-            known = GroupPlan.of(self.param_states, self._leaves, group).leaves
-            before = [self._leaves[i].path for i in known]
+            known = GroupPlan.of(self.param_states, self._leaves, group)
+            before = known.paths(self._leaves)
             state = with_known(state, paths, self._core.chain(group.index), before)
         # A step may take many leaves in several calls, each with their own state.
         own = None if are_many(leaves) else belong(state, paths)
@@ -417,8 +413,8 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
 
         ``arrays`` are what chains see of all parameters.
         """
-        owner, paths = type(self).__name__, [leaves[i].path for i in plan.leaves]
-        state = self._chain(plan.group, self._hyper(plan.group)).init(plan.tree(arrays))
+        owner, paths = type(self).__name__, plan.paths(leaves)
+        state = self._chain(plan.group, plan.group.hyper()).init(plan.tree(arrays))
         check_vectors(state, paths, owner)
         if (narrow := self._precision.mu_dtype) is not None:
             state = with_dtype(state, paths, self.first_moments, narrow, owner)

@@ -139,12 +139,13 @@ class DrivenRates:
 
     def _initial_lrs(self, scheduler: Scheduler) -> list | None:
         """Return the learning rates from which the schedulers beside this one started, if any."""
-        if self._lr_is_free or scheduler is self._lr_scheduler:
-            return None
-        first: list[Any] = [
-            s for s in reversed(self._schedulers) if isinstance(s, LRScheduler) and s.shares_base
+        based: list[Any] = [
+            s for s in self._all_schedulers() if isinstance(s, LRScheduler) and s.gives_base
         ]
-        return [*first, self._lr_scheduler][0].base_lrs[: len(self._groups)]
+        if self._lr_is_free or scheduler is self._lr_scheduler or not based:
+            return None
+        first = [s for s in reversed(self._schedulers) if s in based and s.shares_base]
+        return [*first, *based][0].base_lrs[: len(self._groups)]
 
     def _join_schedulers(self, group: ParamGroup, base: Any) -> None:
         """Let the schedulers take a new group in; ``base`` is its own learning rate, if given."""

@@ -17,7 +17,6 @@ __all__ = [
     'CommonOptions',
     'argument_defaults',
     'argument_names',
-    'common_parameters',
     'constructor_documentation',
     'constructor_signature',
 ]
@@ -47,15 +46,6 @@ class CommonOptions(TypedDict, total=False):
     accumulate_steps: int
     decay_mask: Any
     constrain: Any
-
-
-def common_parameters() -> list[inspect.Parameter]:
-    """Return the options of every optimizer, as the base class has them."""
-    from .optimizer import OptaxOptimizer
-
-    base = inspect.signature(OptaxOptimizer.__init__).parameters
-    names = CommonOptions.__annotations__
-    return [base[name].replace(kind=inspect.Parameter.KEYWORD_ONLY) for name in names]
 
 
 def constructor_documentation(cls: Any) -> str | None:
@@ -93,7 +83,8 @@ def _shown(constructors: Sequence[Any]) -> dict[str, inspect.Parameter]:
         return {p.name: p for p in given}
     own = {p.name: p for p in given if p is not rest}
     if 'CommonOptions' in str(rest.annotation) or _takes_all(others[0]):
-        passed = {p.name: p for p in common_parameters()}
+        base = inspect.signature(next(filter(_takes_all, others)).__init__).parameters
+        passed = {k: base[k].replace(kind=rest.KEYWORD_ONLY) for k in CommonOptions.__annotations__}
     else:
         passed = _shown(others)
     stars = [name for name, p in own.items() if p.kind is p.VAR_POSITIONAL]
@@ -115,8 +106,6 @@ def _refused(cls: Any, names: Container[str]) -> set[str]:
     """Return the options of every optimizer that a class has no use for."""
     refused = set()
     decays = getattr(cls, 'weight_decays', ())
-    if isinstance(decays, property):
-        decays = ('weight_decay',)
     leafwise = is_leafwise(getattr(cls, 'transform', None))
     if not leafwise or not any(name in names for name in decays):
         refused.add('decay_mask')

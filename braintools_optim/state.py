@@ -29,8 +29,6 @@ __all__ = [
 class OptimState(brainstate.LongTermState):
     """A State that belongs to an optimizer or scheduler rather than to the model."""
 
-    __module__ = 'braintools_optim'
-
     def duplicate(self) -> OptimState:
         """Return a State of its own with a copy of the value."""
         own = jax.tree.map(lambda x: jnp.copy(x) if isinstance(x, jax.Array) else x, self.value)
@@ -82,8 +80,6 @@ class UniqueStateManager:
     >>> list(manager.to_dict())
     ['decoder.b', 'decoder.w']
     """
-
-    __module__ = 'braintools_optim'
 
     def __init__(self, pytree: Any = None):
         self._empty()

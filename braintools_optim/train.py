@@ -13,6 +13,7 @@ from brainstate import State
 from brainstate.graph import Node
 from brainstate.transform import ProgressBar, for_loop
 
+from .check import check_count, check_flag
 from .engine.leaf import without_unit
 from .engine.loss import check_loss, kind_of
 from .engine.objective import ClosureObjective
@@ -84,8 +85,6 @@ def train_step(
 class TrainStep:
     """A training step, called with the arguments of its loss function."""
 
-    __module__ = 'braintools_optim'
-
     def __init__(
         self,
         model_or_states: Any,
@@ -98,9 +97,8 @@ class TrainStep:
     ):
         if not callable(loss_fn):
             raise TypeError(f'train_step needs a function for loss_fn, got {loss_fn!r}.')
-        for name, flag in (('donate', donate), ('has_aux', has_aux)):
-            if not isinstance(flag, bool):
-                raise TypeError(f'train_step needs True or False for {name}, got {flag!r}.')
+        donate = check_flag('train_step', 'donate', donate, False)
+        has_aux = check_flag('train_step', 'has_aux', has_aux, False)
         if not (value_fn is None or isinstance(value_fn, bool) or callable(value_fn)):
             raise TypeError(
                 f'train_step needs True, False or a function for value_fn, got {value_fn!r}.'
@@ -395,7 +393,7 @@ def _common_length(args: tuple, length: int | None) -> int:
     shapes = [jnp.shape(x) for x in jax.tree.leaves(args)]
     lengths = {shape[0] if shape else -1 for shape in shapes}
     if length is not None:
-        lengths.add(length)
+        lengths.add(check_count('scan', 'length', length))
     if len(lengths) != 1 or min(lengths) < 0:
         raise ValueError(
             f'scan needs batches with the number of steps as first axis of every array, or '

@@ -18,14 +18,15 @@ NAN, INF = float('nan'), float('inf')
 # ---- hyper-parameters: every way in which a value comes -----------------------------------------
 
 NUMBERS = [NAN, None, 'x', -1, INF, True, 1j]
+ARRAYS = [np.True_, jnp.array(True), np.complex64(1 + 2j), np.array('x'), jnp.array(1j)]
 
 PAIRS = [(1.5, 0.9), (-1, 0.9), (0.9, 1.0), (NAN, 0.9), ('x', 0.9), None, 'xy']
 
 BAD = {
-    'lr': [*NUMBERS, [0.1, 0.2], jnp.ones(2), {}, 0.1 * u.mV],
+    'lr': [*NUMBERS, *ARRAYS, [0.1, 0.2], jnp.ones(2), {}, 0.1 * u.mV],
     'betas': [*PAIRS, (), (0.9,), (0.9, 0.9, 0.9), 0.9],
     'eps': NUMBERS,
-    'weight_decay': NUMBERS,
+    'weight_decay': [*NUMBERS, *ARRAYS],
     'momentum': [*NUMBERS, -0.5],
     'dampening': [NAN, None, 'x', INF],
     'alpha': NUMBERS,

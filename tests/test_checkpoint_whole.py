@@ -380,3 +380,48 @@ def test_a_file_of_one_optimizer_is_told_where_a_training_state_is_restored(tmp_
     with pytest.raises(bo.IncompatibleCheckpoint, match='attach them before loading'):
         opt = bo.SGD(bo.StepLR(0.1, step_size=2)).register_trainable_weights(params_of(w=2))
         opt.load(tmp_path / 'run')
+
+
+class Layer(brainstate.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = brainstate.ParamState(jnp.ones(2))
+
+
+@pytest.mark.parametrize(
+    ('here', 'error', 'says'),
+    [
+        (lambda layer: layer, TypeError, 'tree.m is a Layer.*model.states'),
+        (lambda layer: object(), TypeError, 'tree.m is a object'),
+        (lambda layer: None, bo.IncompatibleCheckpoint, 'tree.m was saved from States.*NoneType'),
+        (lambda layer: {'w': layer.w.value}, bo.IncompatibleCheckpoint, 'tree.m was saved from'),
+        (lambda layer: [layer.w], bo.IncompatibleCheckpoint, 'tree.m must be a list of 1'),
+    ],
+    ids=['module', 'object', 'None', 'arrays', 'list'],
+)
+def test_data_cannot_stand_for_states_that_were_saved(here, error, says, tmp_path):
+    layer = Layer()
+    opt = bo.SGD(0.1).register_trainable_weights(layer.states())
+    bo.save(tmp_path / 'run', {'m': layer.states(), 'opt': opt, 'epoch': 3})
+    layer.w.value = jnp.zeros(2)
+    with pytest.raises(error, match=says):
+        bo.restore(tmp_path / 'run', {'m': here(layer), 'opt': opt, 'epoch': None})
+    with pytest.raises(bo.IncompatibleCheckpoint, match='tree.opt was saved from'):
+        bo.restore(tmp_path / 'run', {'m': layer.states(), 'opt': {}, 'epoch': None})
+    assert not layer.w.value.any()
+    report = bo.restore(tmp_path / 'run', {'m': layer.states(), 'opt': opt, 'epoch': None})
+    assert report.extra == {'epoch': 3} and layer.w.value.all()
+
+
+def test_flags_of_files_are_true_or_false(tmp_path):
+    opt = bo.SGD(0.1).register_trainable_weights(params_of(w=2))
+    opt.save(tmp_path / 'run')
+    for use in (
+        lambda: opt.save(tmp_path / 'run', params='no'),
+        lambda: opt.save(tmp_path / 'run', background='no'),
+        lambda: opt.load(tmp_path / 'run', strict='no'),
+        lambda: opt.load_state_dict(opt.state_dict(), cast=1),
+        lambda: bo.Checkpointer(tmp_path / 'many', {'opt': opt}, background='no'),
+    ):
+        with pytest.raises(TypeError, match="needs True or False for .*, got ('no'|1)"):
+            use()

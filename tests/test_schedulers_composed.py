@@ -286,3 +286,35 @@ def test_without_an_optimizer_there_is_no_rate_to_replace(make):
     first = opt.get_last_lr()
     scheduler.apply(lambda lr: 2.0 * lr)
     assert opt.get_last_lr() == [2.0 * lr for lr in first]
+
+
+AFTER_A_PLATEAU = {  # the rates of torch 2.13 at the first four epochs
+    'lambda': (lambda opt: bo.LambdaLR(opt, lambda e: 0.9**e), [1e-3, 9e-4, 8.1e-4, 7.29e-4]),
+    'restarts': (lambda opt: bo.CosineAnnealingWarmRestarts(opt, T_0=2), [1e-3, 5e-4, 1e-3, 5e-4]),
+    'sequence': (
+        lambda opt: bo.SequentialLR(
+            opt,
+            [bo.ConstantLR(opt, factor=0.5, total_iters=2), bo.ExponentialLR(opt, gamma=0.9)],
+            milestones=[2],
+        ),
+        [5e-4, 5e-4, 1e-3, 9e-4],
+    ),
+    'two': (
+        lambda opt: [bo.LambdaLR(opt, lambda e: 0.9**e), bo.LambdaLR(opt, lambda e: 1.0)][0],
+        [1e-3, 9e-4, 8.1e-4, 7.29e-4],
+    ),
+}
+
+
+@pytest.mark.parametrize(('attach', 'rates'), AFTER_A_PLATEAU.values(), ids=AFTER_A_PLATEAU)
+def test_what_starts_after_a_plateau_starts_from_the_reduced_rate(attach, rates):
+    opt = bo.SGD(0.01).register_trainable_weights({'w': brainstate.ParamState(jnp.ones(2))})
+    plateau = bo.ReduceLROnPlateau(opt, factor=0.1, patience=0)
+    plateau.step(1.0)
+    plateau.step(2.0)
+    scheduler = attach(opt)
+    found = [opt.current_lr]
+    for _ in range(3):
+        scheduler.step()
+        found.append(opt.current_lr)
+    np.testing.assert_allclose(found, rates, rtol=1e-12)

@@ -174,3 +174,16 @@ def test_every_plot_of_the_docs_is_of_one_scheduler():
     script = (Path(__file__).parent.parent / 'docs' / 'plot_schedulers.py').read_text()
     missing = [case.id for case in CASES if f'bo.{case.id}(' not in script]
     assert not missing
+
+
+@pytest.mark.parametrize(
+    'use',
+    [
+        lambda: bo.StepLR(0.1, gamma=np.array([0.5, 0.1])),
+        lambda: setattr(bo.StepLR(0.1), 'gamma', np.array([0.5, 0.1])),
+        lambda: bo.StepLR(0.1, gamma=jnp.ones(2)),
+    ],
+)
+def test_an_array_is_not_one_number(use):
+    with pytest.raises(TypeError, match='StepLR needs one number for gamma, or a list .*, got'):
+        use()

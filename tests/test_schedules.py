@@ -447,6 +447,10 @@ def test_values_out_of_range(call, message):
             'cosine needs an integer >= 1 for T_max, got None',
         ),
         (lambda: unchecked.multistep(0.1, 30), 'integers >= 0 .* for milestones, got 30'),
+        (lambda: unchecked.cosine(0.1, T_max=True), 'an integer >= 1 for T_max, got True'),
+        (lambda: unchecked.exponential(0.1, gamma=jnp.array(True)), 'for gamma, got Array'),
+        (lambda: unchecked.multistep(0.1, [True, 3]), r'for milestones, got \[True, 3\]'),
+        (lambda: unchecked.cosine(np.complex64(1j)), 'a finite number for base'),
         (lambda: unchecked.lambda_(0.1, 3), 'lambda_ needs a function for fn, got 3'),
         (lambda: unchecked.cyclic(0.1, scale_fn=3), 'cyclic needs a function for scale_fn, got 3'),
         (

@@ -4,6 +4,7 @@ import inspect
 import math
 import pydoc
 import re
+import typing
 from collections.abc import MutableMapping
 
 import brainstate
@@ -461,3 +462,10 @@ def test_the_table_shows_dtypes():
 )
 def test_a_signature_lacks_what_the_class_refuses(cls, lacks):
     assert {*COMMON} - {*inspect.signature(cls).parameters} == lacks
+
+
+@pytest.mark.parametrize('name', ['StepLR', 'OptaxOptimizer', 'LoadReport', 'Checkpointer', 'Adam'])
+def test_tools_find_the_source_and_types_of_a_class(name):
+    cls = getattr(bo, name)
+    assert f'class {name}' in inspect.getsource(cls)
+    assert isinstance(typing.get_type_hints(cls), dict)

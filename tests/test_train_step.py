@@ -279,6 +279,9 @@ def test_scan_without_arguments_and_over_one():
             step.scan(wrong)
     with pytest.raises(TypeError, match='progress'):
         step.scan(length=3, progress='yes')
+    for wrong in ('3', 2.0, True):
+        with pytest.raises(TypeError, match='scan needs an integer >= 0 for length'):
+            step.scan(length=wrong)
 
 
 # ---- wrong use ----------------------------------------------------------------------------------

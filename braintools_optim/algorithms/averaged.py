@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Unpack
 
-import jax
 import optax
 
 from ..check import check_choice, check_count, check_mask, check_number, is_zero
@@ -19,7 +18,7 @@ from ..signature import CommonOptions
 from ..transforms import alpha_scheduler, beta3_scheduler, scale_by_ademamix, scale_by_mars
 from ..transforms.mars import CLIPS, VARIANTS, is_matrix
 from .arguments import FLOATS
-from .chain import descent, users_mask
+from .chain import descent, descent_by_kind, users_mask
 
 __all__ = ['AdEMAMix', 'Mars']
 
@@ -270,20 +269,8 @@ class Mars(OptaxOptimizer):
         mask = users_mask(self, 'mask', h.mask)
         if h.optimize_1d:
             return descent(h, direction, decoupled=True, mask=mask)
-
-        def matrices(tree: Any) -> Any:
-            return jax.tree.map(lambda p: is_matrix(p, h.higher_rank), tree)
-
-        def others(tree: Any) -> Any:
-            return jax.tree.map(operator.not_, matrices(tree))
-
-        decay_1d = optax.add_decayed_weights(h.weight_decay_1d, mask)
-        return optax.chain(
-            direction,
-            optax.masked(optax.add_decayed_weights(h.weight_decay, mask), matrices),
-            optax.masked(optax.chain(decay_1d, optax.scale(h.lr_1d / h.lr_ref)), others),
-            optax.scale_by_learning_rate(h.lr),
-        )
+        of_kind = partial(is_matrix, higher_rank=h.higher_rank)
+        return descent_by_kind(h, direction, of_kind, h.weight_decay_1d, h.lr_1d / h.lr_ref, mask)
 
     def step(self, grads: Any = None, previous_point_grads: Any = ..., **extra: Any) -> None:
         """Update the parameters from their gradients.

@@ -18,7 +18,7 @@ from ..transforms.wide import widened
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['descent', 'users_mask']
+__all__ = ['descent', 'descent_by_kind', 'users_mask']
 
 
 def descent(
@@ -35,6 +35,34 @@ def descent(
     decay = optax.add_decayed_weights(h.weight_decay, mask)
     order = (direction, decay) if decoupled else (decay, direction)
     return optax.chain(*order, optax.scale_by_learning_rate(h.lr))
+
+
+def descent_by_kind(
+    h: Hyper,
+    direction: optax.GradientTransformation,
+    is_matrix: Callable[[jax.Array], bool],
+    rest_decay: Any,
+    rest_rate: Any,
+    mask: Any = None,
+) -> optax.GradientTransformation:
+    """Return a chain that goes down a direction, with one decay for matrices and one for the rest.
+
+    The rest goes at ``rest_rate`` times the learning rate, and decays by ``rest_decay``.
+    """
+
+    def matrices(tree: Any) -> Any:
+        return jax.tree.map(is_matrix, tree)
+
+    def rest(tree: Any) -> Any:
+        return jax.tree.map(lambda p: not is_matrix(p), tree)
+
+    of_rest = optax.chain(optax.add_decayed_weights(rest_decay, mask), optax.scale(rest_rate))
+    return optax.chain(
+        direction,
+        optax.masked(optax.add_decayed_weights(h.weight_decay, mask), matrices),
+        optax.masked(of_rest, rest),
+        optax.scale_by_learning_rate(h.lr),
+    )
 
 
 def users_mask(optimizer: OptaxOptimizer, name: str, mask: Any) -> Callable[[Any], Any] | None:

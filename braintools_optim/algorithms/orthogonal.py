@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from typing import Any, Unpack
+from typing import Unpack
 
 import jax
 import optax
@@ -25,7 +24,7 @@ from ..transforms.orthogonal import (
     muon_or_adam,
 )
 from .arguments import FLOATS
-from .chain import descent
+from .chain import descent, descent_by_kind
 
 __all__ = ['Muon']
 
@@ -163,18 +162,6 @@ class Muon(OptaxOptimizer):
         def for_muon(p: jax.Array) -> bool:
             return h.adamw != 'all' and p.ndim > 1 and is_matrix(p, h.reshape)
 
-        def matrices(tree: Any) -> Any:
-            return jax.tree.map(for_muon, tree)
-
-        def rest(tree: Any) -> Any:
-            return jax.tree.map(operator.not_, matrices(tree))
-
         b1, b2 = h.adamw_betas
-        adam = scale_by_adam(b1, b2, h.adamw_eps)
-        adamw_decay = optax.add_decayed_weights(h.adamw_weight_decay)
-        return optax.chain(
-            muon_or_adam(direction, adam, for_muon),
-            optax.masked(optax.add_decayed_weights(h.weight_decay), matrices),
-            optax.masked(optax.chain(adamw_decay, optax.scale(h.adamw_lr_ratio)), rest),
-            optax.scale_by_learning_rate(h.lr),
-        )
+        both = muon_or_adam(direction, scale_by_adam(b1, b2, h.adamw_eps), for_muon)
+        return descent_by_kind(h, both, for_muon, h.adamw_weight_decay, h.adamw_lr_ratio)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ..check import check_flag
 from .tree import copied
 
 __all__ = ['Saving', 'free_path', 'written']
@@ -72,8 +73,6 @@ class Saving:
     warning when this object is deleted, at the latest when Python exits.
     """
 
-    __module__ = 'braintools_optim'
-
     def __init__(self, work: _Work):
         self._work = work
         self._keeper = weakref.finalize(self, work.leave)
@@ -104,7 +103,7 @@ class Saving:
 
 def written(path: str, write: Callable[[Any], Any], data: Any, background: bool) -> Saving | None:
     """Write data to a path that is free; or a copy of it, while the training goes on."""
-    if not background:
+    if not check_flag('save', 'background', background, False):
         write(data)
         return None
     work = _Work(os.path.realpath(path), partial(write, copied(data)))

@@ -10,13 +10,9 @@ __all__ = ['CheckpointError', 'CorruptCheckpoint', 'IncompatibleCheckpoint', 'Sa
 class CheckpointError(Exception):
     """A checkpoint could not be saved or restored; nothing was changed."""
 
-    __module__ = 'braintools_optim'
-
 
 class CorruptCheckpoint(CheckpointError):
     """A file is damaged, cut off, or no checkpoint; ``record`` and ``offset`` tell where."""
-
-    __module__ = 'braintools_optim'
 
     def __init__(self, problem: str, record: int, offset: int):
         self.problem, self.record, self.offset = problem, record, offset
@@ -32,8 +28,6 @@ class CorruptCheckpoint(CheckpointError):
 class IncompatibleCheckpoint(CheckpointError, ValueError):
     """A checkpoint does not fit the live optimizer; ``differences`` lists all of them."""
 
-    __module__ = 'braintools_optim'
-
     def __init__(self, differences: Sequence[str]):
         self.differences = list(differences)
         listed = '\n'.join(f'  - {line}' for line in self.differences)
@@ -42,5 +36,3 @@ class IncompatibleCheckpoint(CheckpointError, ValueError):
 
 class SaveError(CheckpointError):
     """A file could not be written; the old one is intact. The cause is chained."""
-
-    __module__ = 'braintools_optim'

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..check import check_flag
 from .errors import IncompatibleCheckpoint
 
 if TYPE_CHECKING:
@@ -39,8 +40,6 @@ class LoadReport:
     step : int, optional
         Which of the checkpoints of a `Checkpointer` it was.
     """
-
-    __module__ = 'braintools_optim'
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -74,8 +73,8 @@ class Judge:
                 f'rename takes a dict of new names of parameters by those in the checkpoint, got '
                 f'{rename!r}.'
             )
-        self.strict = strict
-        self.may_cast = cast
+        self.strict = check_flag('load', 'strict', strict, True)
+        self.may_cast = check_flag('load', 'cast', cast, False)
         self.rename = dict(given)
         self.wrong: list[str] = []
         self.report = LoadReport()

@@ -26,7 +26,8 @@ def encoded(
 ) -> Any:
     """Return nested data that a file can hold: States as their values, dicts with names as keys.
 
-    ``live`` says what is written of other objects, None of those it does not know.
+    ``live`` says what is written of other objects, None of those it does not know; of States it is
+    told, too, and need say nothing.
     """
     if depth > DEPTH:
         raise ValueError(
@@ -39,6 +40,8 @@ def encoded(
             f'itself, and of its model model.states(brainstate.ParamState) or those of its parts.'
         )
     if isinstance(node, State):
+        if live is not None:
+            live(node, where)
         return encoded(node.value, where, None, depth)
     if isinstance(node, Quantity):
         return {'mantissa': node.mantissa, 'unit': str(node.unit)}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..check import check_choice, check_count, check_metric
+from ..check import check_choice, check_count, check_flag, check_metric
 from .atomic import sweep
 from .background import Saving
 from .errors import CheckpointError, CorruptCheckpoint
@@ -67,8 +67,6 @@ class Checkpointer:
     3
     """
 
-    __module__ = 'braintools_optim'
-
     def __init__(
         self,
         directory: str | os.PathLike,
@@ -86,7 +84,7 @@ class Checkpointer:
         self.directory = Path(os.path.abspath(directory))
         self.tree = tree
         self.keep, self.keep_best, self.mode = keep, keep_best, mode
-        self.background = background
+        self.background = check_flag('Checkpointer', 'background', background, False)
         self._saving: Saving | None = None
         self.directory.mkdir(parents=True, exist_ok=True)
         sweep(self.directory)

@@ -6,6 +6,7 @@ import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..check import check_flag
 from . import file
 from .background import Saving, free_path, written
 from .errors import IncompatibleCheckpoint
@@ -34,7 +35,7 @@ def save(
     path = free_path(path)
     meta = export(optimizer, copied=False)
     tree = {'opt_state': meta.pop('opt_state')}
-    if params:
+    if check_flag('save', 'params', params, False):
         tree['params'], meta['units'] = export_params(optimizer, copied=False)
     if extra is not None:
         tree['extra'] = encoded(extra, 'extra')

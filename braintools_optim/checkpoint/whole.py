@@ -68,8 +68,11 @@ def write(
     """Write a training state, with ``more`` about it in the header, and ``then`` do something."""
     path = free_path(path)
     contents: dict[str, Any] = {}  # what describes them, readable without the arrays
+    states: list[str] = []  # where the States are
 
     def live(node: Any, where: str) -> Any:
+        if isinstance(node, State):
+            states.append(where)
         if isinstance(node, OptaxOptimizer):
             state = export(node, copied=False)
             contents[where] = {k: v for k, v in state.items() if k != 'opt_state'}
@@ -81,7 +84,7 @@ def write(
         return None
 
     data = encoded(tree, 'tree', live)
-    meta = {'contents': contents, **(more or {})}
+    meta = {'contents': contents, 'states': states, **(more or {})}
 
     def finish(data: Any) -> None:
         file.write(path, data, kind=KIND, meta=meta)
@@ -93,10 +96,17 @@ def write(
 
 def load(path: str | os.PathLike) -> Any:
     """Return what is in a file as nested plain data: optimizers as their ``state_dict()``."""
+    return _read(path)[0]
+
+
+def _read(path: str | os.PathLike) -> tuple[Any, list[str]]:
+    """Return what is in a file, and where it was saved from States, optimizers and schedulers."""
     meta, tree = file.read(free_path(path))
     if isinstance(meta.get('state'), dict) and isinstance(tree, dict) and 'opt_state' in tree:
-        return {**tree, 'opt': state_dict_of(meta, tree)}
-    return tree
+        return {**tree, 'opt': state_dict_of(meta, tree)}, []
+    contents, states = meta.get('contents'), meta.get('states')
+    known = contents if isinstance(contents, Mapping) else {}
+    return tree, [*known, *(states if isinstance(states, list) else [])]
 
 
 def restore(
@@ -123,11 +133,11 @@ def restore(
     rename : dict of str
         New names of the optimizers' parameters, or of all under a name.
     """
-    judge, saved = Judge(strict, cast, rename), load(path)
+    judge, (saved, live) = Judge(strict, cast, rename), _read(path)
     if isinstance(saved, Mapping) and isinstance(tree, Mapping):
         if {'opt', 'opt_state'} <= set(saved) and 'opt_state' not in tree:
             judge.unexpected('the file holds one optimizer, as opt.save writes it: use opt.load')
-    walk = _Walk(judge)
+    walk = _Walk(judge, live)
     data = walk.visit(tree, saved, 'tree')
     judge.check_rename()
     report = judge.conclude()
@@ -153,8 +163,9 @@ _LIVE = object()  # stands in the data for what is restored in place
 class _Walk:
     """Compares what was saved with what is live, and remembers what is to be written."""
 
-    def __init__(self, judge: Judge):
+    def __init__(self, judge: Judge, live: list[str]):
         self.judge = judge
+        self.live = live  # where the file has what was saved from States and other live objects
         self.optimizers: list[Restoration] = []
         self.schedulers: list[tuple[Scheduler, Mapping[str, Any]]] = []
         self.states: list[tuple[State, Any]] = []
@@ -172,7 +183,9 @@ class _Walk:
                 raise TypeError(f'{where} is being traced; restore it outside of jit.')
             self.states.append((node, restored(node.value, saved, where, self.judge)))
         elif isinstance(node, Mapping):
-            return self._visit_dict(node, saved, where) if _is_live(node) else saved
+            if not _is_live(node):
+                return self._data(node, saved, where)
+            return self._visit_dict(node, saved, where)
         elif isinstance(node, list | tuple) and _is_live(node):
             if not isinstance(saved, list) or len(saved) != len(node):
                 self.judge.refuse(f'{where} must be a list of {len(node)}, got {saved!r:.60}')
@@ -181,8 +194,18 @@ class _Walk:
             parts = [self.visit(n, s, f'{where}[{i}]') for i, (n, s) in pairs]
             return [x for x in parts if x is not _LIVE] or _LIVE
         else:
-            return saved
+            return self._data(node, saved, where)
         return _LIVE
+
+    def _data(self, node: Any, saved: Any, where: str) -> Any:
+        """Return what was saved of data; refuse data that stands for what must be restored."""
+        encoded(node, where)  # raises for what cannot have been saved, such as a Module
+        if any(x == where or x.startswith((f'{where}.', f'{where}[')) for x in self.live):
+            self.judge.refuse(
+                f'{where} was saved from States, optimizers or schedulers: give those, to be '
+                f'restored, in place of this {type(node).__name__}'
+            )
+        return saved
 
     def _visit_optimizer(self, node: OptaxOptimizer, saved: Any, where: str) -> None:
         if not len(node.param_states):

@@ -13,7 +13,7 @@ In the order in which ``opt.step(grads)`` meets them:
 | `leaf`, `plan`, `gradient` | from what users hold to the trees that chains see |
 | `accumulate`, `clip`, `finite` | what happens to gradients before and after |
 | `view` | what one group's chain sees |
-| `place` | new values stay where on a mesh the old ones are |
+| `layout` | new values stay where on a mesh the old ones are |
 | `running`, `given_chain` | whose chain is traced; what users give as one |
 | `whole_chain` | ``opt.tx`` |
 | `writing` | writing all States, or none |

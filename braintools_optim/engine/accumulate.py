@@ -16,6 +16,7 @@ import numpy as np
 
 from ..slot import rebuild, slots_of
 from ..transforms.absent import is_masked
+from .finite import where_true
 from .observe import is_tracer
 
 if TYPE_CHECKING:
@@ -117,11 +118,9 @@ def accumulated(
                 means[i] = (s / steps).astype(dtype)
                 added[i] = True if found[i] is not None else one.leaf_added[place] > 0
         states, new = update(means, inner)
-        new = [_where(here, n, o) for here, n, o in zip(added, new, old, strict=True)]
+        new = [where_true(here, n, o) for here, n, o in zip(added, new, old, strict=True)]
         kept = [
-            _state_where(
-                [added[i] for i in plan.leaves], [leaves[i].path for i in plan.leaves], *pair
-            )
+            _state_where([added[i] for i in plan.leaves], plan.paths(leaves), *pair)
             for plan, *pair in zip(plans, states, inner, strict=True)
         ]
         return tuple((state, one.cleared()) for state, one in zip(kept, sums, strict=True)), new
@@ -129,13 +128,6 @@ def accumulated(
     if turn is Turn.ADDS:
         return add()[0], None
     return take() if turn is Turn.UPDATES else jax.lax.cond(turn, take, add)
-
-
-def _where(here: Any, new: Any, old: Any) -> Any:
-    """Return the new value where that holds, which may be known to be True, else the old one."""
-    if here is True:
-        return new
-    return jax.tree.map(lambda n, o: n if n is o else jax.lax.select(here, n, o), new, old)
 
 
 def _state_where(added: list, paths: list, new: Any, old: Any) -> Any:
@@ -151,7 +143,7 @@ def _state_where(added: list, paths: list, new: Any, old: Any) -> Any:
             return n.value
         if n.per_leaf:
             return jnp.where(each, n.value, o.value)
-        return _where(some if n.parameter is None else of[n.parameter], n.value, o.value)
+        return where_true(some if n.parameter is None else of[n.parameter], n.value, o.value)
 
     pairs = zip(slots_of(new, paths), slots_of(old, paths), strict=True)
     return rebuild(new, [chosen(n, o) for n, o in pairs])

@@ -85,7 +85,7 @@ class Bundle:
         self.computation = computation.part(leaves, plans)
         self.skeletons = self._skeletons([old[i] for i in members])
         self.slots: list[list[Slot]] = [
-            slots_of(skeleton, [leaves[i].path for i in plan.leaves])
+            slots_of(skeleton, plan.paths(leaves))
             for skeleton, plan in zip(self.skeletons, plans, strict=True)
         ]
 
@@ -96,7 +96,7 @@ class Bundle:
         def init(values: list) -> list[Any]:
             arrays = [x.encode(v) for x, v in zip(self.computation.leaves, values, strict=True)]
             return [
-                optimizer._chain(plan.group, optimizer._hyper(plan.group)).init(plan.tree(arrays))
+                optimizer._chain(plan.group, plan.group.hyper()).init(plan.tree(arrays))
                 for plan in self.computation.plans
             ]
 

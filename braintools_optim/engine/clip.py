@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from ..transforms.wide import square_norm
 from .leaf import entries_of, over_entries
 
 __all__ = ['clipped', 'signed_and_bounded']
@@ -24,7 +24,7 @@ def signed_and_bounded(found: list, climbing: Container[int], options: dict[str,
 def clipped(found: list, options: dict[str, Any]) -> list:
     """Bound the gradients of all groups: their global norm, then each entry, if so wished."""
     if 'grad_clip_norm' in options:
-        squares = [_square_sum(entries_of(g)) for g in found if g is not None]
+        squares = [square_norm(entries_of(g)) for g in found if g is not None]
         norm = jnp.sqrt(sum(squares, start=jnp.zeros(())))
         bound = options['grad_clip_norm']
         within = (norm <= bound) | jnp.isinf(bound)  # a norm that is nan is not
@@ -34,11 +34,6 @@ def clipped(found: list, options: dict[str, Any]) -> list:
         bound = options['grad_clip_value']
         found = [over_entries(lambda x: _clip(x, bound), g) for g in found]
     return found
-
-
-def _square_sum(g: jax.Array) -> jax.Array:
-    wide = jnp.promote_types(g.dtype, jnp.float32)  # squares overflow float16, sums blur bfloat16
-    return optax.tree.norm(g.astype(wide), squared=True)
 
 
 def _clip(g: jax.Array, bound: Any) -> jax.Array:

@@ -20,7 +20,7 @@ from brainstate.transform import StatefulFunction
 from .clip import clipped
 from .compiled import CONFIG, matmul_precision
 from .computation import Present, own_copies
-from .finite import all_finite, where_finite
+from .finite import all_finite, where_true
 from .gradient import refuse_non_arrays
 from .leaf import regrouped, without_unit
 from .meaning import Meaning
@@ -210,10 +210,10 @@ def _compute(
 
     after, next_state = computation.run_chain(Present(old, numbers), plan, h, state, found, run)
     state = own_copies(
-        where_finite(finite, next_state, state), [*old, *jax.tree.leaves((others, loss, written))]
+        where_true(finite, next_state, state), [*old, *jax.tree.leaves((others, loss, written))]
     )
     new = list(old)
     for i, x in zip(plan.leaves, after, strict=True):
         if found[i] is not None:
             new[i] = leaves[i].moved(x, old[i])
-    return loss, written, state, regrouped(values, where_finite(finite, new, old), found)
+    return loss, written, state, regrouped(values, where_true(finite, new, old), found)

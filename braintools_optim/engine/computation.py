@@ -17,7 +17,7 @@ from ..state import UniqueStateManager
 from ..transforms.absent import is_masked
 from .accumulate import TURN, accumulated
 from .clip import signed_and_bounded
-from .finite import all_finite, where_finite
+from .finite import all_finite, where_true
 from .given_chain import run_given_chain
 from .gradient import match_gradients
 from .layout import laid_out_like
@@ -129,17 +129,17 @@ class Computation:
                 continue
             h = plan.group.hyper(numbers[plan.group.index])
             run = partial(run_given_chain, self.optimizer, present.given(plan))
-            before = state
+            before, paths = state, plan.paths(self.leaves)
             for own, share in self._runs_by_decay(h, plan, found):
-                state = with_common(state, before, [self.leaves[i].path for i in plan.leaves])
+                state = with_common(state, before, paths)
                 updates, state = self.run_chain(present, plan, own, state, share, run)
                 with self.optimizer._running.group(h, numbers):  # constraints read them, too
                     for i, update in zip(plan.leaves, updates, strict=True):
                         if share[i] is not None:
                             new[i] = self.leaves[i].moved_by(update, old[i])
             new_states.append(own_copies(state, present.foreign))
-        states = where_finite(finite, tuple(new_states), tuple(chains))
-        return states, where_finite(finite, new, old)
+        states = where_true(finite, tuple(new_states), tuple(chains))
+        return states, where_true(finite, new, old)
 
     def run_chain(
         self, present: Present, plan: GroupPlan, h: Hyper, state: Any, found: list, run: Run
@@ -153,7 +153,7 @@ class Computation:
             None if g is None else leaf.encode(value)
             for leaf, g, value in zip(self.leaves, found, present.old, strict=True)
         ]
-        paths = [self.leaves[i].path for i in plan.leaves]
+        paths = plan.paths(self.leaves)
         absent = {self.leaves[i].path for i in plan.leaves if found[i] is None}
         seen = with_masked(state, paths, absent) if absent else state
         optimizer._core.busy_in(StateJaxTracer())

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from .leaf import entries_of
 
-__all__ = ['all_finite', 'where_finite']
+__all__ = ['all_finite', 'where_true']
 
 
 def all_finite(gradients: list) -> Any:
@@ -18,8 +18,8 @@ def all_finite(gradients: list) -> Any:
     return jnp.stack(given).all() if given else None
 
 
-def where_finite(finite: Any, new: Any, old: Any) -> Any:
-    """Return the new values where that holds, else the old ones; the new if it is None."""
-    if finite is None:
+def where_true(condition: Any, new: Any, old: Any) -> Any:
+    """Return the new values where a condition holds (None: everywhere), else the old ones."""
+    if condition is None or condition is True:
         return new
-    return jax.tree.map(lambda n, o: n if n is o else jax.lax.select(finite, n, o), new, old)
+    return jax.tree.map(lambda n, o: n if n is o else jax.lax.select(condition, n, o), new, old)

@@ -66,8 +66,6 @@ def next_step_count(count: Any) -> Any:
 class LateState(OptimState):
     """A State whose value is made when somebody looks, out of parts that cost less to write."""
 
-    __module__ = 'braintools_optim'
-
     def put_parts(self, *parts: Any) -> None:
         """Put what the next value is made of, where nobody observes the State."""
         cell = self.__dict__
@@ -115,8 +113,6 @@ class CoreState(LateState):
     each group's chain as a :class:`Packed`. A compiled step leaves them as mere buffers, with their
     tree and the count: that is all that the next one needs.
     """
-
-    __module__ = 'braintools_optim'
 
     value: Any
 
@@ -208,8 +204,6 @@ class NumbersState(LateState):
     Its value is a vector of JAX's precision; the host remembers the Python floats that it was made
     of, so that numbers read back as they were given.
     """
-
-    __module__ = 'braintools_optim'
 
     value: Any
 
@@ -318,8 +312,6 @@ class NumbersState(LateState):
 class PartState(OptimState):
     """A part of another State under a name of its own: reading and writing go to the whole."""
 
-    __module__ = 'braintools_optim'
-
     _whole: CoreState
 
     def __init__(self, whole: CoreState, **own: Any):
@@ -339,8 +331,6 @@ class PartState(OptimState):
 class CountState(PartState):
     """The step count."""
 
-    __module__ = 'braintools_optim'
-
     @property
     def value(self) -> Any:
         """The number of steps taken, which outlives the next step."""
@@ -356,8 +346,6 @@ class CountState(PartState):
 
 class ChainState(PartState):
     """The state of the chain of one group."""
-
-    __module__ = 'braintools_optim'
 
     _group: int
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import jax
 import optax
 
-from ..paths import nest
+from ..paths import Keys, nest
 from ..state import UniqueStateManager
 from .leaf import Leaf
 
@@ -42,6 +42,10 @@ class GroupPlan(NamedTuple):
         trees = [jax.tree.unflatten(leaves[numbered[m][0]].tree, numbered[m]) for m in members]
         order, treedef = jax.tree.flatten(nest([pairs[m][0] for m in members], trees))
         return cls(order, treedef, group)
+
+    def paths(self, leaves: Sequence[Leaf]) -> list[Keys]:
+        """Return the paths of the group's leaves; ``leaves`` are all of the optimizer's."""
+        return [leaves[i].path for i in self.leaves]
 
     def tree(self, per_leaf: Sequence[Any]) -> Any:
         """Return the group's tree, given something for each of the optimizer's leaves.

@@ -11,7 +11,7 @@ from jax.experimental.sparse import BCOO
 
 from ..transforms.absent import is_absent
 from .clip import signed_and_bounded
-from .finite import all_finite, where_finite
+from .finite import all_finite, where_true
 from .given_chain import where_given
 
 if TYPE_CHECKING:
@@ -72,6 +72,6 @@ def whole_chain(
                 found += more
         finite = all_finite(found) if optimizer.skip_nonfinite else None
         new = inner.update(updates, state, params, **extra)
-        return where_finite(finite, new, (jax.tree.map(jnp.zeros_like, new[0]), state))
+        return where_true(finite, new, (jax.tree.map(jnp.zeros_like, new[0]), state))
 
     return optax.GradientTransformationExtraArgs(chain.init, update)

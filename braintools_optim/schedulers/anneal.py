@@ -38,7 +38,6 @@ class ConstantLR(LRScheduler):
         The epoch to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.constant
 
     def __init__(
@@ -68,7 +67,6 @@ class LinearLR(LRScheduler):
         The epoch to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.linear
 
     def __init__(
@@ -105,7 +103,6 @@ class WarmupScheduler(LRScheduler):
         The epoch to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.warmup
 
     def __init__(
@@ -137,7 +134,6 @@ class CosineAnnealingLR(LRScheduler):
         The epoch to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.cosine
 
     def __init__(
@@ -170,7 +166,6 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         The epoch to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.cosine_restarts
     carries_changes = False
 
@@ -234,7 +229,6 @@ class WarmupCosineSchedule(LRScheduler):
         The step to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.warmup_cosine
 
     def __init__(
@@ -280,7 +274,6 @@ class WSDLR(LRScheduler):
         The step to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.wsd
 
     def __init__(
@@ -326,7 +319,6 @@ class InverseSqrtLR(LRScheduler):
         The step to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.inverse_sqrt
 
     def __init__(
@@ -369,7 +361,6 @@ class SWALR(LRScheduler):
         The epoch to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.swa
     starts_from_present = True
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
+
 from ..check import check_number
 from ..ranges import Range, inherit_ranges, range_of
 from .row import Row
@@ -19,8 +22,6 @@ class Arguments(Scheduler):
 
     Numbers can be assigned, one for all groups or a list with one for each; all else is fixed.
     """
-
-    __module__ = 'braintools_optim'
 
     schedule: Any = None
     """The formula, one of `braintools_optim.schedules`."""
@@ -105,11 +106,23 @@ class Arguments(Scheduler):
         """Return a group's row with other numbers."""
         return row._replace(numbers=numbers)
 
+    def _by_formula(self, **hyper: Any) -> dict[str, Any]:
+        """Return what the formula takes in normal form: of arrays it takes many numbers, we one."""
+        owner = type(self).__name__
+        checked = self.schedule.check(owner, **hyper)
+        for name, value in checked.items():
+            if isinstance(value, jax.Array | np.ndarray) and value.shape:
+                raise TypeError(
+                    f'{owner} needs one number for {name}, or a list with one for each group, got '
+                    f'{value!r}.'
+                )
+        return checked
+
     def _checked(self, hyper: Mapping[str, Any]) -> tuple:
         """Return the live numbers of one group in order, or raise where one is not allowed."""
         owner, own = type(self).__name__, {k: hyper[k] for k in self._formula_names}
         if self.schedule is not None:
-            own = self.schedule.check(owner, **self._fixed, **own)
+            own = self._by_formula(**self._fixed, **own)
         return tuple(
             own[k]
             if k in self._formula_names

@@ -26,10 +26,11 @@ class BaseRates(Scheduler):
     is the base, or what changes in between made of it.
     """
 
-    __module__ = 'braintools_optim'
-
     base_is_private = False
     """Whether a base that it was given is its own, whatever other schedulers start from."""
+
+    gives_base = True
+    """Whether schedulers beside it start from its base; else they start from the present rates."""
 
     shares_base = False
     """Whether what starts later starts from its base, too."""

@@ -27,8 +27,6 @@ class ChainedScheduler(Composite):
         same in all).
     """
 
-    __module__ = 'braintools_optim'
-
     def __init__(self, schedulers: Sequence[LRScheduler]):
         super().__init__(schedulers)
 

@@ -25,8 +25,6 @@ class Composite(PresentRate):
     It has no rows of its own: what it remembers is what its children do.
     """
 
-    __module__ = 'braintools_optim'
-
     def __init__(self, schedulers: Sequence[LRScheduler], last_epoch: int = 0):
         Scheduler.__init__(self, last_epoch)
         owner = type(self).__name__

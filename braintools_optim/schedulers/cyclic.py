@@ -23,7 +23,6 @@ POSITIVE = Range(0.0, open_low=True, open_high=True)
 class MomentumCycle(LRScheduler):
     """What schedulers share that move the momentum (or first beta) against the learning rate."""
 
-    __module__ = 'braintools_optim'
     carries_changes = False
     ranges = {'base_momentum': UNIT, 'max_momentum': UNIT}
     _settled = ('cycle_momentum',)
@@ -141,7 +140,6 @@ class CyclicLR(MomentumCycle):
         The momentum at the highest and at the lowest learning rate.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.cyclic
     torch_gives_base = True
 
@@ -234,7 +232,6 @@ class OneCycleLR(MomentumCycle):
         The momentum at the highest and at the lowest learning rate.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.one_cycle
     shares_base = True
 

@@ -35,7 +35,6 @@ class StepLR(LRScheduler):
         The epoch to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.step
 
     def __init__(
@@ -65,7 +64,6 @@ class MultiStepLR(LRScheduler):
         The epoch to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.multistep
 
     def __init__(
@@ -93,7 +91,6 @@ class ExponentialLR(LRScheduler):
         The epoch to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.exponential
 
     def __init__(
@@ -126,7 +123,6 @@ class ExponentialDecayLR(LRScheduler):
         The epoch to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.exponential_decay
 
     def __init__(
@@ -167,7 +163,6 @@ class PolynomialLR(LRScheduler):
         The epoch to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.polynomial
 
     def __init__(
@@ -197,7 +192,6 @@ class InverseTimeLR(LRScheduler):
         The epoch to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.inverse_time
 
     def __init__(
@@ -235,7 +229,6 @@ class RexLR(LRScheduler):
         The epoch to start from.
     """
 
-    __module__ = 'braintools_optim'
     schedule = schedules.rex
 
     def __init__(
@@ -265,7 +258,6 @@ class PiecewiseConstantSchedule(LRScheduler):
         The epoch to start from.
     """
 
-    __module__ = 'braintools_optim'
     carries_changes = False
 
     def __init__(
@@ -301,7 +293,6 @@ class LambdaLR(LRScheduler):
         The epoch to start from.
     """
 
-    __module__ = 'braintools_optim'
     carries_changes = False
 
     def __init__(
@@ -344,8 +335,6 @@ class MultiplicativeLR(PresentRate, LambdaLR):
     last_epoch : int
         The epoch to start from.
     """
-
-    __module__ = 'braintools_optim'
 
     def _moved(
         self, group: int, row: Row, lr: Any, now: Any, then: Any, carries: bool

@@ -42,7 +42,6 @@ class ParamScheduler(Scheduler):
     (0.075, [0.075, 0.05, 0.025, 0.0])
     """
 
-    __module__ = 'braintools_optim'
     _settled = ('name',)
 
     @overload  # the metaclass takes the optimizer off

@@ -74,9 +74,10 @@ class ReduceLROnPlateau(PresentRate):
     As in torch, a metric that is nan is no improvement.
     """
 
-    __module__ = 'braintools_optim'
     ranges = {'factor': DECAY, 'threshold': NON_NEGATIVE, 'min_lr': NON_NEGATIVE}
     of_all_groups = ('threshold',)  # there is one metric
+
+    gives_base = False  # torch's sets no initial_lr
 
     def __init__(
         self,

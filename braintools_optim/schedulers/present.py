@@ -13,7 +13,6 @@ __all__ = ['PresentRate']
 class PresentRate(LRScheduler):
     """What schedulers share that act on the present learning rate, whatever it is."""
 
-    __module__ = 'braintools_optim'
     carries_changes = True
 
     def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:

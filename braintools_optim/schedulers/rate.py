@@ -79,8 +79,6 @@ class LRScheduler(Arguments, BaseRates):
     [[0.1], [0.0854], [0.05]]
     """
 
-    __module__ = 'braintools_optim'
-
     carries_changes = True
     """Whether a learning rate that was changed in between is carried on."""
 
@@ -153,7 +151,7 @@ class LRScheduler(Arguments, BaseRates):
             k: check_number(owner, k, mine.pop(k), allowed=range_of(k, self.ranges))
             for k in numbers
         }
-        checked = {} if self.schedule is None else self.schedule.check(owner, **mine)
+        checked = {} if self.schedule is None else self._by_formula(**mine)
         own = {k: v for k, v in checked.items() if k in live and v is not None} | extra
         return base, own, {k: v for k, v in checked.items() if k not in own}
 

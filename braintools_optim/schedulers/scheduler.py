@@ -124,8 +124,6 @@ class Scheduler(metaclass=_SchedulerType):
     inside jit on traced ones, and in :meth:`preview` on none at all.
     """
 
-    __module__ = 'braintools_optim'
-
     _settled: tuple[str, ...] = ()  # attributes that are fixed once it is built
     torch_gives_base = False  # whether torch's constructor, too, takes a base_lr
 

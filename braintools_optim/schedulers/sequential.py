@@ -38,8 +38,6 @@ class SequentialLR(Composite):
     A SequentialLR among them runs as it would alone; torch's is one epoch early there.
     """
 
-    __module__ = 'braintools_optim'
-
     @overload  # the metaclass takes the optimizer off
     def __init__(self, optimizer: OptaxOptimizer, *args: Any, **options: Any) -> None: ...
 

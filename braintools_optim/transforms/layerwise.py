@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .wide import widened
+from .wide import square_norm, widened
 
 __all__ = [
     'BoundNormState',
@@ -24,13 +24,8 @@ __all__ = [
 ]
 
 
-def _square_norm(x: jax.Array) -> jax.Array:
-    wide = widened(x)
-    return jnp.sum((wide * wide.conj()).real)
-
-
 def _norm(x: jax.Array) -> jax.Array:
-    return jnp.sqrt(_square_norm(x))
+    return jnp.sqrt(square_norm(x))
 
 
 def _unless_zero(of_p: jax.Array, of_g: jax.Array, over: Any, under: Any) -> jax.Array:
@@ -111,14 +106,14 @@ def scale_by_novograd(
 
     def init(params: optax.Params) -> ScaleByNovogradState:
         def zeros() -> Any:
-            return jax.tree.map(lambda p: jnp.zeros_like(_square_norm(p)), params)
+            return jax.tree.map(lambda p: jnp.zeros_like(square_norm(p)), params)
 
         mu = optax.tree.zeros_like(params)
         return ScaleByNovogradState(mu, zeros(), zeros() if amsgrad else None)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         def averaged(v: Any, g: Any) -> Any:
-            square = _square_norm(g)
+            square = square_norm(g)
             return jnp.where(v == 0, square, b2 * v + (1.0 - b2) * square)
 
         nu = jax.tree.map(averaged, state.nu, updates)

@@ -20,6 +20,12 @@ def widened(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def square_norm(x: jax.Array) -> jax.Array:
+    """Return the sum of squared magnitudes, where squares overflow float16 and blur in bfloat16."""
+    wide = widened(x)
+    return jnp.sum((wide * wide.conj()).real)
+
+
 def inner(one: Any, other: Any) -> jax.Array:
     """Return the inner product of two trees of real arrays."""
     products = jax.tree.map(lambda a, b: jnp.sum(widened(a) * widened(b)), one, other)

@@ -41,10 +41,6 @@ class Placement(NamedTuple):
         """Return a stack of blocks, distributed over the axis on the mesh of another array."""
         return x if self.axis is None else self._over_axis(x, mesh_of([like]))
 
-    def sharded(self, x: jax.Array) -> jax.Array:
-        """Return a stack of blocks inside a step, distributed over the axis."""
-        return x if self.axis is None else self._over_axis(x, mesh_of([x]))
-
     def _over_axis(self, x: jax.Array, mesh: Any) -> jax.Array:
         if mesh is None:
             return x

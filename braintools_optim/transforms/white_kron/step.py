@@ -276,7 +276,7 @@ class Step:
         def cut(field: str, part: Part) -> jax.Array:
             layout = flocks[part.flock].whole
             stack = layout.cut(getattr(averages[part.flock], field), field == 'seen')[part.number]
-            return stack if part.right is None else self.place.sharded(stack)
+            return stack if part.right is None else self.place.blocks(stack, stack)
 
         lr = self.numbers['preconditioner_lr'] / jnp.sqrt(1.0 + count / _LR_STEPS)
         lr = jnp.maximum(lr, self.numbers['preconditioner_lr_min']).astype(wide)

@@ -10,7 +10,7 @@ import numpy as np
 
 from .layout import DENSE_PATH, ONE_D_PATH, Layout, broadcast_flags, layout_of
 from .options import Options
-from .update import ScaleByWhiteKronState
+from .update import FACTORS, ScaleByWhiteKronState
 
 __all__ = ['DenseState', 'LeafState', 'dense_state', 'leaf_states']
 
@@ -66,8 +66,7 @@ def leaf_states(state: ScaleByWhiteKronState, params: Any, **options: Any) -> An
         layout = layout_of(p.shape, flag, o.max_size_dense, o.block_size, o.pipeline_axis_size)
         return _view(layout, o.block_size, *fields)
 
-    names = ('Ql', 'Qr', 'Ql_edge', 'Qr_edge', 'Ll', 'Lr')
-    return jax.tree.map(view, params, flags, *(getattr(state, name) for name in names))
+    return jax.tree.map(view, params, flags, *(getattr(state, name) for name in FACTORS))
 
 
 def dense_state(state: ScaleByWhiteKronState, params: Any, **options: Any) -> DenseState | None:
