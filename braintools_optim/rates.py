@@ -144,7 +144,7 @@ class DrivenRates:
         ]
         if self._lr_is_free or scheduler is self._lr_scheduler or not based:
             return None
-        first = [s for s in reversed(self._schedulers) if s in based and s.shares_base]
+        first = [s for s in reversed(based) if s.shares_base]
         return [*first, *based][0].base_lrs[: len(self._groups)]
 
     def _join_schedulers(self, group: ParamGroup, base: Any) -> None:
