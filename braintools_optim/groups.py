@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from brainstate import State
 
@@ -62,6 +62,12 @@ class ParamGroup(MutableMapping[str, Any]):
         self.members: list[int] = []  # positions of its States in optimizer.param_states
         self.unused: frozenset[str] = frozenset()  # numbers that were zero at construction
         self.fixed_chain: Any = None  # built at construction; None: built anew in each trace
+
+    def __deepcopy__(self, memo: dict) -> NoReturn:
+        raise TypeError(
+            f'a parameter group belongs to its {type(self._optimizer).__name__}; copy.deepcopy of '
+            f'that copies it, and dict(group) has its numbers.'
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _ATTRIBUTES:

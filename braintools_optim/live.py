@@ -108,7 +108,7 @@ class LiveNumbers:
         self._declared_names = names
 
     def _check_said(self, declared: Set[str]) -> None:
-        """Raise where the class says something of arguments that its constructor has not."""
+        """Raise if what the class says of its arguments names one that its constructor lacks."""
         owner = type(self).__name__
         for said in ('structural', 'static', 'none_is_zero', 'ranges'):
             names = getattr(self, said)
@@ -207,7 +207,7 @@ class LiveNumbers:
 
     @property
     def _bounded_by(self) -> list[str]:
-        """The numbers of the whole optimizer that it was built with; others are switched off."""
+        """The names of the bounds on gradients that were given at construction."""
         return [name for name, given in self._bounds.items() if given is not None]
 
     def _read(self, group: int, name: str) -> Any:
@@ -285,7 +285,9 @@ class LiveNumbers:
     def _write(self, numbers: Mapping[tuple[int, str], Any]) -> None:
         """Write numbers of groups, and of those to come."""
         if names := {name for group, name in numbers if group == TO_COME} - self._assigned:
-            self.__dict__['_assigned'] = self._assigned | names  # the table has the old ones still
+            self.__dict__['_assigned'] = (
+                self._assigned | names
+            )  # before the table, which still has the old
         self._table.write(numbers)
 
     def _validate_changes(self, group: ParamGroup, changes: Mapping[tuple[int, str], Any]) -> None:

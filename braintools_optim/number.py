@@ -1,4 +1,4 @@
-"""Numbers that are shown: as they were when they were read, with a way to what is there now."""
+"""Live numbers: the value as it was when read, with ``.value`` for the present one."""
 
 from __future__ import annotations
 

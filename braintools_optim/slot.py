@@ -143,7 +143,7 @@ def with_common(state: Any, other: Any, parameters: Sequence[Keys]) -> Any:
 
 
 def with_known(new: Any, parameters: Sequence[Keys], old: Any, known: Sequence[Keys]) -> Any:
-    """Return ``new`` with what ``old`` has of the parameters ``known``, and of all together."""
+    """Return ``new`` with what ``old`` has for the parameters ``known`` and for all together."""
     before = {(s.name, s.parameter): s.value for s in slots_of(old, known)}
     order = {path: i for i, path in enumerate(parameters)}
     moved = np.array([order[path] for path in known])

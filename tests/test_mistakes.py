@@ -356,11 +356,11 @@ MISTAKES = {
     ),
     'a warm-up that is longer than the training': (
         *(lambda: bo.WarmupCosineSchedule(1e-3, total_steps=100), ValueError),
-        *('warmup_steps=1000 and total_steps=100', 'must be at most total_steps'),
+        *('warmup_steps=1000 and total_steps=100', 'needs warmup_steps to be at most total_steps'),
     ),
     'a schedule that warms up for longer than it lasts': (
         *(lambda: bo.schedules.warmup_cosine(1e-3, 200, 100), ValueError),
-        *('warmup_steps=200 and total_steps=100', 'must be at most total_steps'),
+        *('warmup_steps=200 and total_steps=100', 'needs warmup_steps to be at most total_steps'),
     ),
     'scheduler argument': (
         *(lambda: bo.StepLR(0.1, stepsize=30), TypeError),

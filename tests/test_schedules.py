@@ -424,8 +424,8 @@ unchecked: Any = schedules  # by the type checker, so that these can be wrong
     (lambda: unchecked.swa(0.1, math.inf), 'swa needs a finite number for swa_lr, got inf'),
     (lambda: unchecked.cosine(math.nan), 'cosine needs a finite number for base, got nan'),
     (lambda: unchecked.piecewise_constant([3], [1.0]),
-     r'piecewise_constant: 1 boundaries need 2 values, got \[1.0\]'),
-    (lambda: unchecked.sequential([abs], [3]), 'sequential: 1 schedules need 1 milestone less'),
+     r'piecewise_constant needs 2 values for 1 boundaries, got \[1.0\]'),
+    (lambda: unchecked.sequential([abs], [3]), r'needs 2 schedules for milestones \[3\], got 1'),
     (lambda: unchecked.one_cycle.check('OneCycleLR', 1.0, 0),
      'OneCycleLR needs an integer >= 1 for total_steps, got 0'),
 ])  # fmt: skip

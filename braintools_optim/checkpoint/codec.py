@@ -124,7 +124,7 @@ class _Decoder:
         return result
 
     def claim(self, length: int, each: int, depth: int) -> int:
-        """Let a container through whose items may all be there."""
+        """Raise if a container claims more than there are bytes left, or is nested too deep."""
         if depth > DEPTH:
             raise Malformed(f'the header is nested deeper than {DEPTH} levels')
         left = len(self.payload) - self.unpacker.tell()

@@ -15,23 +15,23 @@ from .leaf import entries_of, over_entries
 __all__ = ['clipped', 'signed_and_bounded']
 
 
-def signed_and_bounded(found: list, climbing: Container[int], options: dict[str, Any]) -> list:
+def signed_and_bounded(found: list, climbing: Container[int], numbers: dict[str, Any]) -> list:
     """Return gradients with the sign turned where that is to climb, and bounded."""
     signed = (over_entries(operator.neg, g) if i in climbing else g for i, g in enumerate(found))
-    return clipped(list(signed), options)
+    return clipped(list(signed), numbers)
 
 
-def clipped(found: list, options: dict[str, Any]) -> list:
+def clipped(found: list, numbers: dict[str, Any]) -> list:
     """Bound the gradients of all groups: their global norm, then each entry, if so wished."""
-    if 'grad_clip_norm' in options:
+    if 'grad_clip_norm' in numbers:
         squares = [square_norm(entries_of(g)) for g in found if g is not None]
         norm = jnp.sqrt(sum(squares, start=jnp.zeros(())))
-        bound = options['grad_clip_norm']
+        bound = numbers['grad_clip_norm']
         within = (norm <= bound) | jnp.isinf(bound)  # a norm that is nan is not
         factor = jnp.where(within, 1.0, bound / norm)
         found = [over_entries(lambda x: (x * factor).astype(x.dtype), g) for g in found]
-    if 'grad_clip_value' in options:
-        bound = options['grad_clip_value']
+    if 'grad_clip_value' in numbers:
+        bound = numbers['grad_clip_value']
         found = [over_entries(lambda x: _clip(x, bound), g) for g in found]
     return found
 

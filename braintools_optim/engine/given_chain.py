@@ -90,7 +90,7 @@ def run_given_chain(
     state: Any,
     params: Any,
 ) -> tuple[Any, Any]:
-    """Return what a chain returns. What is only on offer it is given if it has a place for it.
+    """Run a chain; what is only on offer is left out where the chain has no place for it.
 
     An error that tells of what the chain was given, or was not, gets a note of what can be done.
     """
@@ -125,7 +125,7 @@ def run_given_chain(
 
 
 def where_given(grads: Any, others: Any) -> Any:
-    """Return other gradients of what has gradients, which are zero where they are absent."""
+    """Return ``others`` for what has gradients in ``grads``, zero where they are absent."""
 
     def other(g: Any, o: Any) -> Any:
         return g if is_absent(g) else jnp.zeros_like(g) if is_absent(o) else o

@@ -1,4 +1,4 @@
-"""Whose chain is being built or run: what it reads of the optimizer is what is traced then."""
+"""Which group's chain is being built or run; meanwhile its traced numbers are those one reads."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Running:
 
     @contextmanager
     def offering(self, *names: str) -> Iterator[None]:
-        """Give what is named so only to chains that take it, which others are not told of."""
+        """Pass extra arguments of these names only to chains that take them."""
         before, self.offered = self.offered, frozenset(names)
         try:
             yield

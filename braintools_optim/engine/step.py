@@ -200,10 +200,10 @@ class Stepper:
     ) -> tuple[list, list]:
         grads, arrays = rest
         packed = jax.tree.unflatten(treedef, leaves)
-        new, moved = self._checked(values, packed, vector, grads, {**arrays, **dict(static)})
+        new, moved = self._computed(values, packed, vector, grads, {**arrays, **dict(static)})
         return jax.tree.leaves(new), moved
 
-    def _checked(self, values: list, *args: Any) -> tuple[tuple, list]:
+    def _computed(self, values: list, *args: Any) -> tuple[tuple, list]:
         """Compute where nothing maps over States, so that they have the shapes they came with."""
         self.computation.check_shapes(values)
         return self.computation.compute(values, *args)
@@ -220,7 +220,7 @@ class Stepper:
         arrays, static = split_extra(extra)
         if static not in self.keeping:
             self.keeping[static] = jax.jit(
-                lambda v, c, n, g, a: self._checked(v, c, n, g, {**a, **dict(static)})
+                lambda v, c, n, g, a: self._computed(v, c, n, g, {**a, **dict(static)})
             )
         return self.keeping[static](values, packed, vector, grads, arrays)
 

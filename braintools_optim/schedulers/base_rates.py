@@ -27,13 +27,13 @@ class BaseRates(Scheduler):
     """
 
     base_is_private = False
-    """Whether a base that it was given is its own, whatever other schedulers start from."""
+    """Whether a base given to it is kept even if other schedulers start from another."""
 
     gives_base = True
     """Whether schedulers beside it start from its base; else they start from the present rates."""
 
     shares_base = False
-    """Whether what starts later starts from its base, too."""
+    """Whether schedulers that are attached later start from its base, too."""
 
     starts_from_present = False
     """Whether as a later part of a sequence it goes on from the present rate, not from its base."""

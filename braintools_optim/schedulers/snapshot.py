@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ['is_code', 'other_arguments', 'resized', 'row_differences', 'row_snapshot', 'saved_rows']
 
 PER_GROUP = ('base_lrs', 'starts', 'written', 'current_lrs')  # lists of one entry for each group
-# What a file may not tell, from before it was saved, and what another scheduler cannot go on with.
+# Arguments that older files lack, and that must be equal; others are only reported.
 _LATER = ('cycle_momentum', 'div_factor')
 
 

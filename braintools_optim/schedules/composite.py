@@ -30,7 +30,9 @@ def sequential(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Sche
     """
     at = admit('sequential', 'milestones', Milestones, milestones)
     if len(schedules) != len(at) + 1:
-        raise ValueError(f'sequential: {len(schedules)} schedules need 1 milestone less, got {at}')
+        raise ValueError(
+            f'sequential needs {len(at) + 1} schedules for milestones {at}, got {len(schedules)}.'
+        )
     return functools.partial(evaluate, functools.partial(_join, list(schedules)), milestones=at)
 
 
@@ -56,5 +58,7 @@ def piecewise_constant(boundaries: Sequence[int], values: Sequence[Scalar]) -> S
     at = admit(owner, 'boundaries', Milestones, boundaries)
     each = [admit(owner, 'values', Real, v) for v in values]
     if len(each) != len(at) + 1:
-        raise ValueError(f'{owner}: {len(at)} boundaries need {len(at) + 1} values, got {values!r}')
+        raise ValueError(
+            f'{owner} needs {len(at) + 1} values for {len(at)} boundaries, got {values!r}.'
+        )
     return sequential([functools.partial(lambda v, t: v, v) for v in each], at)

@@ -52,7 +52,7 @@ def family(
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as e:
-            raise TypeError(f'{owner}: {e}; it takes {", ".join(signature.parameters)}') from None
+            raise TypeError(f'{owner}: {e}; it takes {", ".join(signature.parameters)}.') from None
         hyper = {
             k: p.default
             if given.get(k, p.default) is p.default

@@ -47,8 +47,8 @@ def _warms_up_in_time(owner: str, hyper: dict[str, Any]) -> None:
     warm, total = hyper['warmup_steps'], hyper['total_steps']
     if isinstance(warm, int) and isinstance(total, int) and warm > total:
         raise ValueError(
-            f'{owner}: warmup_steps must be at most total_steps, got warmup_steps={warm} and '
-            f'total_steps={total}'
+            f'{owner} needs warmup_steps to be at most total_steps, got warmup_steps={warm} and '
+            f'total_steps={total}.'
         )
 
 

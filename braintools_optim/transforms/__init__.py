@@ -1,4 +1,14 @@
-"""Pure optax transformations that optax lacks, or computes otherwise than an algorithm's owner."""
+"""Pure optax transformations that optax lacks, or computes otherwise than an algorithm's owner.
+
+A module holds an algorithm or a family of them. These are what they share:
+
+| module | what |
+|---|---|
+| `absent`, `count`, `entry` | leaves without gradients; counts of updates; equal entries |
+| `moments`, `wide` | averages of gradients; precision of at least float32 |
+| `mesh` | where arrays are |
+| `refuse` | what an algorithm cannot take |
+"""
 
 from .adam import ScaleByAdamState, scale_by_adam
 from .adam_variants import (
