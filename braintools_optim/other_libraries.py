@@ -33,7 +33,7 @@ __all__ = [
 WAYS: dict[str, str] = {
     'zero_grad': 'gradients are arguments: leave it out, and call step(grads); those of several '
     'calls add up with accumulate_steps',
-    'states': 'brainstate.graph.states(optimizer) gives them, and state_dict() all that is saved',
+    'states': 'call brainstate.graph.states(optimizer); all that is saved is in state_dict()',
     'backward': 'compute gradients by brainstate.transform.grad(loss, params)()',
     'minimize': 'compute gradients by brainstate.transform.grad(loss, params)(), and call '
     'step(grads)',

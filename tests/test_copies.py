@@ -253,3 +253,11 @@ def test_a_module_is_copied_though_its_optimizer_is_not(how):
         other.opt.step({('weight',): other.model.weight.value})
     with pytest.raises(AttributeError, match='this Adam was put together from its States alone'):
         brainstate.graph.clone(trained()).step({})
+
+
+def test_a_group_is_copied_with_its_optimizer():
+    opt = trained()
+    with pytest.raises(TypeError, match=r'copy.deepcopy of that copies it, and dict\(group\)'):
+        copy.deepcopy(opt.param_groups[0])
+    with pytest.raises(AttributeError, match="no attribute 'states'. Call brainstate.graph.states"):
+        opt.states  # noqa: B018
