@@ -318,3 +318,15 @@ def test_what_starts_after_a_plateau_starts_from_the_reduced_rate(attach, rates)
         scheduler.step()
         found.append(opt.current_lr)
     np.testing.assert_allclose(found, rates, rtol=1e-12)
+
+
+def test_what_starts_beside_a_one_cycle_starts_from_its_base():
+    opt = bo.SGD(0.1).register_trainable_weights({'w': brainstate.ParamState(jnp.ones(2))})
+    bo.ExponentialLR(opt, gamma=0.9)
+    bo.OneCycleLR(opt, max_lr=1.0, total_steps=9, cycle_momentum=False)
+    scheduler = bo.LambdaLR(opt, lambda epoch: 0.5**epoch)
+    found = [opt.current_lr]
+    for _ in range(2):
+        scheduler.step()
+        found.append(opt.current_lr)
+    np.testing.assert_allclose(found, [0.04, 0.02, 0.01], rtol=1e-12)  # torch 2.13
