@@ -68,7 +68,7 @@ class LiveNumbers:
     def validate(self, h: Hyper) -> None:
         """Raise if values contradict each other; numbers in ``h`` may be tracers."""
 
-    def _declare(self, hyper: dict[str, Any], options: dict[str, Any]) -> None:
+    def _declare(self, hyper: dict[str, Any], bounds: dict[str, Any]) -> None:
         """Sort constructor arguments into live numbers and flags, checked."""
         name = type(self).__name__
         declared = self._constructor_defaults()
@@ -99,7 +99,7 @@ class LiveNumbers:
             else:
                 self._numbers[key] = self._checked(key, value, like)
         self._bounds = {
-            k: None if v is None else check_number(name, k, v) for k, v in options.items()
+            k: None if v is None else check_number(name, k, v) for k, v in bounds.items()
         }
         names = {*self._numbers, *self._flags, *self._bounds}
         for key in names:

@@ -46,7 +46,7 @@ from .saving import Savable
 from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import own_buffers
 from .signature import constructor_documentation, constructor_signature
-from .slot import belong, check_vectors, with_dtype, with_known
+from .slot import belong_to_one, check_vectors, with_dtype, with_known
 from .state import OptimState, RegisteredStates, UniqueStateManager, check_trainable
 from .transforms import scale_by_adam
 
@@ -274,13 +274,13 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
             chain = built_chain(f'{type(self).__name__}.transform', self.transform, h)
         return self._precision.over(noting_reads(self, chain, h))
 
-    def _besides(self, extra: dict[str, Any]) -> dict[str, Any]:
+    def _checked_extra(self, extra: dict[str, Any]) -> dict[str, Any]:
         """Return what a step is given besides gradients, or raise if it lacks something."""
         if extra:
             refuse_untaken(self, extra)
         return extra
 
-    def _for_chain(self, extra: dict, view: GroupView) -> dict:
+    def _chain_extra(self, extra: dict, view: GroupView) -> dict:
         """Return what the chain of a group takes besides gradients, given what step was given."""
         also = {k: extra[k] for k in self.more_gradients if extra.get(k) is not None}
         return extra | {k: view.gradients(grads) for k, grads in also.items()}
@@ -365,12 +365,12 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         parts = [x for scheduler in self._all_schedulers() for x in scheduler._parts()]
         return undone_on_error(self, *states, self._table, self.param_states, *self._groups, *parts)
 
-    def _new_group(self, numbers: Mapping, flags: dict, options: Mapping) -> ParamGroup:
+    def _new_group(self, numbers: Mapping, flags: dict, bounds: Mapping) -> ParamGroup:
         group = ParamGroup(self, len(self._groups), flags)
         group.unused = frozenset(k for k in self.structural if is_zero(number_at(numbers, k)))
         h = group.hyper(numbers)
         self.validate(h)
-        given = {k: v for k, v in options.items() if v is not None}
+        given = {k: v for k, v in bounds.items() if v is not None}
         self._table.append(group.index, {**numbers, **given})
         self._groups = [*self._groups, group]
         group.fixed_chain = self._fixed_chain(h)
@@ -401,7 +401,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
             before = known.paths(self._leaves)
             state = with_known(state, paths, self._core.chain(group.index), before)
         # A step may take many leaves in several calls, each with their own state.
-        own = None if are_many(leaves) else belong(state, paths)
+        own = None if are_many(leaves) else belong_to_one(state, paths)
         self._core.put_group(group.index, state, own, values)
         group.members = [*group.members, *new]
         self.param_states.adopt(manager)
@@ -451,7 +451,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         **extra
             What the chain takes besides (``value``, ``value_fn`` ...), by optax's protocol.
         """
-        stepper, extra = self._ready(), self._besides(extra)
+        stepper, extra = self._ready(), self._checked_extra(extra)
         if extra and self._accumulate_steps > 1:
             raise TypeError(
                 f'{type(self).__name__} adds up the gradients of {self._accumulate_steps} steps, '

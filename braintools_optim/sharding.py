@@ -13,7 +13,7 @@ from .paths import Keys
 from .slot import rebuild, slots_of
 from .transforms.mesh import named_sharding
 
-__all__ = ['beside', 'own_buffers']
+__all__ = ['replicated_beside', 'own_buffers']
 
 
 def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
@@ -52,7 +52,7 @@ def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
     )
 
 
-def beside(value: Any, arrays: Sequence[jax.Array]) -> Any:
+def replicated_beside(value: Any, arrays: Sequence[jax.Array]) -> Any:
     """Return a value replicated over the mesh on which arrays are sharded, if they are."""
     mesh = _mesh(arrays)
     if mesh is None or isinstance(value, jax.core.Tracer):

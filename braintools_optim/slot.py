@@ -17,7 +17,7 @@ from .transforms.absent import is_masked
 
 __all__ = [
     'Slot',
-    'belong',
+    'belong_to_one',
     'check_vectors',
     'rebuild',
     'slots_of',
@@ -83,7 +83,7 @@ def check_vectors(state: Any, parameters: Sequence[Keys], owner: str) -> None:
             )
 
 
-def belong(state: Any, parameters: Sequence[Keys]) -> list[bool]:
+def belong_to_one(state: Any, parameters: Sequence[Keys]) -> list[bool]:
     """Return whether a chain's arrays belong each to one parameter, in the order of JAX."""
     slots = slots_of(state, parameters)
     return [slot.parameter is not None for slot in slots if not is_masked(slot.value)]

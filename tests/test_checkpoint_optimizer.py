@@ -298,6 +298,26 @@ def test_random_keys_in_the_state(tmp_path):
         new.load_state_dict(state)
 
 
+@pytest.mark.parametrize(
+    ('value', 'error', 'words'),
+    [
+        (saiunit.Quantity(jnp.array([1.0, 2.0]), unit=saiunit.volt), ValueError, 'holds .* in V;'),
+        (jnp.array([1.0, 2.0]), ValueError, 'now holds a value in no unit'),
+        (saiunit.Quantity(jnp.ones(3), unit=saiunit.mV), ValueError, r'shape \(2,\) and now has'),
+        (saiunit.Quantity(jnp.ones(2, 'bfloat16'), unit=saiunit.mV), TypeError, 'as float32 and'),
+        ([jnp.ones(2)], TypeError, 'was registered as the tree'),
+    ],
+)
+def test_parameters_that_loading_would_refuse_are_not_saved(tmp_path, value, error, words):
+    param = ParamState(saiunit.Quantity(jnp.array([1.0, 2.0]), unit=saiunit.mV))
+    opt = bo.SGD(0.1).register_trainable_weights({'v': param})
+    param.value = value
+    with pytest.raises(error, match=words):
+        opt.save(tmp_path / 'run.ckpt', params=True)
+    assert not list(tmp_path.iterdir())
+    opt.save(tmp_path / 'run.ckpt')  # the optimizer itself is as it was
+
+
 def test_units_and_weak_types_are_kept(tmp_path):
     path = tmp_path / 'run.ckpt'
 

@@ -260,4 +260,4 @@ def test_a_group_is_copied_with_its_optimizer():
     with pytest.raises(TypeError, match=r'copy.deepcopy of that copies it, and dict\(group\)'):
         copy.deepcopy(opt.param_groups[0])
     with pytest.raises(AttributeError, match="no attribute 'states'. Call brainstate.graph.states"):
-        opt.states  # noqa: B018
+        opt.states  # noqa: B018  # reading it is what raises

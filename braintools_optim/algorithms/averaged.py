@@ -295,7 +295,7 @@ class Mars(OptaxOptimizer):
         refuse_more(type(self).__name__, more)
         self.step(grads, previous_point_grads, **extra)
 
-    def _besides(self, extra: dict[str, Any]) -> dict[str, Any]:
+    def _checked_extra(self, extra: dict[str, Any]) -> dict[str, Any]:
         if self.exact and 'previous_point_grads' not in extra:
             raise TypeError(
                 f'{type(self).__name__}(exact=True).step needs previous_point_grads, the gradients '

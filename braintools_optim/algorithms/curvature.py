@@ -193,7 +193,7 @@ class LBFGS(OptaxOptimizer):
     def _searches(self) -> bool:
         return self.linesearch is not None
 
-    def _besides(self, extra: dict[str, Any]) -> dict[str, Any]:
+    def _checked_extra(self, extra: dict[str, Any]) -> dict[str, Any]:
         needed = {name: extra.get(name) for name in ('value', 'value_fn')}
         extra = {name: x for name, x in extra.items() if name not in needed}
         search = self.linesearch
@@ -211,7 +211,7 @@ class LBFGS(OptaxOptimizer):
             )
         return extra | needed if takes else extra
 
-    def _for_chain(self, extra: dict, view: GroupView) -> dict:
+    def _chain_extra(self, extra: dict, view: GroupView) -> dict:
         """Take the loss and its function to the tree that the chain sees."""
         if 'value_fn' not in extra:
             return extra

@@ -171,13 +171,13 @@ class Lookahead(OptaxOptimizer):
             chain = optax.chain(decay, base, optax.scale(h.lr))
         return lookahead(chain, h.sync_period, h.alpha)
 
-    def _besides(self, extra: dict[str, Any]) -> dict[str, Any]:
+    def _checked_extra(self, extra: dict[str, Any]) -> dict[str, Any]:
         base = self.base_optimizer
-        return base._besides(extra) if isinstance(base, OptaxOptimizer) else extra
+        return base._checked_extra(extra) if isinstance(base, OptaxOptimizer) else extra
 
-    def _for_chain(self, extra: dict, view: GroupView) -> dict:
+    def _chain_extra(self, extra: dict, view: GroupView) -> dict:
         base = self.base_optimizer
-        return base._for_chain(extra, view) if isinstance(base, OptaxOptimizer) else extra
+        return base._chain_extra(extra, view) if isinstance(base, OptaxOptimizer) else extra
 
     def _searches(self) -> bool:
         base = self.base_optimizer

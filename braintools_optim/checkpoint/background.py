@@ -13,7 +13,7 @@ from typing import Any
 from ..check import check_flag
 from .tree import copied
 
-__all__ = ['Saving', 'free_path', 'written']
+__all__ = ['Saving', 'free_path', 'write_or_start']
 
 _writing: dict[str, _Work] = {}  # what is being written, by the real path
 _lock = threading.Lock()
@@ -101,7 +101,9 @@ class Saving:
         return f'Saving({self._work.path!r}, {state})'
 
 
-def written(path: str, write: Callable[[Any], Any], data: Any, background: bool) -> Saving | None:
+def write_or_start(
+    path: str, write: Callable[[Any], Any], data: Any, background: bool
+) -> Saving | None:
     """Write data to a path that is free; or a copy of it, while the training goes on."""
     if not check_flag('save', 'background', background, False):
         write(data)

@@ -12,7 +12,7 @@ import numpy as np
 from saiunit import Quantity
 
 from ..check import check_number
-from ..engine.leaf import all_leaves
+from ..engine.computation import Computation
 from ..engine.observe import is_tracer
 from ..engine.plan import GroupPlan
 from ..paths import Keys
@@ -196,8 +196,11 @@ def _plain_array(value: Any, copied: bool) -> Any:
 def export_params(
     optimizer: OptaxOptimizer, copied: bool = True
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the arrays of the parameters by name, and the units of those that have one."""
-    values = all_leaves(state.value for state in optimizer.param_states)
+    """Return the arrays of the parameters by name, and the units of those that have one.
+
+    Of what is not as it was registered, loading would refuse the file: it is refused here.
+    """
+    values = Computation.of(optimizer).checked_values([s.value for s in optimizer.param_states])
     arrays: dict[str, Any] = {}
     units: dict[str, str] = {}
     for leaf, value in zip(optimizer._leaves, values, strict=True):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..check import check_flag
 from . import file
-from .background import Saving, free_path, written
+from .background import Saving, free_path, write_or_start
 from .errors import IncompatibleCheckpoint
 from .export import export, export_params
 from .judge import Judge, LoadReport
@@ -40,7 +40,7 @@ def save(
     if extra is not None:
         tree['extra'] = encoded(extra, 'extra')
     write = partial(file.write, path, kind=KIND, meta={'state': meta})
-    return written(path, write, tree, background)
+    return write_or_start(path, write, tree, background)
 
 
 def load(optimizer: OptaxOptimizer, path: str | os.PathLike, judge: Judge) -> LoadReport:

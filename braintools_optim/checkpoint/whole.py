@@ -15,7 +15,7 @@ from ..engine.writing import undone_on_error
 from ..optimizer import OptaxOptimizer
 from ..schedulers import Scheduler
 from . import file
-from .background import Saving, free_path, written
+from .background import Saving, free_path, write_or_start
 from .errors import CheckpointError, IncompatibleCheckpoint
 from .export import export, refuse_unloadable
 from .judge import Judge, LoadReport
@@ -91,7 +91,7 @@ def write(
         if then is not None:
             then()
 
-    return written(path, finish, data, background)
+    return write_or_start(path, finish, data, background)
 
 
 def load(path: str | os.PathLike) -> Any:

@@ -85,7 +85,7 @@ class Computation:
 
         def given(plan: GroupPlan) -> dict:
             view = GroupView(self, plan, values, numbers)
-            return self.optimizer._for_chain(extra, view)
+            return self.optimizer._chain_extra(extra, view)
 
         present = Present(old, numbers, [*old, *jax.tree.leaves((grads, extra))], given)
 
@@ -196,6 +196,15 @@ class Computation:
                     f'moments no longer fit.'
                 )
             found += leaves
+        return found
+
+    def checked_values(self, values: list) -> list:
+        """Return those leaves, or raise if they are not of the kind that was registered."""
+        found = self.leaf_values(values)
+        for leaf, value in zip(self.leaves, found, strict=True):
+            leaf.check_dtype(value)
+            leaf.check_shape(value)
+            leaf.check_unit(value)
         return found
 
     def check_shapes(self, values: list) -> None:

@@ -47,14 +47,18 @@ class Codec:
     real_view: bool  # complex numbers are shown as pairs of reals
     state_dtype: Any  # what is computed in, None for the array's own dtype
 
-    def encode(self, value: Any) -> jax.Array:
-        """Return the array that is computed on."""
+    def check_unit(self, value: Any) -> None:
+        """Raise if the value is in another unit than when it was registered."""
         unit = value.unit if isinstance(value, Quantity) else None
         if unit != self.unit:
             raise ValueError(
                 f'parameter {self.name!r} was registered in {self.unit or "no unit"} and now holds '
                 f'a value in {unit or "no unit"}; assign it in {self.unit or "no unit"}.'
             )
+
+    def encode(self, value: Any) -> jax.Array:
+        """Return the array that is computed on."""
+        self.check_unit(value)
         array = jnp.asarray(without_unit(value))
         array = jax.lax.convert_element_type(array, array.dtype)  # drops the weak type
         return self._for_chain(_pairs(array) if self._as_pairs(array) else array)
@@ -112,6 +116,11 @@ class Leaf(Codec):
                 f'parameter {self.name!r} is {dtype}, and JAX computes in float32 now: leave '
                 f'jax_enable_x64 as it was when the parameter was made, or convert it.'
             )
+        self.check_dtype(value)
+
+    def check_dtype(self, value: Any) -> None:
+        """Raise if the value has another dtype than when it was registered."""
+        dtype = jnp.result_type(without_unit(value))
         if dtype != self.dtype:
             raise TypeError(
                 f'parameter {self.name!r} was registered as {self.dtype} and is {dtype} now; its '

@@ -16,7 +16,7 @@ import optax
 from brainstate import State, TraceContextError
 from brainstate.util import StateJaxTracer
 
-from ..sharding import beside
+from ..sharding import replicated_beside
 from ..state import OptimState
 from .leaf import weakly_typed
 from .observe import (
@@ -164,20 +164,20 @@ class CoreState(LateState):
         return self.peek()[index].tree
 
     def put_group(
-        self, index: int, chain: Any, belong: list[bool] | None, arrays: Sequence[jax.Array]
+        self, index: int, chain: Any, of_one: list[bool] | None, arrays: Sequence[jax.Array]
     ) -> None:
         """Put the chain state of one group, which may be new, in place of its old one.
 
-        ``belong`` says which of its arrays belong to one parameter, and so may lie with others;
+        ``of_one`` says which of its arrays belong to one parameter, and so may lie with others;
         None that no array of any group may. The count goes to where ``arrays`` are, the
         parameters of the group.
         """
         groups, count = self.value
-        new = Packed.of(chain, belong, len(arrays))
+        new = Packed.of(chain, of_one, len(arrays))
         groups = (*groups[:index], new, *groups[index + 1 :])
-        if belong is None:
+        if of_one is None:
             groups = tuple(one.unpacked(one.tree) for one in groups)
-        self.value = (groups, beside(count, arrays))
+        self.value = (groups, replicated_beside(count, arrays))
 
     def replace(self, chains: tuple, count: Any) -> None:
         """Write other chain states and a count."""

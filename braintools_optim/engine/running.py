@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainstate.util import StateJaxTracer
 
@@ -14,18 +14,24 @@ if TYPE_CHECKING:
 __all__ = ['Running']
 
 
+class _Now(NamedTuple):
+    hyper: Hyper
+    numbers: list[dict[str, Any]] | None  # of all groups, if traced
+    trace: StateJaxTracer
+
+
 class Running:
     """The group whose chain is being built or run, if one is, and whether chains read the rate."""
 
     def __init__(self, rate_is_read: bool | None = None):
         self.rate_is_read = rate_is_read  # None until a chain has been traced
         self.offered: frozenset[str] = frozenset()  # what chains are given if they take it
-        self._now: tuple[Hyper, list[dict[str, Any]] | None, StateJaxTracer] | None = None
+        self._now: _Now | None = None
 
     @contextmanager
     def group(self, h: Hyper, numbers: list[dict[str, Any]] | None = None) -> Iterator[None]:
         """Let it be a group with these values; ``numbers`` are those of all groups, if traced."""
-        before, self._now = self._now, (h, numbers, StateJaxTracer())
+        before, self._now = self._now, _Now(h, numbers, StateJaxTracer())
         try:
             yield
         finally:
@@ -44,7 +50,7 @@ class Running:
         """Return the values of the group, None if there is none."""
         now = self._now
         # An interrupt may leave it behind: it means nothing outside of its trace.
-        return now[0] if now is not None and now[2].is_valid() else None
+        return now.hyper if now is not None and now.trace.is_valid() else None
 
     def hyper_for_rate(self) -> Hyper | None:
         """Return the same to a reader of the learning rate, and note that the chain reads it."""
@@ -54,7 +60,7 @@ class Running:
 
     def number(self, group: int, name: str) -> Any:
         """Return a traced number of any group, None where none is traced."""
-        if self.hyper() is None or self._now is None or not (numbers := self._now[1]):
+        if self.hyper() is None or self._now is None or not (numbers := self._now.numbers):
             return None
         if name == 'lr':
             self.rate_is_read = True

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from brainstate import State
 
-from ..sharding import beside, own_buffers
+from ..sharding import own_buffers, replicated_beside
 from ..transforms.mesh import mesh_of, named_sharding
 from .accumulate import TURN, turn_of
 from .buffers import refuse_deleted
@@ -132,7 +132,7 @@ class Stepper:
         for one, plan in zip(packed, self.computation.plans, strict=True):
             members = {leaves[i].path: arrays[leaves[i].path] for i in plan.leaves}
             moved.append(one.unpacked(own_buffers(one.tree, members)))
-        self.core.value = tuple(moved), beside(count, list(arrays.values()))
+        self.core.value = tuple(moved), replicated_beside(count, list(arrays.values()))
         return all(map(named_sharding, jax.tree.leaves(moved)))
 
     def _run_checked(self, kind: tuple, args: tuple, held: bool, result: list) -> None:
