@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 
 # XLA's newer code generator takes most of the suite's time: it compiles three times as long, and
@@ -11,6 +12,13 @@ os.environ.setdefault(
 import brainstate  # noqa: F401  # first: its import turns x64 off, later it would undo the fixture
 import jax
 import pytest
+
+
+def pytest_collection_finish():
+    """Let the garbage collector pass over what stays anyway, and look less often at the rest."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items):

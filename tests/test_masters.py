@@ -10,6 +10,8 @@ import pytest
 from brainstate import ParamState
 from brainstate.transform import for_loop, jit
 from cases import (
+    CASE,
+    SHAPES,
     build,
     grads_tree,
     make_params,
@@ -46,11 +48,20 @@ def sgd(w, **options):
 @over_classes('masters')
 def test_they_are_a_wide_run(case, x64):
     """On equal gradients masters are the parameters of a float64 run, the parameters round them."""
+    follow_a_wide_run(case, [[*SHAPES]] * 6)
+
+
+def test_they_are_a_wide_run_where_gradients_are_missing(x64):
+    some = ['a', 'block.c.bias', 'block.c.weight']
+    follow_a_wide_run(CASE['adam'], [[*SHAPES], some, ['s'], [*SHAPES]])
+
+
+def follow_a_wide_run(case, present):
+    """Take a step for each list of the names that have gradients, and compare after each."""
     params, others = narrow_and_wide()
     opt = build(case, params, groups=2, master_dtype=jnp.float64)
     twin = build(case, others, groups=2)
-    for t in range(6):
-        names = ['a', 'block.c.bias', 'block.c.weight'] + ['s'] * (t != 2)  # once one is missing
+    for t, names in enumerate(present):
         opt.step(grads_tree(t, names=names))
         twin.step(grads_tree(t, names=names))
         masters = {**masters_of(opt, 0), **masters_of(opt, 1)}
