@@ -17,7 +17,7 @@ from saiunit import Quantity
 
 from .check import check_flag, check_number
 from .engine.leaf import Codec, flat_values, is_unit_leaf, regrouped, without_unit
-from .engine.observe import traced
+from .engine.observe import is_tracer, traced
 from .engine.own_state import NumbersState, next_step_count, weak_scalars
 from .engine.writing import write_all
 from .optimizer import Optimizer
@@ -168,6 +168,14 @@ class AveragedModel(brainstate.nn.Module):
                 f'{type(args[0]).__name__}: call update_parameters(model).'
             )
         return self.module(*args, **kwargs)
+
+    def __pretty_repr_item__(self, name: str, value: Any) -> tuple[str, Any] | None:
+        """Show its numbers as numbers."""
+        if name == '_decay' and value is not None:
+            return 'decay', self.decay
+        if name == 'n_averaged' and not is_tracer(value.value):
+            return name, np.asarray(value.value).tolist()
+        return super().__pretty_repr_item__(name, value)
 
     def _averages(self, state: State) -> bool:
         return self.use_buffers or isinstance(state, ParamState)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -33,6 +34,18 @@ class AddedSchedulers(FixedList):
 def states_of(schedulers: Iterable[Scheduler]) -> list[OptimState]:
     """Return the States of schedulers, each once."""
     return list({id(s): s for scheduler in schedulers for s in scheduler._states()}.values())
+
+
+def _warn_of_old_traces(optimizer: Any, scheduler: Scheduler) -> None:
+    """Warn that compiled functions which step ``opt.lr`` do not step a scheduler added since."""
+    name = type(scheduler).__name__
+    warnings.warn(
+        f'a function that steps the lr of this {type(optimizer).__name__} was traced before '
+        f'{name} was attached: compiled by brainstate.transform.jit, it does not step {name}. '
+        f'Attach schedulers first, or give the function to jit anew.',
+        UserWarning,
+        stacklevel=2,
+    )
 
 
 class DrivenRates:
@@ -128,6 +141,8 @@ class DrivenRates:
                 warn_of_unread(self)  # type: ignore[arg-type]  # mixed into one
             self._schedulers = [*self._schedulers, scheduler]
             if self._lr_is_free and isinstance(scheduler, LRScheduler):
+                if self._lr_scheduler._traced:
+                    _warn_of_old_traces(self, scheduler)
                 self._lr_scheduler, self._lr_is_free = scheduler, False
         self._scheduler_states = states_of(self._all_schedulers())
 

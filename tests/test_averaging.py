@@ -422,3 +422,16 @@ def test_help():
     head = text[: text.index('Method resolution order')]
     for name in ('model', 'decay', 'avg_fn', 'use_buffers', 'state_dtype'):
         assert f'{name}: ' in head and f'{name} :' in head
+
+
+def test_it_shows_its_numbers_and_its_model():
+    model = mixed()
+    average = bo.AveragedModel(model, decay=0.9)
+    average.update_parameters(model)
+    average.decay = 0.75
+    shown = repr(average)
+    assert 'decay=0.75,' in shown and 'n_averaged=1,' in shown and 'module=Model(' in shown
+    assert 'decay' not in repr(bo.AveragedModel(model))
+    texts = []
+    jit(lambda: texts.append(repr(average)))()
+    assert 'n_averaged' in texts[0]

@@ -1,5 +1,7 @@
 """Construction, attaching and stepping with traced learning rates give what they give outside."""
 
+import copy
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -125,3 +127,25 @@ def test_the_bases_of_a_sequence_are_assigned_outside():
     assert opt.lr.state_dict() == before
     assign(0.2)
     assert opt.current_lr == 0.2
+
+
+def test_attaching_what_old_traces_do_not_step_warns():
+    w = ParamState(jnp.ones(2))
+    opt = bo.SGD(1.0).register_trainable_weights({'w': w})
+
+    def epoch(grads):
+        opt.step(grads)
+        opt.lr.step()
+
+    stale, grads = jit(epoch), {'w': jnp.ones(2)}
+    stale(grads)
+    other = copy.deepcopy(opt)  # no function steps its lr
+    bo.StepLR(other, step_size=1, gamma=0.5)
+    with pytest.warns(UserWarning, match='traced before StepLR was attached.* to jit anew'):
+        bo.StepLR(opt, step_size=1, gamma=0.5)
+    stale(grads)
+    assert opt.current_lr == 1.0
+    fresh = jit(epoch)
+    fresh(grads)
+    assert opt.current_lr == 0.5
+    bo.ExponentialLR(opt, gamma=0.5)  # beside one that is stepped

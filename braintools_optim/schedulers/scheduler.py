@@ -126,6 +126,7 @@ class Scheduler(metaclass=_SchedulerType):
 
     _settled: tuple[str, ...] = ()  # attributes that are fixed once it is built
     torch_gives_base = False  # whether torch's constructor, too, takes a base_lr
+    _traced = False  # whether a function that steps it has been traced
 
     def __init__(self, last_epoch: int = 0):
         self.optimizer: OptaxOptimizer | None = None
@@ -267,6 +268,7 @@ class Scheduler(metaclass=_SchedulerType):
 
     def _put_epoch(self, epoch: Any) -> None:
         if recorded():
+            vars(self)['_traced'] = True
             epoch = self._as_before(epoch)
         if is_tracer(epoch) and jnp.issubdtype(epoch.dtype, jnp.integer):
             epoch = epoch.astype(jnp.int32)
@@ -411,7 +413,8 @@ class Scheduler(metaclass=_SchedulerType):
 
     def _copy_into(self, new: Any, memo: dict[int, Any]) -> None:
         """Give a copy its attributes; ``memo`` has what is copied already, by identity."""
-        vars(new).update({name: _copied(value, memo) for name, value in vars(self).items()})
+        own = {name: value for name, value in vars(self).items() if name != '_traced'}
+        vars(new).update({name: _copied(value, memo) for name, value in own.items()})
 
     # ---- its attributes ------------------------------------------------------------------
 
