@@ -21,7 +21,7 @@ def test_on_a_mesh():
     assert set(complaints) == {
         *(f'{name} {road}' for name in OPTIMIZERS for road in ROADS),
         *('compilations eager', 'compilations jit', 'late group', 'partly sharded'),
-        *('checkpoint', 'copy', 'a closure on other devices'),
+        *('checkpoint', 'copy', 'a closure on other devices', 'a whole beside a part, scanned'),
         *(f'explicit {name}' for name in EXPLICIT),
         *(f'placed late, {kind}, {road}' for kind in ('Auto', 'Explicit') for road in LATE),
     }
@@ -291,6 +291,19 @@ def main():
                 if not m.sharding.is_equivalent_to(where[k], m.ndim):
                     found.append(f'{k}: {m.sharding}')
             report[f'placed late, {kind.name}, {road}'] = found
+
+    # In a loop the compiler would follow the layout of the one for the other, and keep that.
+    start = jnp.sin(jnp.arange(32.0)).reshape(8, 4)
+    ends = []
+    for sharded in (False, True):
+        put = place if sharded else lambda x, *_: jnp.copy(x)
+        params = {'part': ParamState(put(start, 'data')), 'whole': ParamState(put(start))}
+        opt = bo.Adam(0.1).register_trainable_weights(params)
+        early = dict(arrays(opt))
+        both = lambda p=params: jnp.sum(p['part'].value * p['whole'].value)  # noqa: E731
+        bo.train_step(params, opt, lambda both=both: both() ** 2).scan(length=3)
+        ends.append(opt)
+    report['a whole beside a part, scanned'] = moved(early, opt) + unequal(ends[1], ends[0])
 
     # XLA's language does not say which devices a closure puts arrays on.
     report['a closure on other devices'] = found = []

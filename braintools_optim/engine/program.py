@@ -8,6 +8,7 @@ donated, and read and written directly where nobody watches.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import starmap
 from typing import Any
 
@@ -33,7 +34,8 @@ from .compiled import (
     modes,
     signature_of,
 )
-from .observe import any_hooks, is_plain
+from .layout import laid_out_like
+from .observe import any_hooks, is_plain, outside_of_traces
 from .own_state import CoreState, LateState, NumbersState
 from .shield import ShieldedCall
 from .writing import undone_on_error, write_all
@@ -234,7 +236,11 @@ class Program:
             zip(map(id, self.order), [*plain, *cores, *late, *copied, *only_read], strict=True)
         )
         new, out = self.function.jaxpr_call([old[id(s)] for s in self.states], *args, **kwargs)
-        at = dict(zip(map(id, self.states), new, strict=True))
+        # Loops within leave it to the compiler where their variables are.
+        at = {
+            id(state): laid_out_like(value, partial(outside_of_traces, state))
+            for state, value in zip(self.states, new, strict=True)
+        }
         moved = [at[id(s)] for s in (*self.donated_plain, *self.donated_cores, *self.donated_late)]
         left = jax.tree.leaves([at[id(s)] for s in self.copied])
         return jax.tree.leaves(moved), list(map(_without_key, left)), jax.tree.leaves(out)
