@@ -1,5 +1,7 @@
 """Muon: which parameters it takes as matrices, and which it leaves to AdamW."""
 
+import re
+
 import brainstate
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,14 @@ def test_muon_takes_matrices_only():
     assert len(opt.param_groups) == len(opt.param_states) == 1
     with pytest.raises(ValueError, match=r"'layer\.bias'.*\(3,\), of which.*\(2, 2\)"):
         bo.Muon(reshape=lambda shape: (2, 2)).register_trainable_weights(bias)
+
+
+def test_a_parameter_of_a_module_is_named_as_everywhere():
+    model = brainstate.nn.Sequential(brainstate.nn.Linear(2, 3), brainstate.nn.Linear(3, 1))
+    params = model.states(brainstate.ParamState)
+    names = bo.Adam(0.1).register_trainable_weights(params).param_states.names
+    with pytest.raises(ValueError, match=re.escape(f"parameter '{names[0]}.bias' has the shape")):
+        bo.Muon(0.1).register_trainable_weights(params)
 
 
 @pytest.mark.parametrize(

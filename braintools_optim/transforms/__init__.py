@@ -7,6 +7,7 @@ A module holds an algorithm or a family of them. These are what they share:
 | `absent`, `count`, `entry` | leaves without gradients; counts of updates; equal entries |
 | `moments`, `wide` | averages of gradients; precision of at least float32 |
 | `mesh` | where arrays are |
+| `names` | where a leaf stands in a tree, as people write it |
 | `refuse` | what an algorithm cannot take |
 """
 

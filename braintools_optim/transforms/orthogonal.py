@@ -13,7 +13,8 @@ import optax
 from .absent import is_masked
 from .adam import ScaleByAdamState
 from .mesh import in_auto_axes
-from .refuse import leaf_name, refuse_complex
+from .names import path_name
+from .refuse import refuse_complex
 
 __all__ = [
     'NS_COEFFICIENTS',
@@ -153,7 +154,7 @@ def scale_by_muon(
             if len(shape) != 2 or math.prod(shape) != p.size:
                 made = f', of which reshape made {shape}' if reshape else ''
                 raise ValueError(
-                    f'Muon takes matrices, but parameter {leaf_name(path)!r} has the shape '
+                    f'Muon takes matrices, but parameter {path_name(path)!r} has the shape '
                     f"{p.shape}{made}; leave it to AdamW by adamw='rest', or "
                     f"say by reshape='last', reshape='first' or a function of the shape which "
                     f'matrix it is.'

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
-__all__ = ['leaf_name', 'refuse_complex']
+from .names import path_name
 
-
-def leaf_name(path: Any) -> str:
-    """Return the name of a leaf in a tree of parameters."""
-    return jax.tree_util.keystr(path, simple=True, separator='.')
+__all__ = ['refuse_complex']
 
 
 def refuse_complex(params: optax.Params) -> None:
@@ -21,6 +16,6 @@ def refuse_complex(params: optax.Params) -> None:
     for path, p in jax.tree_util.tree_flatten_with_path(params)[0]:
         if jnp.iscomplexobj(p):
             raise TypeError(
-                f'parameter {leaf_name(path)!r} is {p.dtype}, and this algorithm is for real ones, '
+                f'parameter {path_name(path)!r} is {p.dtype}, and this algorithm is for real ones, '
                 f'as in torch; register its real and imaginary parts, or use Adam.'
             )
