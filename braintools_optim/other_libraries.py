@@ -26,6 +26,7 @@ __all__ = [
     'refuse_rate',
     'refuse_read_only',
     'refuse_scheduler',
+    'refuse_stray',
     'refuse_torch_group',
     'way_here',
 ]

@@ -1,7 +1,9 @@
 """Imports run downward only: from what people hold to the engine, and from there to the ground."""
 
 import ast
+import importlib
 import sys
+from inspect import ismodule
 from pathlib import Path
 
 import braintools_optim
@@ -65,6 +67,21 @@ def test_imports_run_downward():
             if package == 'braintools_optim' and HEIGHT.get(unit, 0) > HEIGHT[unit_of(path)]:
                 upward.append(f'{path.relative_to(ROOT)} imports {name}')
     assert not upward
+
+
+def test_what_is_imported_is_declared():
+    """A module's `__all__` has all that other modules of the package take from it."""
+    undeclared = []
+    for path in FILES:
+        package = path.relative_to(ROOT.parent).parts[:-1]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level and node.module:
+                above = package[: len(package) + 1 - node.level]
+                source = importlib.import_module('.'.join([*above, node.module]))
+                for name in {x.name for x in node.names} - set(getattr(source, '__all__', [])):
+                    if not name.startswith('_') and not ismodule(getattr(source, name, None)):
+                        undeclared.append(f'{source.__name__}: {name}')
+    assert not undeclared
 
 
 def test_formulas_are_usable_alone():

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *('HOW_TO_READ', 'built_chain', 'check_chain', 'fixed_chain', 'noting_reads'),
-    *('refuse_untaken', 'returned_chain', 'run_given_chain', 'warn_of_unread', 'where_given'),
+    *('refuse_untaken', 'run_given_chain', 'warn_of_unread', 'where_given'),
 ]
 
 HOW_TO_READ = 'end transform(h) in optax.scale_by_learning_rate(h.lr)'

@@ -29,7 +29,7 @@ from .compiled import NUMBERS
 
 __all__ = [
     *('Codec', 'Leaf', 'all_leaves', 'entries_of', 'flat_values', 'leaves_of', 'over_entries'),
-    *('regrouped', 'weakly_typed', 'without_unit'),
+    *('is_unit_leaf', 'regrouped', 'weakly_typed', 'without_unit'),
 ]
 
 

@@ -13,6 +13,8 @@ from .backend import scalar
 from .domain import Milestones, Real, Scalar, admit
 from .formula import Pair, Schedule, evaluate, family, plain
 
+__all__ = ['lambda_', 'piecewise_constant', 'sequential']
+
 
 @family
 def lambda_(xp: Any, t: Any, fn: Callable[[Any], Any]) -> Pair:

@@ -13,6 +13,8 @@ from .domain import Flag, Fraction, NonNegative, Positive, PositiveCount, Real
 from .formula import Pair, family, is_jax, plain
 from .shape import between, half_cosine, raised
 
+__all__ = ['cosine', 'cosine_restarts', 'cyclic', 'last_restart', 'one_cycle']
+
 
 @family
 def cosine(xp: Any, t: Any, T_max: PositiveCount = 50, eta_min: Real = 0.0) -> Pair:

@@ -8,6 +8,17 @@ from .domain import Count, Flag, Milestones, NonNegative, Positive, PositiveCoun
 from .formula import Pair, family
 from .shape import between, fraction_left, half_cosine, raised
 
+__all__ = [
+    'exponential',
+    'exponential_decay',
+    'inverse_time',
+    'multistep',
+    'polynomial',
+    'rex',
+    'step',
+    'swa',
+]
+
 
 @family
 def step(xp: Any, t: Any, step_size: PositiveCount = 30, gamma: NonNegative = 0.1) -> Pair:

@@ -12,6 +12,20 @@ from typing import Annotated, Any, Literal
 import jax
 import numpy as np
 
+__all__ = [
+    'Count',
+    'Flag',
+    'Fraction',
+    'Milestones',
+    'NonNegative',
+    'Positive',
+    'PositiveCount',
+    'Real',
+    'Scalar',
+    'admit',
+    'is_number',
+]
+
 
 @dataclass(frozen=True)
 class Domain:

@@ -16,6 +16,8 @@ import numpy as np
 from .backend import array, scalar
 from .domain import Real, Scalar, admit, is_number
 
+__all__ = ['Pair', 'Schedule', 'evaluate', 'family', 'is_jax', 'plain']
+
 Schedule = Callable[[Any], Any]
 Pair = tuple[Any, Any]
 P = ParamSpec('P')

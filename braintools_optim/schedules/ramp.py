@@ -9,6 +9,8 @@ from .domain import Count, NonNegative, PositiveCount, Real
 from .formula import Pair, family
 from .shape import between, fraction_done, fraction_left, half_cosine
 
+__all__ = ['constant', 'inverse_sqrt', 'linear', 'warmup', 'warmup_cosine', 'wsd']
+
 
 @family
 def constant(xp: Any, t: Any, factor: NonNegative = 1 / 3, total_iters: Count = 5) -> Pair:

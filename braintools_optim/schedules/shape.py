@@ -8,6 +8,8 @@ from typing import Any
 from .backend import array, scalar
 from .formula import Pair, is_jax
 
+__all__ = ['between', 'fraction_done', 'fraction_left', 'half_cosine', 'raised']
+
 
 def fraction_done(xp: Any, t: Any, total: Any) -> Any:
     """The fraction of ``total`` steps that is done, from 0 to 1; 1 if there are none."""

@@ -20,7 +20,15 @@ from .orthogonal import NS_COEFFICIENTS, NS_EPS, NS_STEPS, newton_schulz
 from .refuse import refuse_complex
 from .wide import widened
 
-__all__ = ['MarsSquares', 'ScaleByMarsState', 'is_matrix', 'mars', 'scale_by_mars']
+__all__ = [
+    'CLIPS',
+    'VARIANTS',
+    'MarsSquares',
+    'ScaleByMarsState',
+    'is_matrix',
+    'mars',
+    'scale_by_mars',
+]
 
 VARIANTS = ('adamw', 'lion', 'shampoo')
 CLIPS = ('global', 'per_tensor', None)

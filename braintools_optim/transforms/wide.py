@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ['cast_like', 'inner', 'largest', 'moved', 'wide_dtype', 'widened']
+__all__ = ['cast_like', 'inner', 'largest', 'moved', 'square_norm', 'wide_dtype', 'widened']
 
 
 def wide_dtype(tree: Any) -> Any:

@@ -18,7 +18,7 @@ from .options import Options, given_options
 from .place import Placement, on_mesh
 from .step import Step
 
-__all__ = ['ScaleByWhiteKronState', 'quad', 'scale_by_quad', 'scale_by_skew', 'skew']
+__all__ = ['FACTORS', 'ScaleByWhiteKronState', 'quad', 'scale_by_quad', 'scale_by_skew', 'skew']
 
 
 class ScaleByWhiteKronState(NamedTuple):
