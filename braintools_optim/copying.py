@@ -25,7 +25,7 @@ _STATES = frozenset(['_core', '_number_state', '_scheduler_states'])
 
 
 class Copied:
-    """What happens to an optimizer that is copied, pickled, or taken apart by brainstate."""
+    """Mixin of `OptaxOptimizer`: being copied, pickled, or taken apart by brainstate."""
 
     def __deepcopy__(self, memo: dict) -> Any:
         return _independent_copy(self, memo)  # type: ignore[arg-type]  # mixed into one

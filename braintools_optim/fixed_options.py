@@ -23,7 +23,7 @@ def _fixed(place: str, doc: str) -> Any:
 
 
 class FixedOptions:
-    """The common options that are no numbers."""
+    """Mixin of `OptaxOptimizer`: the common options that are no numbers."""
 
     _precision: Precision
     _skip_nonfinite: bool

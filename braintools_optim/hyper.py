@@ -1,4 +1,4 @@
-"""Hyper-parameters as live values: no trace ever sees a plain number.
+"""Hyper-parameters as live values: a trace sees tracers, and plain 0.0 for what is left out.
 
 The numbers of all groups stand in one vector in one State, so that a step reads one State and
 passes one argument, and a change is a write to that State.

@@ -39,7 +39,7 @@ def _taken() -> frozenset[str]:
 
 
 class LiveNumbers:
-    """What makes the hyper-parameters of an optimizer live, for each of its groups."""
+    """Mixin of `OptaxOptimizer`: hyper-parameters that are live, for each of its groups."""
 
     structural: tuple[str, ...] = ()
     """Numbers whose zero at construction leaves a part of the state out (`Hyper.uses`).
@@ -285,9 +285,8 @@ class LiveNumbers:
     def _write(self, numbers: Mapping[tuple[int, str], Any]) -> None:
         """Write numbers of groups, and of those to come."""
         if names := {name for group, name in numbers if group == TO_COME} - self._assigned:
-            self.__dict__['_assigned'] = (
-                self._assigned | names
-            )  # before the table, which still has the old
+            # Before the table is written: it still has the old numbers then.
+            self.__dict__['_assigned'] = self._assigned | names
         self._table.write(numbers)
 
     def _validate_changes(self, group: ParamGroup, changes: Mapping[tuple[int, str], Any]) -> None:

@@ -1,4 +1,4 @@
-"""The optimizer: it holds parameters and state, and owns the road that every step takes."""
+"""The optimizer: it holds parameters and state, and says what a step does around the chain."""
 
 from __future__ import annotations
 

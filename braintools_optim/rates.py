@@ -49,7 +49,7 @@ def _warn_of_old_traces(optimizer: Any, scheduler: Scheduler) -> None:
 
 
 class DrivenRates:
-    """What lets schedulers drive an optimizer."""
+    """Mixin of `OptaxOptimizer`: its learning rates, and the schedulers that drive it."""
 
     _table: HyperTable
     _groups: list[ParamGroup]

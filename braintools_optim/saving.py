@@ -17,7 +17,7 @@ __all__ = ['Savable']
 
 
 class Savable:
-    """What makes an optimizer be saved and restored."""
+    """Mixin of `OptaxOptimizer`: saving to plain data or a file, and restoring."""
 
     state_schema = 1
     """The version of what a class keeps: raise it when a name comes to mean another thing."""

@@ -22,7 +22,7 @@ from .engine.program import StatefulProgram
 from .leafwise import is_leafwise
 from .optimizer import OptaxOptimizer
 from .paths import plain_keys
-from .schedulers import LRScheduler, Scheduler
+from .schedulers import Scheduler
 
 __all__ = ['TrainStep', 'train_step']
 
@@ -104,8 +104,8 @@ class TrainStep:
                 f'train_step needs True, False or a function for value_fn, got {value_fn!r}.'
             )
         self.model_states = _states_of(model_or_states)
-        self.optimizers = _several('optimizer', optimizer, OptaxOptimizer)
-        self.schedulers = _several('scheduler', scheduler, Scheduler)
+        self.optimizers = _as_list('optimizer', optimizer, OptaxOptimizer)
+        self.schedulers = _as_list('scheduler', scheduler, Scheduler)
         self.loss_fn, self.has_aux, self.value_fn = loss_fn, has_aux, value_fn
         self._check_parameters()
         self._check_schedulers()
@@ -198,8 +198,7 @@ class TrainStep:
             with opt._running.offering(*(['value'] if self.value_fn is None else [])):
                 opt.step(mine, **({} if extra is None else extra(loss, mine)))
         for scheduler in self.schedulers:
-            wants = isinstance(scheduler, LRScheduler) and scheduler._wants_metric()
-            _after_update(scheduler, [without_unit(loss)] if wants else [])
+            _after_update(scheduler, [without_unit(loss)] if scheduler._wants_metric() else [])
         return (loss, *aux) if self.has_aux else loss
 
     def _checked_loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -354,8 +353,8 @@ def _states_of(model: Any) -> list[State]:
     return list(found.values())
 
 
-def _several(name: str, given: Any, kind: type) -> list[Any]:
-    """Return what was given as one, as a sequence, or as None where there need be none."""
+def _as_list(name: str, given: Any, kind: type) -> list[Any]:
+    """Return one object, several or None as a list; raise for other types and duplicates."""
     each = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
     for x in each:
         if not isinstance(x, kind):

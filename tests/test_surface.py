@@ -342,9 +342,10 @@ def test_tx_that_was_given():
 
 @pytest.mark.parametrize('jit', [False, True])
 @pytest.mark.parametrize('chained', [False, True])
-def test_extra_arguments_reach_the_chain_of_every_group(jit, chained):
-    def update(updates, state, params=None, *, scale, **extra):
-        return jax.tree.map(lambda g: -scale * g, updates), state
+@pytest.mark.parametrize('name', ['scale', 'turn', 'values'])
+def test_extra_arguments_reach_the_chain_of_every_group(jit, chained, name):
+    def update(updates, state, params=None, **extra):
+        return jax.tree.map(lambda g: -extra[name] * g, updates), state
 
     tx = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
     tx = optax.chain(optax.identity(), tx) if chained else tx
@@ -352,12 +353,12 @@ def test_extra_arguments_reach_the_chain_of_every_group(jit, chained):
     a, b = ParamState(jnp.ones(2)), ParamState(jnp.ones(3))
     opt.register_trainable_weights({'a': a}).add_param_group({'b': b})
     grads = {'a': jnp.ones(2), 'b': jnp.ones(3)}
-    step = brainstate.transform.jit(lambda s: opt.step(grads, scale=s)) if jit else None
+    step = brainstate.transform.jit(lambda s: opt.step(grads, **{name: s}))
     for scale in (0.25, 0.5):
-        step(scale) if jit else opt.step(grads, scale=scale)
+        step(scale) if jit else opt.step(grads, **{name: scale})
     np.testing.assert_allclose(a.value, 0.25)
     np.testing.assert_allclose(b.value, 0.25)
-    opt.update(grads, scale=0.25)
+    opt.update(grads, **{name: 0.25})
     np.testing.assert_allclose(b.value, 0.0)
 
 

@@ -16,13 +16,13 @@ __all__ = ['plainly', 'shaped_like']
 
 
 def plainly(value: Any) -> Any:
-    """Return nested data with Python's numbers in the place of arrays without dimensions."""
+    """Return nested data with lists for tuples, and arrays as numbers or nested lists of them."""
     if isinstance(value, Mapping):
         return {k: plainly(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plainly(v) for v in value]
     if isinstance(value, np.generic | np.ndarray | jax.Array):
-        return np.asarray(value).tolist()  # a number if it has no dimensions
+        return np.asarray(value).tolist()
     return value
 
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ['TURN', 'GradientSum', 'Turn', 'accumulated', 'check_accumulation', 'turn_of']
 
-TURN = 'turn'
-"""What the turn of a call is called among the arguments of a computation."""
+TURN = '<turn>'
+"""The key of a call's turn among the extra arguments: no argument of a chain can be named so."""
 
 Update = Callable[[list, list], tuple[tuple, list]]
 """From the gradients of all leaves and the chains' states to new states and new leaves."""
@@ -72,11 +72,11 @@ class GradientSum(NamedTuple):
         ]
         return cls(plan.tree(empty), jnp.zeros(len(plan.leaves), jnp.int32))
 
-    def plus(self, plan: GroupPlan, found: list) -> GradientSum:
+    def plus(self, plan: GroupPlan, gradients: list) -> GradientSum:
         """Return the sum with one more gradient of each leaf, where there is one."""
         sums = zip(plan.leaves, plan.flat(self.gradients), strict=True)
-        new = [s if found[i] is None else s + found[i].astype(s.dtype) for i, s in sums]
-        here = np.array([found[i] is not None for i in plan.leaves], np.int32)
+        new = [s if gradients[i] is None else s + gradients[i].astype(s.dtype) for i, s in sums]
+        here = np.array([gradients[i] is not None for i in plan.leaves], np.int32)
         return GradientSum(plan.treedef.unflatten(new), self.leaf_added + here)
 
     def cleared(self) -> GradientSum:
@@ -91,7 +91,7 @@ class GradientSum(NamedTuple):
 def accumulated(
     computation: Computation,
     old: list,
-    found: list,
+    gradients: list,
     chains: Sequence[Any],
     update: Update,
     turn: Any,
@@ -104,7 +104,7 @@ def accumulated(
     leaves, plans = computation.leaves, computation.plans
     steps = computation.optimizer.accumulate_steps
     inner = [state for state, _ in chains]
-    sums = [one.plus(plan, found) for plan, (_, one) in zip(plans, chains, strict=True)]
+    sums = [one.plus(plan, gradients) for plan, (_, one) in zip(plans, chains, strict=True)]
 
     def add() -> tuple[tuple, list]:
         return tuple(zip(inner, sums, strict=True)), old
@@ -116,7 +116,7 @@ def accumulated(
             for place, (i, s) in enumerate(zip(plan.leaves, plan.flat(one.gradients), strict=True)):
                 dtype = leaves[i].gradient_dtype(leaves[i].encode(old[i]).dtype)
                 means[i] = (s / steps).astype(dtype)
-                added[i] = True if found[i] is not None else one.leaf_added[place] > 0
+                added[i] = True if gradients[i] is not None else one.leaf_added[place] > 0
         states, new = update(means, inner)
         new = [where_true(here, n, o) for here, n, o in zip(added, new, old, strict=True)]
         kept = [

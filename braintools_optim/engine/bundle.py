@@ -16,7 +16,7 @@ import numpy as np
 from ..paths import Keys
 from ..slot import Slot, rebuild, slots_of
 from ..transforms.absent import is_masked
-from .computation import Computation, Present
+from .computation import Computation, StepInput
 from .gradient import gradient_of
 from .plan import GroupPlan
 
@@ -142,14 +142,14 @@ class Bundle:
         """
         pieces = iter(grads)
         old: list[Any] = []
-        found: list[Any] = []
+        gradients: list[Any] = []
         for leaf, array, (kind, shares) in zip(
             self.computation.leaves, arrays, self.kinds, strict=True
         ):
             old.append(kind.unflatten([array]))
             leaf.check_shape(old[-1])
             given = [s.unflatten([next(pieces) for _ in range(s.num_leaves)]) for s in shares]
-            found.append(gradient_of(leaf, given, old[-1]))
+            gradients.append(gradient_of(leaf, given, old[-1]))
         sources = BySort(iter(own), iter(vectors), iter(common))
         chains = []
         for skeleton, slots, place in zip(self.skeletons, self.slots, places, strict=True):
@@ -157,8 +157,8 @@ class Bundle:
             values = [x[place] if _sort(slot) == 'vectors' else x for x, slot in taken]
             chains.append(rebuild(skeleton, values))
         numbers = self.computation.optimizer._table.unpack(vector)
-        present = Present(old, numbers, foreign=[*arrays, *grads, *common])
-        states, new = self.computation.advance(present, found, chains)
+        step = StepInput(old, numbers, borrowed=[*arrays, *grads, *common])
+        states, new = self.computation.advance(step, gradients, chains)
         made = BySort([], [], [])
         for slots, state in zip(self.slots, states, strict=True):
             for slot, x in zip(slots, jax.tree.leaves(state, is_leaf=is_masked), strict=True):

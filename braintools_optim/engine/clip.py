@@ -15,25 +15,27 @@ from .leaf import entries_of, over_entries
 __all__ = ['clipped', 'signed_and_bounded']
 
 
-def signed_and_bounded(found: list, climbing: Container[int], numbers: dict[str, Any]) -> list:
+def signed_and_bounded(gradients: list, climbing: Container[int], numbers: dict[str, Any]) -> list:
     """Return gradients with the sign turned where that is to climb, and bounded."""
-    signed = (over_entries(operator.neg, g) if i in climbing else g for i, g in enumerate(found))
+    signed = (
+        over_entries(operator.neg, g) if i in climbing else g for i, g in enumerate(gradients)
+    )
     return clipped(list(signed), numbers)
 
 
-def clipped(found: list, numbers: dict[str, Any]) -> list:
+def clipped(gradients: list, numbers: dict[str, Any]) -> list:
     """Bound the gradients of all groups: their global norm, then each entry, if so wished."""
     if 'grad_clip_norm' in numbers:
-        squares = [square_norm(entries_of(g)) for g in found if g is not None]
+        squares = [square_norm(entries_of(g)) for g in gradients if g is not None]
         norm = jnp.sqrt(sum(squares, start=jnp.zeros(())))
         bound = numbers['grad_clip_norm']
         within = (norm <= bound) | jnp.isinf(bound)  # a norm that is nan is not
         factor = jnp.where(within, 1.0, bound / norm)
-        found = [over_entries(lambda x: (x * factor).astype(x.dtype), g) for g in found]
+        gradients = [over_entries(lambda x: (x * factor).astype(x.dtype), g) for g in gradients]
     if 'grad_clip_value' in numbers:
         bound = numbers['grad_clip_value']
-        found = [over_entries(lambda x: _clip(x, bound), g) for g in found]
-    return found
+        gradients = [over_entries(lambda x: _clip(x, bound), g) for g in gradients]
+    return gradients
 
 
 def _clip(g: jax.Array, bound: Any) -> jax.Array:

@@ -19,7 +19,7 @@ from brainstate.transform import StatefulFunction
 
 from .clip import clipped
 from .compiled import CONFIG, matmul_precision
-from .computation import Present, own_copies
+from .computation import StepInput, own_copies
 from .finite import all_finite, where_true
 from .gradient import refuse_non_arrays
 from .leaf import regrouped, without_unit
@@ -201,19 +201,21 @@ def _compute(
     ]
     (value, (loss, written)), grads = jax.value_and_grad(evaluate, has_aux=True)(arrays)
     finite = all_finite([value, *grads]) if optimizer.skip_nonfinite else None
-    found = clipped(grads, numbers[0])
+    gradients = clipped(grads, numbers[0])
     value_fn = view.objective(lambda given: objective(given, others)[0])
     h = plan.group.hyper(numbers[plan.group.index])
 
     def run(chain: Any, grads: Any, state: Any, params: Any) -> tuple[Any, Any]:
         return descend(h, chain, value_fn, params, state, value, grads)
 
-    after, next_state = computation.run_chain(Present(old, numbers), plan, h, state, found, run)
+    after, next_state = computation.run_chain(
+        StepInput(old, numbers), plan, h, state, gradients, run
+    )
     state = own_copies(
         where_true(finite, next_state, state), [*old, *jax.tree.leaves((others, loss, written))]
     )
     new = list(old)
     for i, x in zip(plan.leaves, after, strict=True):
-        if found[i] is not None:
+        if gradients[i] is not None:
             new[i] = leaves[i].moved(x, old[i])
-    return loss, written, state, regrouped(values, where_true(finite, new, old), found)
+    return loss, written, state, regrouped(values, where_true(finite, new, old), gradients)

@@ -41,7 +41,7 @@ def entry_of(program: Any) -> Any:
 
 
 def signature_of(args: tuple) -> tuple:
-    """Return all of arguments, and of JAX's settings, that a compiled program depends on."""
+    """Return everything about arguments and JAX's settings on which a compiled program depends."""
     leaves, treedef = jax.tree.flatten(args)
     placed = tuple(x.sharding if getattr(x, 'committed', False) else None for x in leaves)
     return treedef, tuple(map(jax.typeof, leaves)), placed, matmul_precision()

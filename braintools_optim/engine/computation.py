@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from ..hyper import Hyper
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['Computation', 'Present', 'own_copies']
+__all__ = ['Computation', 'StepInput', 'own_copies']
 
 Run = Callable[[optax.GradientTransformation, Any, Any, Any], tuple[Any, Any]]
 """What is done with a chain, gradients, its state and parameters: it returns two new trees."""
 
 
 @dataclass(frozen=True)
-class Present:
-    """What a step finds, besides gradients and the states of chains."""
+class StepInput:
+    """What one step reads besides gradients and the states of chains."""
 
     old: list  # the leaves of the parameters
     numbers: list[dict[str, Any]]  # of every group
-    foreign: Sequence = ()  # the arrays that must not become part of a state
+    borrowed: Sequence = ()  # the arrays that must not become part of a state
     given: Callable[[GroupPlan], dict] = lambda plan: {}  # what a group's chain takes besides
 
 
@@ -80,28 +80,28 @@ class Computation:
         for leaf, value in zip(self.leaves, old, strict=True):
             leaf.check(value)
             leaf.check_axes(value)
-        found = match_gradients(grads, old, self.manager, self.leaves)
+        gradients = match_gradients(grads, old, self.manager, self.leaves)
         numbers = self.optimizer._table.unpack(vector)
 
         def given(plan: GroupPlan) -> dict:
             view = GroupView(self, plan, values, numbers)
             return self.optimizer._chain_extra(extra, view)
 
-        present = Present(old, numbers, [*old, *jax.tree.leaves((grads, extra))], given)
+        step = StepInput(old, numbers, [*old, *jax.tree.leaves((grads, extra))], given)
 
-        def update(found: list, chains: list) -> tuple[tuple, list]:
+        def update(gradients: list, chains: list) -> tuple[tuple, list]:
             finite = None
             if self.optimizer.skip_nonfinite:
                 besides = [extra.get(name) for name in self.optimizer.more_gradients]
-                finite = all_finite([*found, *jax.tree.leaves(besides)])
-            return self.advance(present, found, chains, finite)
+                finite = all_finite([*gradients, *jax.tree.leaves(besides)])
+            return self.advance(step, gradients, chains, finite)
 
         chains = [one.tree for one in packed]
         if self.optimizer.accumulate_steps == 1:
-            states, new = update(found, chains)
-            moved = regrouped(values, new, found)
+            states, new = update(gradients, chains)
+            moved = regrouped(values, new, gradients)
         else:
-            states, all_new = accumulated(self, old, found, chains, update, turn)
+            states, all_new = accumulated(self, old, gradients, chains, update, turn)
             moved = [None] * len(values) if all_new is None else regrouped(values, all_new)
         made = tuple(one.like(state) for one, state in zip(packed, states, strict=True))
         moved = [
@@ -111,38 +111,37 @@ class Computation:
         return laid_out_like(made, self.optimizer._core.outside_of_traces), moved
 
     def advance(
-        self, present: Present, found: list, chains: Sequence[Any], finite: Any = None
+        self, step: StepInput, gradients: list, chains: Sequence[Any], finite: Any = None
     ) -> tuple[tuple, list]:
         """Return the new chain states, and the new value of each leaf.
 
-        ``found`` are the leaves' gradients. All stays as it is where ``finite`` is given and does
-        not hold.
+        All stays as it is where ``finite`` is given and does not hold.
         """
-        old, numbers = present.old, present.numbers
-        found = signed_and_bounded(found, self.climbing(), numbers[0])
+        old, numbers = step.old, step.numbers
+        gradients = signed_and_bounded(gradients, self.climbing(), numbers[0])
 
         new = list(old)
         new_states: list[Any] = []
         for plan, state in zip(self.plans, chains, strict=True):
-            if all(found[i] is None for i in plan.leaves):
+            if all(gradients[i] is None for i in plan.leaves):
                 new_states.append(state)  # a group without gradients rests
                 continue
             h = plan.group.hyper(numbers[plan.group.index])
-            run = partial(run_given_chain, self.optimizer, present.given(plan))
+            run = partial(run_given_chain, self.optimizer, step.given(plan))
             before, paths = state, plan.paths(self.leaves)
-            for own, share in self._runs_by_decay(h, plan, found):
+            for own, share in self._runs_by_decay(h, plan, gradients):
                 state = with_common(state, before, paths)
-                updates, state = self.run_chain(present, plan, own, state, share, run)
+                updates, state = self.run_chain(step, plan, own, state, share, run)
                 with self.optimizer._running.group(h, numbers):  # constraints read them, too
                     for i, update in zip(plan.leaves, updates, strict=True):
                         if share[i] is not None:
                             new[i] = self.leaves[i].moved_by(update, old[i])
-            new_states.append(own_copies(state, present.foreign))
+            new_states.append(own_copies(state, step.borrowed))
         states = where_true(finite, tuple(new_states), tuple(chains))
         return states, where_true(finite, new, old)
 
     def run_chain(
-        self, present: Present, plan: GroupPlan, h: Hyper, state: Any, found: list, run: Run
+        self, step: StepInput, plan: GroupPlan, h: Hyper, state: Any, gradients: list, run: Run
     ) -> tuple[list, Any]:
         """Run the group's chain on gradients, its state and parameters, without absent ones.
 
@@ -151,15 +150,15 @@ class Computation:
         optimizer = self.optimizer
         shown = [
             None if g is None else leaf.encode(value)
-            for leaf, g, value in zip(self.leaves, found, present.old, strict=True)
+            for leaf, g, value in zip(self.leaves, gradients, step.old, strict=True)
         ]
         paths = plan.paths(self.leaves)
-        absent = {self.leaves[i].path for i in plan.leaves if found[i] is None}
+        absent = {self.leaves[i].path for i in plan.leaves if gradients[i] is None}
         seen = with_masked(state, paths, absent) if absent else state
         optimizer._core.busy_in(StateJaxTracer())
-        with optimizer._running.group(h, present.numbers):
+        with optimizer._running.group(h, step.numbers):
             made, new = run(
-                optimizer._chain(plan.group, h), plan.tree(found), seen, plan.tree(shown)
+                optimizer._chain(plan.group, h), plan.tree(gradients), seen, plan.tree(shown)
             )
         if absent:
             new = jax.tree.map(lambda n, o: o if is_masked(n) else n, new, state, is_leaf=is_masked)
@@ -170,15 +169,17 @@ class Computation:
         """Return the leaves of the groups that maximize."""
         return {i for plan in self.plans if plan.group.flags['maximize'] for i in plan.leaves}
 
-    def _runs_by_decay(self, h: Hyper, plan: GroupPlan, found: list) -> list[tuple[Hyper, list]]:
+    def _runs_by_decay(
+        self, h: Hyper, plan: GroupPlan, gradients: list
+    ) -> list[tuple[Hyper, list]]:
         """Return the values and gradients of each run of a chain: without decay it is another."""
         bare = {i for i in plan.leaves if not self.leaves[i].decays}
         if not bare:
-            return [(h, found)]
+            return [(h, gradients)]
         without = h.replaced(**dict.fromkeys(self.optimizer.weight_decays, 0.0))
         shares = [
-            (h, [None if i in bare else g for i, g in enumerate(found)]),
-            (without, [g if i in bare else None for i, g in enumerate(found)]),
+            (h, [None if i in bare else g for i, g in enumerate(gradients)]),
+            (without, [g if i in bare else None for i, g in enumerate(gradients)]),
         ]
         return [(h, share) for h, share in shares if any(share[i] is not None for i in plan.leaves)]
 
@@ -186,26 +187,26 @@ class Computation:
 
     def leaf_values(self, values: list) -> list:
         """Return the leaves of the parameters' values, which form the trees that they formed."""
-        found: list = []
+        flat: list = []
         for name, value in zip(self.manager.names, values, strict=True):
             leaves, tree = flat_values(value)
-            was = self.leaves[len(found)].tree if len(found) < len(self.leaves) else None
+            was = self.leaves[len(flat)].tree if len(flat) < len(self.leaves) else None
             if tree != was:
                 raise TypeError(
                     f'parameter {name!r} was registered as the tree {was} and is {tree} now; its '
                     f'moments no longer fit.'
                 )
-            found += leaves
-        return found
+            flat += leaves
+        return flat
 
     def checked_values(self, values: list) -> list:
         """Return those leaves, or raise if they are not of the kind that was registered."""
-        found = self.leaf_values(values)
-        for leaf, value in zip(self.leaves, found, strict=True):
+        flat = self.leaf_values(values)
+        for leaf, value in zip(self.leaves, flat, strict=True):
             leaf.check_dtype(value)
             leaf.check_shape(value)
             leaf.check_unit(value)
-        return found
+        return flat
 
     def check_shapes(self, values: list) -> None:
         """Raise if they have other shapes than they came with, where nothing maps over them."""
@@ -213,9 +214,9 @@ class Computation:
             leaf.check_shape(value)
 
 
-def own_copies(state: Any, foreign: Sequence) -> Any:
+def own_copies(state: Any, borrowed: Sequence) -> Any:
     """Return a chain's state without the very arrays that are somebody else's."""
-    known = set(map(id, foreign))
+    known = set(map(id, borrowed))
     return jax.tree.map(lambda x: jnp.copy(x) if id(x) in known else x, state)
 
 

@@ -218,6 +218,6 @@ def _kind_of(x: jax.Array) -> tuple:
 
 
 def kinds_of(arrays: list) -> tuple[list, list, list]:
-    """Return all of arrays that compiled programs depend on."""
+    """Return everything about these arrays on which a compiled program depends."""
     fixed = list(map(_committed, arrays))
     return list(map(_aval, arrays)), fixed, list(map(_sharding, arrays)) if any(fixed) else []

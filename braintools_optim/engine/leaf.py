@@ -268,7 +268,7 @@ def all_leaves(values: Iterable[Any]) -> list:
     return [leaf for value in values for leaf in flat_values(value)[0]]
 
 
-def regrouped(values: list, new: list, found: list | None = None) -> list:
+def regrouped(values: list, new: list, gradients: list | None = None) -> list:
     """Return leaves in the place of those of State values.
 
     Given the gradients, None stands for a State none of whose leaves has one.
@@ -277,7 +277,7 @@ def regrouped(values: list, new: list, found: list | None = None) -> list:
     for value in values:
         leaves, treedef = flat_values(value)
         stop = start + len(leaves)
-        moved = found is None or any(g is not None for g in found[start:stop])
+        moved = gradients is None or any(g is not None for g in gradients[start:stop])
         made.append(treedef.unflatten(new[start:stop]) if moved else None)
         start = stop
     return made

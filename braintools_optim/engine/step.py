@@ -1,4 +1,4 @@
-"""The roads that a step may take: compute everything, then write everything.
+"""Taking a step: compute everything, then write everything.
 
 Outside any trace a :class:`Computation` runs as one compiled program that reuses the buffers of the
 optimizer state; inside a trace it is inlined.
@@ -91,7 +91,7 @@ class Stepper:
         count = next_step_count(count)
         result: list = []
         try:
-            kind = static, treedef, type(vector), _kind(grads), matmul_precision()
+            kind = static, treedef, type(vector), _first_leaf_type(grads), matmul_precision()
             if self.chunks and not extra and (chunks := self.chunks.get(kind)) is not None:
                 chunks.run(args, result)
             entry = self.last_entry if kind == self.last_kind else self.entries.get(kind)
@@ -232,8 +232,8 @@ class Stepper:
         write_all([*changes, (self.core, (packed, next_step_count(count)))])
 
 
-def _kind(tree: Any) -> type:
-    """Return the type of a leaf: arrays of the host go another way into a program than JAX's."""
+def _first_leaf_type(tree: Any) -> type:
+    """Return the type of a tree's first leaf: programs take NumPy's arrays in another way."""
     while (kind := type(tree)) in _CONTAINERS and tree:
         tree = next(iter(tree.values() if kind is dict else tree))
     return kind

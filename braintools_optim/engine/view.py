@@ -40,9 +40,12 @@ class GroupView:
 
     def gradients(self, grads: Any) -> Any:
         """Return gradients that users give as the chain sees those that it is run on."""
-        of = self.computation
-        found = match_gradients(grads, of.leaf_values(self.values), of.manager, of.leaves)
-        return self.plan.tree(signed_and_bounded(found, of.climbing(), self.numbers[0]))
+        computation = self.computation
+        old = computation.leaf_values(self.values)
+        gradients = match_gradients(grads, old, computation.manager, computation.leaves)
+        return self.plan.tree(
+            signed_and_bounded(gradients, computation.climbing(), self.numbers[0])
+        )
 
     def objective(self, f: Callable[[list[Any]], Any]) -> Callable[[Any], Any]:
         """Return a function of the States' values as one to minimize of the chain's tree.
@@ -59,10 +62,10 @@ class GroupView:
 
         def forward(tree: Any) -> tuple[Any, Any]:
             value, grads = jax.value_and_grad(value_fn)(tree)
-            found: list[Any] = [None] * len(self.computation.leaves)
+            gradients: list[Any] = [None] * len(self.computation.leaves)
             for i, g in zip(self.plan.leaves, self.plan.flat(grads), strict=True):
-                found[i] = None if is_masked(g) else g
-            return value, self.plan.tree(clipped(found, self.numbers[0]))
+                gradients[i] = None if is_masked(g) else g
+            return value, self.plan.tree(clipped(gradients, self.numbers[0]))
 
         def backward(grads: Any, factor: Any) -> tuple[Any]:
             return (jax.tree.map(lambda g: (factor * g).astype(g.dtype), grads),)

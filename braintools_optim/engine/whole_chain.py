@@ -57,20 +57,20 @@ def whole_chain(
         given, treedef = jax.tree.flatten(
             grads, is_leaf=lambda x: is_absent(x) or isinstance(x, BCOO)
         )
-        found = [None if is_absent(g) else g for g in given]
-        up = range(len(found)) if climbs else ()
-        bounded = signed_and_bounded(found, up, {k: optimizer._read(0, k) for k in bounds})
+        gradients = [None if is_absent(g) else g for g in given]
+        up = range(len(gradients)) if climbs else ()
+        bounded = signed_and_bounded(gradients, up, {k: optimizer._read(0, k) for k in bounds})
         pairs = zip(bounded, given, strict=True)
-        return found, jax.tree.unflatten(treedef, [o if g is None else g for g, o in pairs])
+        return gradients, jax.tree.unflatten(treedef, [o if g is None else g for g, o in pairs])
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        found, updates = seen(updates)
+        gradients, updates = seen(updates)
         for name in extra.keys() & set(optimizer.more_gradients):
             if extra[name] is not None:
                 more, others = seen(extra[name])
                 extra[name] = where_given(updates, others)
-                found += more
-        finite = all_finite(found) if optimizer.skip_nonfinite else None
+                gradients += more
+        finite = all_finite(gradients) if optimizer.skip_nonfinite else None
         new = inner.update(updates, state, params, **extra)
         return where_true(finite, new, (jax.tree.map(jnp.zeros_like, new[0]), state))
 

@@ -300,9 +300,6 @@ class LRScheduler(Arguments, BaseRates):
         start = lr if self.carries_changes else row.base
         return self._set_out(self._epoch(), group, row, start)[1]
 
-    def _wants_metric(self) -> bool:
-        return False
-
     def _watches(self, epoch: Any) -> bool:
         """Whether the step to an epoch takes a metric."""
         return self._wants_metric()

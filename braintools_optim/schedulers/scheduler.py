@@ -53,9 +53,9 @@ class _SchedulerType(type):
             optimizer, args = args[0], args[1:]
         cls._refuse_unknown(kwargs)
         given = [optimizer, *args, *kwargs.values()]
-        with ExitStack() as undone_on_error:
+        with ExitStack() as stack:
             for driven in {id(x): x for x in _optimizers_of(given)}.values():
-                undone_on_error.enter_context(driven._undone_on_error())
+                stack.enter_context(driven._undone_on_error())
             if optimizer is None:
                 scheduler = super().__call__(*args, **kwargs)
             else:
@@ -108,7 +108,7 @@ def is_optimizer(x: Any) -> TypeGuard[OptaxOptimizer]:
 
 
 def _optimizers_of(values: Iterable[Any]) -> Iterator[OptaxOptimizer]:
-    """Return the optimizers among arguments, and those that schedulers among them drive."""
+    """Yield the optimizers among arguments, and those that schedulers among them drive."""
     for value in values:
         for x in value if isinstance(value, list | tuple) else [value]:
             owner = x.optimizer if isinstance(x, Scheduler) else x
@@ -216,6 +216,10 @@ class Scheduler(metaclass=_SchedulerType):
         if epoch.shape != () or not is_real(epoch.dtype):
             raise TypeError(f'{owner} needs a real scalar for epoch, got {epoch}.')
         return epoch
+
+    def _wants_metric(self) -> bool:
+        """Whether a step needs a metric."""
+        return False
 
     def _check_step(self, epoch: Any) -> None:
         """Raise if it has no next epoch, or none like the one given."""
