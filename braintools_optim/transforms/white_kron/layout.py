@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,13 @@ from ..absent import is_absent
 __all__ = [
     'DENSE_PATH',
     'LARGE_PATH',
+    'LEFT',
     'ONE_D_PATH',
+    'RIGHT',
     'BlockClass',
     'Cut',
     'Layout',
+    'Side',
     'broadcast_flags',
     'layout_of',
 ]
@@ -33,6 +36,21 @@ LARGE_PATH = 1
 """A matrix with a dimension, or two, too large for a dense factor: that one's is diagonal."""
 ONE_D_PATH = 2
 """A vector or scalar, with one diagonal factor."""
+
+
+class Side(NamedTuple):
+    """The names of one side of all blocks in the state: factors, those of edges, norm bounds."""
+
+    full: str
+    edge: str
+    bound: str
+
+    def factors(self, last: bool) -> str:
+        """Return the name of the factors of full blocks, or of the shorter last ones."""
+        return self.edge if last else self.full
+
+
+LEFT, RIGHT = Side('Ql', 'Ql_edge', 'Ll'), Side('Qr', 'Qr_edge', 'Lr')
 
 
 @dataclass(frozen=True)
@@ -164,10 +182,10 @@ class Layout:
 
 def layout_of(
     shape: tuple[int, ...],
-    scanned: bool = False,
-    max_size_dense: int = 16384,
-    block_size: int = 256,
-    shards: int = 1,
+    scanned: bool,
+    max_size_dense: int,
+    block_size: int,
+    shards: int,
 ) -> Layout:
     """Return how a leaf of this shape is seen; scalars have no axis of layers to be scanned."""
     scanned = bool(scanned) and len(shape) > 0

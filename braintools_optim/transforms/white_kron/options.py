@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from .layout import Layout, layout_of
 from .norm import ESTIMATORS
 
 __all__ = ['Options', 'given_options']
@@ -73,6 +74,11 @@ class Options(NamedTuple):
         if not _known_in(self.noise_scale, lambda x: 0.0 <= x < np.inf):
             refuse('noise_scale', 'a number in [0, inf)')
         return self._replace(dtype=_storage(owner, self.dtype), **counts)
+
+    def layout(self, shape: tuple[int, ...], scanned: bool) -> Layout:
+        """Return how a leaf of this shape is seen."""
+        sizes = self.max_size_dense, self.block_size, self.pipeline_axis_size
+        return layout_of(shape, scanned, *sizes)
 
     def storage(self, like: Any) -> Any:
         """Return the dtype in which the factors of a leaf are kept."""

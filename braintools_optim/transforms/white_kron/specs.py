@@ -8,7 +8,8 @@ import jax
 from jax.sharding import PartitionSpec
 
 from ..mesh import named_sharding
-from .layout import ONE_D_PATH, broadcast_flags, layout_of
+from .layout import ONE_D_PATH, broadcast_flags
+from .options import Options
 from .place import Placement
 from .update import FACTORS, ScaleByWhiteKronState, quad
 
@@ -33,15 +34,15 @@ def get_opt_state_partition_specs(params: Any, **quad_kwargs: Any) -> Any:
     state = jax.eval_shape(quad(**quad_kwargs).init, params)
     bound = quad.__signature__.bind(**quad_kwargs)  # type: ignore[attr-defined]
     bound.apply_defaults()
-    given = bound.arguments
+    options = Options(**{name: bound.arguments[name] for name in Options._fields})
     leaves, structure = jax.tree.flatten(params)
     treedef: Any = structure
-    place = Placement(given['pipeline_axis_name'], given['params_partition_specs'])
+    place = Placement(options.pipeline_axis_name, options.params_partition_specs)
     said = place.leaf_specs(treedef)
     like_param = [_spec(p) if spec is None else spec for p, spec in zip(leaves, said, strict=True)]
-    flags = treedef.flatten_up_to(broadcast_flags(given['scanned_layers'], params))
+    flags = treedef.flatten_up_to(broadcast_flags(options.scanned_layers, params))
     vectors = [
-        layout_of(p.shape, flag, given['max_size_dense'], given['block_size']).kind == ONE_D_PATH
+        options.layout(p.shape, flag).kind == ONE_D_PATH
         for p, flag in zip(leaves, flags, strict=True)
     ]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from ..moments import is_known_zero
 from ..wide import widened
 from .draw import seeds_of
 from .factor import Blocks, Factor, Rule, precondition
-from .layout import ONE_D_PATH, Layout
+from .layout import LEFT, ONE_D_PATH, RIGHT, Layout
 from .options import Options
 from .place import Placement
 
@@ -67,6 +68,11 @@ class Part(NamedTuple):
     number: int  # of its class
     left: Factor
     right: Factor | None
+
+    @property
+    def width(self) -> int:
+        """How many blocks each shard has."""
+        return self.left.bound.shape[1]
 
 
 @dataclass
@@ -212,21 +218,21 @@ class Step:
             flat = [rows[i]['Ql'].reshape(1, layout.layers, -1) for i in flock.leaves]
             bound = field('Ll', 0, layout.layers)
             return [Part(number, 0, Factor(widened(together(flat)), bound, True), None)]
-        used = dict.fromkeys(('Ql', 'Qr', 'Ql_edge', 'Qr_edge'), 0)
+        used: Counter[str] = Counter()
         before, parts = 0, []
         for index, part in enumerate(layout.classes):
             width = layout.width(part)
-            sides = []
-            for name, last, cut in (
-                ('Ql', part.last_row, layout.rows),
-                ('Qr', part.last_col, layout.cols),
+            factors = []
+            for side, last, cut in (
+                (LEFT, part.last_row, layout.rows),
+                (RIGHT, part.last_col, layout.cols),
             ):
-                own = name + '_edge' * last
-                q = widened(field(own, used[own], width))
-                sides.append(Factor(q, field('L' + name[1], before, width), cut.diagonal))
-                used[own] += width
+                name = side.factors(last)
+                q = widened(field(name, used[name], width))
+                factors.append(Factor(q, field(side.bound, before, width), cut.diagonal))
+                used[name] += width
             before += width
-            parts.append(Part(number, index, *sides))
+            parts.append(Part(number, index, *factors))
         return parts
 
     def store(
@@ -235,11 +241,13 @@ class Step:
         """Put new factors back into the leaves' states."""
         columns: dict[str, list] = {}
         for part, (_, left, right) in zip(flock.layout.classes, done, strict=True):
-            columns.setdefault('Ql' + '_edge' * part.last_row, []).append(left.q)
-            columns.setdefault('Ll', []).append(left.bound)
-            if right is not None:
-                columns.setdefault('Qr' + '_edge' * part.last_col, []).append(right.q)
-                columns.setdefault('Lr', []).append(right.bound)
+            for side, last, factor in (
+                (LEFT, part.last_row, left),
+                (RIGHT, part.last_col, right),
+            ):
+                if factor is not None:
+                    columns.setdefault(side.factors(last), []).append(factor.q)
+                    columns.setdefault(side.bound, []).append(factor.bound)
         shards, leaves = flock.layout.shards, len(flock.leaves)
         for name, stacks in columns.items():
             split = [x.reshape(shards, leaves, -1, *x.shape[2:]) for x in stacks]
@@ -256,19 +264,45 @@ class Step:
         self, parts: list[Part], flocks: list[Flock], averages: list[Average], counts: jax.Array
     ) -> list[tuple]:
         """Return (updates, left factor, right factor) of each part."""
-        options = self.options
-        shards, _ = parts[0].left.bound.shape
-        widths = [part.left.bound.shape[1] for part in parts]
         wide = parts[0].left.q.dtype
-        # For each block the place of its leaf in its flock, and those of all flocks here in a row.
+        matmul = functools.partial(
+            jnp.matmul, precision=self.options.accuracy(self.options.dtype or wide)
+        )
+        # XLA fuses what is computed into all that it is cut into, and compiles it that often.
+        several = sum(len(flocks[part.flock].leaves) for part in parts) > 1
+        branch = self.options.update_every > 1 or several
+        rule = Rule(self.style, self.options.norm_estimator, matmul, branch)
+        left = _joined([part.left for part in parts])
+        right = None if parts[0].right is None else _joined([part.right for part in parts])
+        blocks = self.blocks(parts, flocks, averages, counts)
+        out, left, right = precondition(blocks, left, right, rule)
+        results, start = [], 0
+        for part in parts:
+            own = slice(start, start + part.width)
+            factors = [None if f is None else _slice(f, own) for f in (left, right)]
+            results.append((out[:, own], *factors))
+            start += part.width
+        return results
+
+    def blocks(
+        self, parts: list[Part], flocks: list[Flock], averages: list[Average], counts: jax.Array
+    ) -> Blocks:
+        """Return the gradients of all parts' blocks, and the numbers of each block."""
+        options, wide = self.options, parts[0].left.q.dtype
+        shards, _ = parts[0].left.bound.shape
+        # For each block the place of its leaf among those of all flocks here in a row.
         sizes = [len(flocks[part.flock].leaves) for part in parts]
-        local = [np.repeat(np.arange(n), w // n) for n, w in zip(sizes, widths, strict=True)]
         starts = np.cumsum([0, *sizes[:-1]])
-        row = np.concatenate([x + start for x, start in zip(local, starts, strict=True)])
-        leaf = np.concatenate([flocks[part.flock].leaves for part in parts])
+        row = np.concatenate(
+            [
+                np.repeat(np.arange(n), part.width // n) + start
+                for n, part, start in zip(sizes, parts, starts, strict=True)
+            ]
+        )
+        leaf = np.concatenate([flocks[part.flock].leaves for part in parts])[row]
         scales = jnp.concatenate([averages[part.flock].scale for part in parts])[row]
         finite = jnp.concatenate([averages[part.flock].finite for part in parts])[row]
-        count = counts[leaf[row]]
+        count = counts[leaf]
 
         def each(x: jax.Array) -> jax.Array:
             return jnp.broadcast_to(x, (shards, len(row)))
@@ -280,40 +314,30 @@ class Step:
 
         lr = self.numbers['preconditioner_lr'] / jnp.sqrt(1.0 + count / _LR_STEPS)
         lr = jnp.maximum(lr, self.numbers['preconditioner_lr_min']).astype(wide)
-        noise = self.numbers['noise_scale']
+        noise = None if is_known_zero(self.numbers['noise_scale']) else self.numbers['noise_scale']
         seeds = None
-        if options.norm_estimator == 'random' or not is_known_zero(noise):
-            names = np.array([zlib.crc32(path.encode()) for path in self.paths], np.uint32)
-            numbers = [_numbers(flocks[part.flock], part) for part in parts]
-            drawn, zero = np.concatenate(numbers, 1), np.zeros((shards, 1), np.uint32)
-            seeds = seeds_of(zero, options.seed, names[leaf[row]], count, drawn)
+        if options.norm_estimator == 'random' or noise is not None:
+            seeds = self.seeds(parts, flocks, leaf, count)
         since = (count + 1) % _BALANCE_EVERY  # the first update that is due then has to wait for it
-        blocks = Blocks(
+        return Blocks(
             together([cut('grads', part) for part in parts]),
             together([cut('seen', part) for part in parts]),
             each(scales.astype(wide)),
             each(lr),
             each(finite & ((count - 1) % options.update_every == 0)),
             each(finite & (count + 1 >= _BALANCE_EVERY) & (since < options.update_every)),
-            None if is_known_zero(noise) else noise,
+            noise,
             seeds,
         )
-        storage = options.dtype or wide
-        matmul = functools.partial(jnp.matmul, precision=options.accuracy(storage))
-        # XLA fuses what is computed into all that it is cut into, and compiles it that often.
-        branch = options.update_every > 1 or sum(sizes) > 1
-        rule = Rule(self.style, options.norm_estimator, matmul, branch)
-        left = _joined([part.left for part in parts])
-        right = None if parts[0].right is None else _joined([part.right for part in parts])
-        out, left, right = precondition(blocks, left, right, rule)
 
-        results, start = [], 0
-        for width in widths:
-            own = slice(start, start + width)
-            sides = [None if f is None else _slice(f, own) for f in (left, right)]
-            results.append((out[:, own], *sides))
-            start += width
-        return results
+    def seeds(
+        self, parts: list[Part], flocks: list[Flock], leaf: np.ndarray, count: jax.Array
+    ) -> jax.Array:
+        """Return a seed for each block, by its leaf's path and count and its own number there."""
+        names = np.array([zlib.crc32(path.encode()) for path in self.paths], np.uint32)
+        drawn = np.concatenate([_numbers(flocks[part.flock], part) for part in parts], 1)
+        zero = np.zeros((len(drawn), 1), np.uint32)
+        return seeds_of(zero, self.options.seed, names[leaf], count, drawn)
 
 
 def _bucket_of(part: Part) -> tuple:

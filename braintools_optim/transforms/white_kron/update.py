@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from ..absent import is_absent, is_masked
 from ..count import zero_counts
 from ..moments import is_known_zero
 from ..refuse import refuse_complex
-from .layout import ONE_D_PATH, Layout, broadcast_flags, layout_of
+from .layout import ONE_D_PATH, Layout, broadcast_flags
 from .options import Options, given_options
 from .place import Placement, on_mesh
 from .step import Step
@@ -171,19 +172,11 @@ def _chained(
 def _scale_by_white_kron(style: str, options: Options) -> optax.GradientTransformation:
     place = Placement(options.pipeline_axis_name, options.params_partition_specs)
 
-    def layouts_of(treedef: Any, shapes: Sequence[Any]) -> list[Layout | None]:
-        like = jax.tree.unflatten(treedef, range(len(shapes)))
-        flags = treedef.flatten_up_to(broadcast_flags(options.scanned_layers, like))
-        sizes = options.max_size_dense, options.block_size, options.pipeline_axis_size
-        return [
-            None if shape is None else layout_of(shape, flag, *sizes)
-            for shape, flag in zip(shapes, flags, strict=True)
-        ]
-
     def init(params: optax.Params) -> ScaleByWhiteKronState:
         refuse_complex(params)
         leaves, treedef = jax.tree.flatten(params, is_leaf=is_masked)
-        layouts = layouts_of(treedef, [None if is_absent(p) else p.shape for p in leaves])
+        shapes = [None if is_absent(p) else p.shape for p in leaves]
+        layouts = _layouts(options, treedef, shapes)
         columns: dict[str, list] = {name: [] for name in ('mu', *FACTORS)}
         specs = place.leaf_specs(treedef)
         for p, layout, spec in zip(leaves, layouts, specs, strict=True):
@@ -207,38 +200,49 @@ def _scale_by_white_kron(style: str, options: Options) -> optax.GradientTransfor
             for name in ('b1', 'preconditioner_lr', 'preconditioner_lr_min', 'noise_scale')
         }
 
-        def compute(numbers: Any, updates: Any, state: Any) -> tuple[Any, Any]:
-            with_paths, structure = jax.tree_util.tree_flatten_with_path(
-                state.Ql, is_leaf=is_masked
-            )
-            treedef: Any = structure
-            paths = [jax.tree_util.keystr(path) for path, _ in with_paths]
-            grads = treedef.flatten_up_to(updates)
-            columns = {
-                name: treedef.flatten_up_to(getattr(state, name))
-                for name in ('mu', *FACTORS)
-                if getattr(state, name) is not None
-            }
-            rows = [
-                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-            ]
-            shapes = [
-                None if is_absent(g) or is_absent(row['Ql']) else g.shape
-                for g, row in zip(grads, rows, strict=True)
-            ]
-            step = Step(
-                style, options, numbers, place, layouts_of(treedef, shapes), paths,
-                place.leaf_specs(treedef),
-            )  # fmt: skip
-            made, counts = step.run(grads, state.leaf_counts, rows)
-            new = {
-                name: jax.tree.unflatten(treedef, [row[name] for row in rows]) for name in columns
-            }
-            return jax.tree.unflatten(treedef, made), state._replace(leaf_counts=counts, **new)
-
-        return on_mesh(compute, place, numbers, updates, state)
+        return on_mesh(partial(_updated, style, options, place), place, numbers, updates, state)
 
     return optax.GradientTransformation(init, update)
+
+
+def _layouts(options: Options, treedef: Any, shapes: Sequence[Any]) -> list[Layout | None]:
+    """Return how each leaf is seen, None where its shape is None."""
+    like = jax.tree.unflatten(treedef, range(len(shapes)))
+    flags = treedef.flatten_up_to(broadcast_flags(options.scanned_layers, like))
+    return [
+        None if shape is None else options.layout(shape, flag)
+        for shape, flag in zip(shapes, flags, strict=True)
+    ]
+
+
+def _updated(
+    style: str,
+    options: Options,
+    place: Placement,
+    numbers: dict[str, Any],
+    updates: Any,
+    state: Any,
+) -> tuple[Any, Any]:
+    """Return the updates made of gradients, and the new state."""
+    with_paths, structure = jax.tree_util.tree_flatten_with_path(state.Ql, is_leaf=is_masked)
+    treedef: Any = structure
+    paths = [jax.tree_util.keystr(path) for path, _ in with_paths]
+    grads = treedef.flatten_up_to(updates)
+    columns = {
+        name: treedef.flatten_up_to(getattr(state, name))
+        for name in ('mu', *FACTORS)
+        if getattr(state, name) is not None
+    }
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    shapes = [
+        None if is_absent(g) or is_absent(row['Ql']) else g.shape
+        for g, row in zip(grads, rows, strict=True)
+    ]
+    layouts, specs = _layouts(options, treedef, shapes), place.leaf_specs(treedef)
+    step = Step(style, options, numbers, place, layouts, paths, specs)
+    made, counts = step.run(grads, state.leaf_counts, rows)
+    new = {name: jax.tree.unflatten(treedef, [row[name] for row in rows]) for name in columns}
+    return jax.tree.unflatten(treedef, made), state._replace(leaf_counts=counts, **new)
 
 
 # ---- state -------------------------------------------------------------------------------

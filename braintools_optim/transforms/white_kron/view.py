@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .layout import DENSE_PATH, ONE_D_PATH, Layout, broadcast_flags, layout_of
+from .layout import DENSE_PATH, ONE_D_PATH, Layout, broadcast_flags
 from .options import Options
 from .update import FACTORS, ScaleByWhiteKronState
 
@@ -63,8 +63,7 @@ def leaf_states(state: ScaleByWhiteKronState, params: Any, **options: Any) -> An
     flags = broadcast_flags(o.scanned_layers, params)
 
     def view(p: Any, flag: bool, *fields: jax.Array) -> LeafState:
-        layout = layout_of(p.shape, flag, o.max_size_dense, o.block_size, o.pipeline_axis_size)
-        return _view(layout, o.block_size, *fields)
+        return _view(o.layout(p.shape, flag), o.block_size, *fields)
 
     return jax.tree.map(view, params, flags, *(getattr(state, name) for name in FACTORS))
 
