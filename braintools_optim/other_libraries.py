@@ -64,7 +64,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     'lr': ('base_lr',),
     **dict.fromkeys(('b1', 'b2', 'beta1', 'beta2'), ('betas',)),
     **dict.fromkeys(('l2', 'wd'), ('weight_decay',)),
-    'max_norm': ('grad_clip_norm',),
+    **dict.fromkeys(('max_norm', 'grad_clip', 'clip_grad_norm'), ('grad_clip_norm',)),
     'slow_step_size': ('alpha',),
     'init_value': ('warmup_start_lr', 'base_lr'),
     'peak_value': ('max_lr', 'base_lr'),
@@ -79,6 +79,7 @@ def did_you_mean(wrong: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return ' Did you mean ...?' if there is something like it, else nothing."""
     public = [k for k in known if not k.startswith('_')]
     near = [name for name in ALIASES.get(wrong, ()) if name in public]
+    near = near or [name for name in public if name.lower() == wrong.lower()]
     near = near or difflib.get_close_matches(wrong, public, 1, cutoff)
     return f' Did you mean {near[0]!r}?' if near else ''
 
@@ -101,7 +102,8 @@ ARGUMENTS: dict[str, str] = {
     'foreach': ONE_PROGRAM,
     'fused': ONE_PROGRAM,
     'capturable': ONE_PROGRAM,
-    'differentiable': ONE_PROGRAM,
+    'differentiable': 'To differentiate through steps take jax.grad of a function that builds the '
+    'States and the optimizer and steps it.',
     'clipnorm': 'It is grad_clip_norm here.',
     'clipvalue': 'It is grad_clip_value here.',
     'mask': 'It is decay_mask here.',
@@ -167,9 +169,7 @@ def name_here(name: str, known: Iterable[str]) -> str:
             return f' {way}'
     if name in ('ScipyOptimizer', 'NevergradOptimizer', 'SOFO', 'SOFOScan'):
         return f' It stays where it is: from braintools.optim import {name}.'
-    known = list(known)
-    same = [k for k in known if k.lower() == name.lower()]
-    return f' Did you mean {same[0]!r}?' if same else did_you_mean(name, known)
+    return did_you_mean(name, known)
 
 
 READ_ONLY: dict[str, str] = {
@@ -216,24 +216,38 @@ def refuse_stray(owner: Any, name: str, numbers: Iterable[str], more: Iterable[s
             f'{", ".join(numbers) or "none"}.'
         )
     known = {x for x in dir(owner) if not x.startswith('_')}.union(numbers, more)
-    if hint := did_you_mean(name, known, 0.85):
+    hint = did_you_mean(name, known, 0.85)
+    if hint or name in _arguments_of_ours():
         raise AttributeError(f'{type(owner).__name__} has no {name!r} to assign.{hint}')
 
 
 @cache
-def _numbers_of_ours() -> frozenset[str]:
-    """Return the names of all numbers that optimizers and schedulers of this library have."""
+def _classes_of_ours() -> list[Any]:
+    """Return the classes of optimizers and schedulers of this library."""
     from .optimizer import OptaxOptimizer
     from .schedulers import Scheduler
 
     classes: list[Any] = [OptaxOptimizer, Scheduler]
     for cls in classes:
         classes += filter(is_defined_here, cls.__subclasses__())
+    return classes
+
+
+@cache
+def _numbers_of_ours() -> frozenset[str]:
+    """Return the names of all numbers that optimizers and schedulers of this library have."""
     names = {*RANGES, 'learning_rate'}
-    for cls in classes:
+    for cls in _classes_of_ours():
         names.update(getattr(cls, 'ranges', ()))
         names.update(getattr(getattr(cls, 'schedule', None), 'numbers', ()))
     return frozenset(names)
+
+
+@cache
+def _arguments_of_ours() -> frozenset[str]:
+    """Return what their constructors are given by name; objects of people may have a name, too."""
+    parameters = (inspect.signature(cls).parameters for cls in _classes_of_ours())
+    return frozenset(name for names in parameters for name in names) - {'name'}
 
 
 def is_defined_here(thing: Any) -> bool:

@@ -144,10 +144,12 @@ def test_renaming_and_relaxing_a_training_state(tmp_path):
     bo.save(path, {'opt': stepped(params), 'model': params, 'old': 1})
     others = params_of(b=2)
     tree = {'opt': bo.Adam(0.3).register_trainable_weights(others), 'model': others}
-    with pytest.raises(bo.IncompatibleCheckpoint, match='tree.old is unknown'):
+    with pytest.raises(bo.IncompatibleCheckpoint, match='tree.old is in the file and not here'):
         bo.restore(path, tree, rename={'a': 'b'})
     report = bo.restore(path, tree, rename={'a': 'b'}, strict=False)
-    assert report.unexpected == ['tree.old is unknown here'] and report.renamed == {'a': 'b'}
+    assert report.unexpected == ['tree.old is in the file and not here'] and report.renamed == {
+        'a': 'b'
+    }
     np.testing.assert_array_equal(others['b'].value, params['a'].value)
     with pytest.raises(bo.IncompatibleCheckpoint, match="no parameter 'c'"):
         bo.restore(path, tree, rename={'a': 'b', 'c': 'd'}, strict=False)

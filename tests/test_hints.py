@@ -115,6 +115,9 @@ def test_groups_change_through_the_optimizer():
     [
         (lambda opt: setattr(opt, 'curent_lr', 0.1), "'curent_lr' to assign.*'current_lr'"),
         (lambda opt: setattr(opt, 'wieght_decay', 0.1), "'wieght_decay' to assign.*'weight_decay'"),
+        (lambda opt: setattr(opt, 'current_LR', 0.1), "'current_LR' to assign.*'current_lr'"),
+        (lambda opt: setattr(opt, 'clip_grad_norm', 0.1), "to assign.*'grad_clip_norm'"),
+        (lambda opt: setattr(opt, 'nesterov', True), "Adam has no 'nesterov' to assign"),
         (lambda opt: setattr(opt.param_groups[0], 'lr', 0.1), r"group\['lr'\] = 0.1"),
         (lambda opt: setattr(opt, 'step_count', 3), r'step_count of Adam is a State.*value = 3'),
         (lambda opt: setattr(opt.lr, 'base_lr', 0.1), 'base_lr of StepLR is fixed.*current_lr'),
@@ -129,7 +132,7 @@ def test_assigning_what_is_not_there(assign, says):
     with pytest.raises(TypeError, match='item assignment'):
         opt.param_groups[0].flags['maximize'] = True
     assert repr(opt.state_dict()) == repr(before)
-    opt.note = 'my own'
+    opt.note, opt.name = 'my own', 'first'
 
 
 class ByAffine(bo.LRScheduler):

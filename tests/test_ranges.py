@@ -85,7 +85,8 @@ def test_a_class_of_somebody_else_binds_no_other():
     class Warm(bo.OptaxOptimizer):
         ranges = {'temperature': Range(0.0, 1.0)}
 
-    other_libraries._numbers_of_ours.cache_clear()
+    for known in ('_classes_of_ours', '_numbers_of_ours', '_arguments_of_ours'):
+        getattr(other_libraries, known).cache_clear()
     opt = bo.Adam()
     opt.temperature = 3.0
     assert opt.temperature == 3.0 and 'temperature' in Warm.ranges

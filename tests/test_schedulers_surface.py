@@ -249,6 +249,7 @@ def test_more_steps_than_a_part_was_planned_for(attached):
     [
         (lambda: bo.StepLR(0.1), 'gama', "StepLR has no 'gama' to assign. Did you mean 'gamma'"),
         (lambda: bo.StepLR(0.1), 'factor', "no number 'factor' to assign; it has base_lrs, gamma"),
+        (lambda: bo.StepLR(0.1), 'T_max', "StepLR has no 'T_max' to assign"),
         (lambda: bo.StepLR(0.1), 'step_sise', "Did you mean 'step_size'"),
         (lambda: bo.OneCycleLR(0.1, 10), 'div_factor', 'div_factor of OneCycleLR is fixed'),
         (lambda: bo.OneCycleLR(0.1, 10), 'epochs', 'epochs of OneCycleLR is fixed'),

@@ -26,12 +26,12 @@ class CorruptCheckpoint(CheckpointError):
 
 
 class IncompatibleCheckpoint(CheckpointError, ValueError):
-    """A checkpoint does not fit the live optimizer; ``differences`` lists all of them."""
+    """A checkpoint does not fit what it is loaded into; ``differences`` lists all of them."""
 
     def __init__(self, differences: Sequence[str]):
         self.differences = list(differences)
         listed = '\n'.join(f'  - {line}' for line in self.differences)
-        super().__init__(f'the checkpoint does not fit this optimizer:\n{listed}')
+        super().__init__(f'the checkpoint does not fit what it is loaded into:\n{listed}')
 
 
 class SaveError(CheckpointError):

@@ -236,7 +236,7 @@ class _Walk:
             else:
                 self.judge.missing(f'{where}.{name} is missing')
         for name in sorted(set(saved) - set(here)):
-            self.judge.unexpected(f'{where}.{name} is unknown here')
+            self.judge.unexpected(f'{where}.{name} is in the file and not here')
         return {name: x for name, x in data.items() if x is not _LIVE} or _LIVE
 
 
