@@ -197,6 +197,8 @@ class Scheduler(metaclass=_SchedulerType):
         if self.optimizer is not None:
             self._check_groups(len(self.optimizer._groups))
         self._check_step(epoch)
+        if recorded():
+            vars(self)['_traced'] = True
         progress, lrs = self._advanced(self._progress_of_one(), self._lrs(), epoch, metric)
         with self._undone_on_error():
             self._drive(progress, lrs)
@@ -272,7 +274,6 @@ class Scheduler(metaclass=_SchedulerType):
 
     def _put_epoch(self, epoch: Any) -> None:
         if recorded():
-            vars(self)['_traced'] = True
             epoch = self._as_before(epoch)
         if is_tracer(epoch) and jnp.issubdtype(epoch.dtype, jnp.integer):
             epoch = epoch.astype(jnp.int32)
