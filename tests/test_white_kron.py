@@ -298,7 +298,7 @@ def test_scanned_layers_are_prefixes():
     for scanned in (True, tree):
         tx = transforms.quad(0.1, **F32, scanned_layers=scanned, norm_estimator='power')
         state = tx.init(params)
-        results.append(tx.update(grads, state, params))
+        results.append(jax.jit(tx.update)(grads, state, params))
         assert state[0].Ql['w'].shape == (3, 4, 4) and state[0].Ll['v'].shape == (3,)
     assert same_bits(*results)
     assert all(not np.allclose(u, -0.1 * 0.1 * params[k]) for k, u in results[0][0].items())

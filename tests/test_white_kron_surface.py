@@ -101,7 +101,7 @@ def test_the_class_is_the_chain():
     tx = transforms.skew(0.1, weight_decay=0.5, weight_decay_mask=mask, dtype=jnp.float32, seed=3)
     grads = random_tree({'w': (5, 4), 'v': (3,)}, 4)
     # The class has its leaves under the same path.
-    updates, _ = tx.update(grads, tx.init(params), params)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
     opt.step(grads)
     for k, state in states.items():
         np.testing.assert_allclose(state.value, params[k] + updates[k], rtol=1e-5, atol=1e-6)
