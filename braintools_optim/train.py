@@ -279,8 +279,9 @@ class TrainStep:
             strange = [n for s, n in zip(manager, manager.names, strict=True) if id(s) not in known]
             if strange:
                 raise ValueError(
-                    f'{owner} trains {", ".join(strange)}, which is no State of the model that '
-                    f'train_step was given; give it the model whose parameters were registered.'
+                    f'{owner} trains {", ".join(strange)}, which was no State of the model when '
+                    f'train_step was given it; give it the model whose parameters were registered, '
+                    f'as it is now.'
                 )
             for state, name in zip(manager, manager.names, strict=True):
                 if id(state) in holders:

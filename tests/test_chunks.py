@@ -76,8 +76,8 @@ def cut_into(opt):
     return [c and len(c.calls) for c in opt._stepper.chunked.values()]
 
 
-def run(case, cut, monkeypatch):
-    opt, params = build(case.make, start())
+def run(make, cut, monkeypatch):
+    opt, params = build(make, start())
     seen = []
     for t in range(4):
         monkeypatch.setattr(chunks, '_MANY', 2 if cut and t > 1 else 1000)
@@ -89,9 +89,17 @@ def run(case, cut, monkeypatch):
 
 @pytest.mark.parametrize('case', CUT, ids=lambda case: case.id)
 def test_a_step_in_calls_is_the_whole_step(case, monkeypatch):
-    (cut, cut_kind), (whole, kind) = (run(case, c, monkeypatch) for c in (True, False))
+    follow_the_whole_step(case.make, 2 if 'contracted' in case.traits else 0, monkeypatch)
+
+
+@pytest.mark.parametrize('adamw', ['rest', 'all'])
+def test_a_step_in_calls_where_a_chain_leaves_parameters_to_another(adamw, monkeypatch):
+    follow_the_whole_step(lambda: bo.Muon(0.05, adamw=adamw), 2, monkeypatch)
+
+
+def follow_the_whole_step(make, allowed, monkeypatch):
+    (cut, cut_kind), (whole, kind) = (run(make, c, monkeypatch) for c in (True, False))
     assert cut_kind == kind
-    allowed = 2 if 'contracted' in case.traits else 0
     for (params, state), (want, want_state) in zip(cut, whole, strict=True):
         assert max(ulps(params[k], want[k]) for k in want) <= allowed
         assert max(map(ulps, state, want_state), default=0) <= allowed

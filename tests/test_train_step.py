@@ -293,7 +293,7 @@ def test_wrong_construction():
     loss = square(model)
     strange = registered(bo.SGD(0.1), {'head': foreign.head})
     cases = [
-        (ValueError, r'SGD \(optimizer 0\) trains head, which is no State', (model, strange, loss)),
+        (ValueError, r'SGD \(optimizer 0\) trains head, which was no', (model, strange, loss)),
         (ValueError, 'no parameters yet', (model, bo.SGD(0.1), loss)),
         (
             ValueError,

@@ -37,6 +37,8 @@ class StatePositions(NamedTuple):
         leaves = computation.plans[index].leaves
         kept = cls({}, {}, {}, {leaf: i for i, leaf in enumerate(leaves)})
         for slot in slots_of(state, [computation.leaves[i].path for i in leaves]):
+            if is_masked(slot.value):  # the chain keeps nothing there
+                continue
             if slot.parameter is not None:
                 kept.own.setdefault(slot.parameter, {})[slot.name] = slot.value
             else:
@@ -88,6 +90,8 @@ class Bundle:
             slots_of(skeleton, plan.paths(leaves))
             for skeleton, plan in zip(self.skeletons, plans, strict=True)
         ]
+        # Those of which there is anything: a chain masks what it leaves to another one.
+        self.kept_slots = [[s for s in slots if not is_masked(s.value)] for slots in self.slots]
 
     def _skeletons(self, values: list) -> list[Any]:
         """Return the states of the chains as they are built for leaves of these values."""
@@ -104,7 +108,7 @@ class Bundle:
 
     def fits(self, kept: list[StatePositions], paths: Sequence[Keys]) -> bool:
         """Whether the state has the slots that it has for leaves of other names."""
-        for index, slots in zip(self.indices, self.slots, strict=True):
+        for index, slots in zip(self.indices, self.kept_slots, strict=True):
             named: dict[Any, set[str]] = {}
             for slot in slots:
                 owner = paths[_number(slot)] if slot.parameter else slot.per_leaf
@@ -118,7 +122,7 @@ class Bundle:
     def positions(self, kept: list[StatePositions], paths: Sequence[Keys]) -> BySort:
         """Return where the state of the leaves under these paths stands."""
         found = BySort([], [], [])
-        for index, slots in zip(self.indices, self.slots, strict=True):
+        for index, slots in zip(self.indices, self.kept_slots, strict=True):
             one = kept[index]
             for slot in slots:
                 own = one.own[paths[_number(slot)]] if slot.parameter else {}
@@ -153,8 +157,13 @@ class Bundle:
         sources = BySort(iter(own), iter(vectors), iter(common))
         chains = []
         for skeleton, slots, place in zip(self.skeletons, self.slots, places, strict=True):
-            taken = [(next(getattr(sources, _sort(slot))), slot) for slot in slots]
-            values = [x[place] if _sort(slot) == 'vectors' else x for x, slot in taken]
+            values = []
+            for slot in slots:
+                if is_masked(slot.value):
+                    values.append(slot.value)
+                else:
+                    x = next(getattr(sources, _sort(slot)))
+                    values.append(x[place] if _sort(slot) == 'vectors' else x)
             chains.append(rebuild(skeleton, values))
         numbers = self.computation.optimizer._table.unpack(vector)
         step = StepInput(old, numbers, borrowed=[*arrays, *grads, *common])
@@ -162,7 +171,8 @@ class Bundle:
         made = BySort([], [], [])
         for slots, state in zip(self.slots, states, strict=True):
             for slot, x in zip(slots, jax.tree.leaves(state, is_leaf=is_masked), strict=True):
-                getattr(made, _sort(slot)).append(x)
+                if not is_masked(x):
+                    getattr(made, _sort(slot)).append(x)
         return *made, jax.tree.leaves(new)
 
 
