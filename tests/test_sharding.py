@@ -300,8 +300,9 @@ def main():
         params = {'part': ParamState(put(start, 'data')), 'whole': ParamState(put(start))}
         opt = bo.Adam(0.1).register_trainable_weights(params)
         early = dict(arrays(opt))
-        both = lambda p=params: jnp.sum(p['part'].value * p['whole'].value)  # noqa: E731
-        bo.train_step(params, opt, lambda both=both: both() ** 2).scan(length=3)
+        bo.train_step(
+            params, opt, lambda p=params: jnp.sum(p['part'].value * p['whole'].value) ** 2
+        ).scan(length=3)
         ends.append(opt)
     report['a whole beside a part, scanned'] = moved(early, opt) + unequal(ends[1], ends[0])
 
