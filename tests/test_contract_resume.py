@@ -45,10 +45,10 @@ ENCODINGS = {
 }
 
 
-def fresh(case, values=None):
-    """A run as it is constructed, with a second group and a parameter in bfloat16."""
+def fresh(case, values=None, half=False):
+    """A run as it is constructed, with a second group, and maybe a parameter in bfloat16."""
     params = make_params(values)
-    if values is None:
+    if half:
         params['a'].value = params['a'].value.astype(jnp.bfloat16)
     part = split(params, 2)
     opt = case.make().register_trainable_weights(part[0])
@@ -58,10 +58,20 @@ def fresh(case, values=None):
 
 
 @over_cases('resume')
-def test_a_resumed_run_is_the_uninterrupted_one(case):
-    opt, params = fresh(case)
+def test_a_resumed_run_is_the_uninterrupted_one(case, x64):
+    go_on_beside_the_resumed(case)
+
+
+@pytest.mark.parametrize('name', ['adamw', 'lookahead-adamw', 'mars', 'muon', 'quad', 'sm3'])
+def test_a_resumed_run_in_two_precisions(name):
+    go_on_beside_the_resumed(CASE[name], half=True)
+
+
+def go_on_beside_the_resumed(case, half=False):
+    """A run that every encoding resumes is, to its end, the one that was not interrupted."""
+    opt, params = fresh(case, half=half)
     for t in range(3):
-        opt.step(grads_tree(t) | ({'s': None} if t == 1 else {}))
+        opt.step(grads_tree(t) | ({'block': None} if t == 1 else {}))
     opt.lr.step()
     for group in opt.param_groups:  # as a user or scheduler left them
         for name, value in case.numbers(5, group.index).items():
@@ -71,7 +81,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(case):
     frozen = pickle.dumps(snapshot)
     resumed = {}
     for name, encode in ENCODINGS.items():
-        resumed[name] = fresh(case, named(values))
+        resumed[name] = fresh(case, named(values), half)
         resumed[name][0].load_state_dict(encode(snapshot))
         assert digest(*resumed[name]) == before, name
     run = resumed['msgpack']  # the others are equal to it in all States: their future is, too

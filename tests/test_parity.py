@@ -109,7 +109,11 @@ def test_float64_is_torch(name, x64):
     assert error(RECORDED[name], WIDE[RECORDED[name]['problem']]) <= BFLOAT16.get(name, 1e-9)
 
 
-@pytest.mark.parametrize('name', RECORDED)
+# Groups and absence are of the base, whatever the precision; they would be most programs here.
+OF_THE_FORMULA = [k for k, case in RECORDED.items() if not ({'groups', 'absent'} & {*case})]
+
+
+@pytest.mark.parametrize('name', OF_THE_FORMULA)
 def test_float32_is_torch(name):
     assert error(RECORDED[name], NARROW[RECORDED[name]['problem']]) <= BFLOAT16.get(name, 2e-5)
 
