@@ -10,13 +10,14 @@ os.environ.setdefault(
     'XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
 )
 
-# Tests that compile the same program share it, also between the workers and with the processes that
-# tests start: XLA takes most of the suite's time. JAX would put the directory into each key, were it
-# not told of no further caches.
+# Tests that compile the same program share it, also between the workers and with the processes
+# that tests start: XLA takes most of the suite's time. Name a directory in the environment and the
+# next run has them, too.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     programs = tempfile.TemporaryDirectory(prefix='programs-')  # lives as long as this process
     os.environ['JAX_COMPILATION_CACHE_DIR'] = programs.name
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+# Or the path of the directory would be part of every key.
 os.environ.setdefault('JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES', 'none')
 
 import brainstate  # noqa: F401  # first: its import turns x64 off, later it would undo the fixture

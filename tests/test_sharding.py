@@ -152,20 +152,20 @@ def main():
 
     report = {}
     for name in make:
+        first, second = parameters(False)
+        plain = make[name]().register_trainable_weights(first)
+        plain.add_param_group(second, **({} if name == 'tx' else {'lr': 0.02}))
+        train(plain, gradients(plain, False), 'eager')
         for road in ROADS:
             first, second = parameters(True)
             opt = make[name]().register_trainable_weights(first)
             opt.add_param_group(second, **({} if name == 'tx' else {'lr': 0.02}))
-            first, second = parameters(False)
-            plain = make[name]().register_trainable_weights(first)
-            plain.add_param_group(second, **({} if name == 'tx' else {'lr': 0.02}))
             before, grads = arrays(opt), gradients(opt, True)
             if road == 'for_loop':  # in which the compiler chooses where its own variables are
                 grads = jax.tree.map(place, grads)
             found = apart(opt)
             train(opt, grads, road)
             found += moved(before, opt) + apart(opt)
-            train(plain, gradients(plain, False), road)
             report[f'{name} {road}'] = found + unequal(opt, plain)
 
     for road in ('eager', 'jit'):
@@ -246,7 +246,8 @@ def main():
             }
             opt = getattr(bo, name)(lr=0.1, **more.get(name, {})).register_trainable_weights(params)
             early = dict(arrays(opt))
-            for step in (opt.step, brainstate.transform.jit(opt.step)):
+            jitted = brainstate.transform.jit(opt.step)
+            for step in (opt.step, jitted if sharded else opt.step):
                 grads = {k: jnp.sin(3.0 * p.value) for k, p in params.items()}
                 if sharded:
                     other = NamedSharding(explicit, PartitionSpec('model'))
@@ -263,31 +264,31 @@ def main():
             'b': NamedSharding(late, PartitionSpec()),
         }
         start = {'w': jnp.sin(jnp.arange(32.0)).reshape(8, 4), 'b': jnp.ones(8)}
-        for road in LATE:
-            ends = []
-            for sharded in (False, True):
-                params = {k: ParamState(jnp.copy(x)) for k, x in start.items()}
-                opt = bo.AdamW(lr=0.1).register_trainable_weights(params)
-                for k, state in params.items() if sharded else ():
-                    state.value = jax.device_put(state.value, where[k])
-                step = {
-                    'eager': lambda opt, p: opt.step(
-                        {k: jnp.sin(3.0 * v.value) for k, v in p.items()}
-                    ),
-                    'jit': lambda opt, p: brainstate.transform.jit(
-                        lambda: opt.step({k: jnp.sin(3.0 * v.value) for k, v in p.items()})
-                    )(),
-                    'train_step': lambda opt, p: bo.train_step(
-                        p,
-                        opt,
-                        lambda: sum(-jnp.sum(jnp.cos(3.0 * v.value)) / 3 for v in p.values()),
-                    )(),
-                }[road]
-                for _ in range(3):
-                    step(opt, params)
-                ends.append(opt)
-            found = unequal(ends[1], ends[0])
-            for k, m in ends[1].opt_state.value[0].mu.items() if road != 'jit' else ():
+        plain = None
+        for road in ('eager', *LATE):
+            params = {k: ParamState(jnp.copy(x)) for k, x in start.items()}
+            opt = bo.AdamW(lr=0.1).register_trainable_weights(params)
+            for k, state in params.items() if plain else ():
+                state.value = jax.device_put(state.value, where[k])
+
+            def eager(opt=opt, params=params):
+                opt.step({k: jnp.sin(3.0 * v.value) for k, v in params.items()})
+
+            def loss(params=params):
+                return sum(-jnp.sum(jnp.cos(3.0 * v.value)) / 3 for v in params.values())
+
+            step = eager
+            if road == 'jit':
+                step = brainstate.transform.jit(eager)
+            elif road == 'train_step':
+                step = bo.train_step(params, opt, loss)
+            for _ in range(3):
+                step()
+            if plain is None:  # the first, that nobody placed
+                plain = opt
+                continue
+            found = unequal(opt, plain)
+            for k, m in opt.opt_state.value[0].mu.items() if road != 'jit' else ():
                 if not m.sharding.is_equivalent_to(where[k], m.ndim):
                     found.append(f'{k}: {m.sharding}')
             report[f'placed late, {kind.name}, {road}'] = found

@@ -61,7 +61,7 @@ def test_programs_of_users(tmp_path):
     wrong = '\n'.join(['import braintools_optim as bo', *WRONG])
     for name, text in {'right': RIGHT, 'wrong': wrong}.items():
         (tmp_path / f'{name}.py').write_text(text)
-    # What the project's own check skips is skipped here, too: reading it would take most of the time.
+    # What the project's own check skips is skipped here, too: to read it takes most of the time.
     options = ['--config-file', str(ROOT / 'pyproject.toml'), '--cache-dir', 'cache']
     options += ['--strict', '--follow-imports=silent']
     command = [sys.executable, '-m', 'mypy', *options, '.']

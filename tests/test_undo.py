@@ -17,8 +17,12 @@ def param(*shape):
     return brainstate.ParamState(jnp.ones(shape))
 
 
+def untrained():
+    return bo.SGD(0.1, momentum=0.9).register_trainable_weights({'a': param(2)})
+
+
 def trained():
-    opt = bo.SGD(0.1, momentum=0.9).register_trainable_weights({'a': param(2)})
+    opt = untrained()
     opt.step({'a': jnp.ones(2)})
     return opt
 
@@ -35,13 +39,13 @@ def everything(opt):
     )
 
 
-def check_every_line(change, stride):
+def check_every_line(change, stride, make=trained):
     """Interrupt a change at every ``stride``-th line: all must be as before, or as after it."""
-    whole = trained()
+    whole = make()
     change(whole)
     after, line = everything(whole), 1
     while True:
-        opt = trained()
+        opt = make()
         before = everything(opt)
         when = nth(line, lambda frame: 'undone' not in frame.f_code.co_name)
         reached = interrupted(lambda opt=opt: change(opt), when)
@@ -70,7 +74,7 @@ def test_assigning_for_all_groups_is_all_or_nothing():
     def assign(opt):
         opt.momentum = 0.5
 
-    assert check_every_line(assign, stride=1) > 20
+    assert check_every_line(assign, stride=1, make=untrained) > 20
 
 
 @pytest.mark.parametrize('state', ['_core', '_number_state'])
