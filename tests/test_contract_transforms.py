@@ -31,19 +31,9 @@ import braintools_optim as bo
 
 @over_classes('contexts')
 def test_all_ways_to_run_agree(case, x64):
-    run_all_ways(case, ('eager', 'jit', 'for_loop'))
-
-
-@pytest.mark.parametrize('name', ['adamw', 'asgd', 'mars', 'quad'])
-def test_a_scan_agrees(name, x64):
-    run_all_ways(CASE[name], ('eager', 'scan'))
-
-
-def run_all_ways(case, ways):
-    """The same steps end at the same values and state, however they are run."""
     steps = np.arange(12)
     results = {}
-    for how in ways:
+    for how in ('eager', 'jit', 'for_loop', 'scan'):
         params = make_params()
         opt = build(case, params, groups=2)
         traces = 0
