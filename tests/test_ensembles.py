@@ -74,6 +74,22 @@ def test_numbers_of_an_ensemble_are_read_outside_and_written_inside():
     np.testing.assert_allclose(opt.current_lr, np.float32(RATES) * 3.0, rtol=1e-6)
 
 
+@pytest.mark.parametrize('inner', [lambda f: f, jit], ids=['eager', 'jit'])
+def test_one_scheduler_becomes_several_by_the_rates_it_finds(inner):
+    """Its epoch, which no rate has part in, is mapped with its numbers."""
+    w, opt = built(0.1, SCHEDULES['step'])
+    states = list(brainstate.graph.states(opt).values())
+
+    def step(lr):
+        opt.current_lr = lr
+        inner(opt.lr.step)()
+        return opt.current_lr
+
+    np.testing.assert_allclose(vmap(step, out_states=states)(jnp.array(RATES)), [0.05, 0.01])
+    np.testing.assert_allclose(opt.current_lr, [0.05, 0.01], rtol=1e-6)
+    np.testing.assert_array_equal(opt.lr.last_epoch.value, [1, 1])
+
+
 @pytest.mark.parametrize(
     'use',
     [

@@ -131,11 +131,11 @@ def test_states_of_an_optimizer(name):
     assert len(touched) == len(params) + OWN_STATES
 
 
-SCHEDULERS = {  # with their States: where it stands and, unless composed, its numbers
-    'one': (2, lambda opt: bo.CosineAnnealingLR(opt, T_max=10)),
-    'chained': (5, lambda opt: bo.ChainedScheduler([bo.StepLR(opt, 5), bo.LinearLR(opt)])),
+SCHEDULERS = {  # with their States: one, and of a composed one those of its parts
+    'one': (1, lambda opt: bo.CosineAnnealingLR(opt, T_max=10)),
+    'chained': (3, lambda opt: bo.ChainedScheduler([bo.StepLR(opt, 5), bo.LinearLR(opt)])),
     'sequential': (
-        5,
+        3,
         lambda opt: bo.SequentialLR(
             opt, [bo.LinearLR(opt), bo.ExponentialLR(opt, 0.9)], milestones=[3]
         ),

@@ -1,5 +1,7 @@
 """Schedulers and optimizers: ways to attach them, groups, several at once, numbers that change."""
 
+import copy
+
 import brainstate
 import jax.numpy as jnp
 import numpy as np
@@ -361,6 +363,57 @@ RECURSIONS = {  # torch's, from the last learning rate to that of epoch t
         ),
     ),
 }
+
+
+# ---- last_epoch is a part of the State that has the numbers --------------------------------------
+
+
+@pytest.mark.parametrize('how', ['eager', 'jit', 'loop'])
+def test_the_epoch_may_be_put_anywhere(how):
+    """What is written there is where the next step goes on, and nothing else has changed."""
+    opt = bo.SGD(0.5).register_trainable_weights({'w': param()})
+    scheduler = bo.CosineAnnealingLR(opt, T_max=9)
+    scheduler.eta_min = 0.05
+
+    def jump():
+        scheduler.last_epoch.value = scheduler.last_epoch.value * 0 + 4
+        scheduler.step(scheduler.last_epoch.value + 1)
+
+    if how == 'loop':
+        brainstate.transform.for_loop(lambda _: jump(), np.arange(2))
+    else:
+        (brainstate.transform.jit(jump) if how == 'jit' else jump)()
+    assert int(scheduler.last_epoch.value) == 5 and scheduler.eta_min == pytest.approx(0.05)
+    assert opt.current_lr == pytest.approx(bo.schedules.cosine(0.5, 9, 0.05)(5), rel=1e-6)
+    scheduler.step()
+    assert int(scheduler.last_epoch.value) == 6
+    assert opt.current_lr == pytest.approx(bo.schedules.cosine(0.5, 9, 0.05)(6), rel=1e-6)
+
+
+def test_a_state_that_is_assigned_gives_its_value():
+    scheduler, other = bo.StepLR(0.1, step_size=2), bo.StepLR(0.1, step_size=2)
+    other.step(3)
+    held = scheduler.last_epoch
+    scheduler.last_epoch = other.last_epoch
+    other.step()
+    assert held is scheduler.last_epoch and held.value == 3 and other.last_epoch.value == 4
+    scheduler.step()
+    assert scheduler.get_last_lr() == pytest.approx([0.1 * 0.1**2], rel=1e-12)
+    assert isinstance(held, bo.OptimState) and repr(held) == 'EpochState(value=np.int32(4))'
+
+
+def test_a_copy_has_an_epoch_of_its_own():
+    scheduler = bo.StepLR(0.1, step_size=2)
+    scheduler.step(3)
+    twin = copy.deepcopy(scheduler)
+    twin.step()
+    assert (scheduler.last_epoch.value, twin.last_epoch.value) == (3, 4)
+    twin.last_epoch.value = np.int32(8)
+    twin.step()
+    assert (scheduler._progress().epoch, twin._progress().epoch) == (3, 9)
+    alone = scheduler.last_epoch.duplicate()
+    alone.value = 7
+    assert type(alone) is bo.OptimState and scheduler.last_epoch.value == 3
 
 
 @pytest.mark.parametrize('jitted', [False, True], ids=['eager', 'jit'])

@@ -31,8 +31,8 @@ from .observe import (
 from .packs import Packed
 
 __all__ = [
-    *('ChainState', 'CoreState', 'CountState', 'LateState', 'NumbersState'),
-    *('next_step_count', 'weak_scalars'),
+    *('ChainState', 'CoreState', 'CountState', 'EpochState', 'LateState', 'NumbersState'),
+    *('PartState', 'ProgressState', 'next_step_count', 'weak_scalars'),
 ]
 
 _FLOAT = frozenset([float])
@@ -207,14 +207,22 @@ class NumbersState(LateState):
 
     value: Any
 
-    def __init__(self, numbers: list):
+    def __init__(self, numbers: list, *others: Any):
         super().__init__(None)
-        self.replace(numbers)
+        self.replace(numbers, *others)
 
-    def make(self, numbers: list) -> np.ndarray:
+    def make(self, numbers: list, *others: Any) -> Any:
         """Return numbers as JAX would convert them, which costs it five times as much."""
-        value = np.array(numbers, np.float64 if x64_enabled() else np.float32)
-        self.__dict__['_made_of'] = value, numbers
+        vector = np.array(numbers, np.float64 if x64_enabled() else np.float32)
+        self.__dict__['_made_of'] = vector, numbers
+        return self._with(vector, *others)
+
+    def _with(self, vector: Any) -> Any:
+        """Return the value that holds this vector."""
+        return vector
+
+    def _vector(self, value: Any) -> Any:
+        """Return the vector that a value holds."""
         return value
 
     def duplicate(self) -> NumbersState:
@@ -226,13 +234,16 @@ class NumbersState(LateState):
         numbers = self.on_host()
         if numbers is not None:
             return numbers.copy()
-        return weak_scalars(self.value)
+        return weak_scalars(self._vector(self.value))
 
-    def replace(self, numbers: list) -> None:
+    def replace(self, numbers: list, *others: Any) -> None:
         """Write new numbers, which may be traced; the list must not be changed any more."""
         if not _FLOAT.issuperset(map(type, numbers)) and any(map(is_tracer, numbers)):
             wide = jnp.result_type(float)
-            self.value = jnp.stack([jnp.asarray(x, wide) for x in numbers])
+            # Not stacked: under a vmap that would put the axis of the map behind, and brainstate
+            # wants it where the rest of a State has it.
+            vector = jnp.concatenate([jnp.full(1, x, wide) for x in numbers])
+            self.value = self._with(vector, *others)
         elif in_foreign_trace(self):
             raise TraceContextError(
                 'a number of an optimizer, such as its learning rate, is assigned in a program of '
@@ -245,9 +256,9 @@ class NumbersState(LateState):
                 'step their schedulers, in the function that is mapped.'
             )
         elif unobserved(self):  # a third of the cost of the public property
-            self.put_parts(numbers)
+            self.put_parts(numbers, *others)
         else:
-            self.value = self.make(numbers)
+            self.value = self.make(numbers, *others)
 
     def on_host(self) -> list | None:
         """Return the numbers in double precision, not to be changed, or None if they are traced.
@@ -256,24 +267,24 @@ class NumbersState(LateState):
         """
         cell = self.__dict__
         if recorded():
-            value = self.value
+            vector = self._vector(self.value)
         elif (parts := cell.get('_parts')) is not None:
             return parts[0]
         else:
-            value = cell['_value']
-        if isinstance(value, jax.core.Tracer):
+            vector = self._vector(cell['_value'])
+        if isinstance(vector, jax.core.Tracer):
             return None
         known, numbers = cell.get('_made_of', (None, None))
-        if known is value:
+        if known is vector:
             return numbers
-        host = np.asarray(value)
-        if recorded() and type(value) is np.ndarray:
+        host = np.asarray(vector)
+        if recorded() and type(vector) is np.ndarray:
             host = self._of_first_lane(host)
         if host.ndim > 1:  # of several optimizers, which a vmap made, with its axis in front
             return [host[..., i] for i in range(host.shape[-1])]
         # The shortest decimal that is this float32: people gave 0.1, not 0.10000000149.
         numbers = host.tolist() if host.dtype == np.float64 else [float(str(x)) for x in host]
-        cell['_made_of'] = value, numbers
+        cell['_made_of'] = vector, numbers
         return numbers
 
     def _of_first_lane(self, stand_in: np.ndarray) -> np.ndarray:
@@ -282,7 +293,7 @@ class NumbersState(LateState):
         It tries a mapped function on zeros before it maps it. They are no numbers to compute with:
         a formula may divide by one.
         """
-        before = outside_of_traces(self)
+        before = self._vector(outside_of_traces(self))
         fits = [i for i in range(np.ndim(before)) if _without(before.shape, i) == stand_in.shape]
         if not fits or is_tracer(before):
             return stand_in
@@ -309,12 +320,41 @@ class NumbersState(LateState):
             self.given_out()
 
 
+class ProgressState(NumbersState):
+    """All that a scheduler writes in a step: ``(numbers, epoch)``.
+
+    It is one State, since each one costs time in every jitted call.
+    """
+
+    def __init__(self, numbers: list, epoch: Any):
+        super().__init__(numbers, epoch)
+
+    def _with(self, vector: Any, epoch: Any = None) -> Any:
+        if is_tracer(vector):
+            # The epoch, but mapped where the numbers are, as brainstate wants it: XLA drops this.
+            epoch = jnp.where(jnp.isnan(vector[0]), epoch, epoch)
+        return vector, epoch
+
+    def _vector(self, value: Any) -> Any:
+        return value[0]
+
+    def duplicate(self) -> ProgressState:
+        """Return a State of its own with the same numbers and epoch."""
+        return type(self)(self.entries(), self.epoch)
+
+    @property
+    def epoch(self) -> Any:
+        """The epoch."""
+        parts = self.__dict__.get('_parts') if unobserved(self) else None
+        return self.value[1] if parts is None else parts[1]
+
+
 class PartState(OptimState):
     """A part of another State under a name of its own: reading and writing go to the whole."""
 
-    _whole: CoreState
+    _whole: Any
 
-    def __init__(self, whole: CoreState, **own: Any):
+    def __init__(self, whole: LateState, **own: Any):
         # Not a State in its own right: nobody but the whole is traced, saved or mapped.
         self.__dict__.update(State.copy(whole).__dict__, _whole=whole, **own)
 
@@ -324,8 +364,26 @@ class PartState(OptimState):
     def _value(self) -> Any:
         return self.value
 
+    def duplicate(self) -> OptimState:
+        """Return a State of its own with a copy of the value."""
+        return OptimState(jnp.copy(self.value) if isinstance(self.value, jax.Array) else self.value)
+
     def __repr__(self) -> str:
         return f'{type(self).__name__}(value={self.value!r})'
+
+
+class EpochState(PartState):
+    """The epoch of a scheduler."""
+
+    @property
+    def value(self) -> Any:
+        """The epoch: 0 at the beginning."""
+        return self._whole.epoch
+
+    @value.setter
+    def value(self, new: Any) -> None:
+        vector, _ = self._whole.value
+        self._whole.value = (vector, new)
 
 
 class CountState(PartState):

@@ -143,9 +143,10 @@ class Composite(PresentRate):
     def _progress(self) -> Progress:
         return Progress(self._epoch(), [child._progress() for child in self._children])
 
-    def _put_memory(self, parts: list[Any]) -> None:
-        for child, part in zip(self._children, parts, strict=True):
+    def _put(self, progress: Progress) -> None:
+        for child, part in zip(self._children, progress.memory, strict=True):
             child._put(part)
+        self._put_epoch(progress.epoch)
 
     def _settings(self, progress: Progress) -> dict[tuple[int, str], Any]:
         parts = zip(self._children, progress.memory, strict=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..check import check_number
 from ..engine.observe import is_tracer, recorded
-from ..engine.own_state import NumbersState
+from ..engine.own_state import EpochState, ProgressState
 from ..ranges import range_of
 from ..state import OptimState
 from .arguments import Arguments
@@ -112,7 +112,8 @@ class LRScheduler(Arguments, BaseRates):
         self._fixed = {**rest, **(fixed or {})}
         self._names, self._formula_names = tuple(own), tuple(k for k in own if k in live)
         self._pairs: dict[int, tuple] = {}  # the pair of the present epoch, group by group
-        self._memory = NumbersState([x for row in rows for x in flat(row)])
+        self._memory = ProgressState([x for row in rows for x in flat(row)], self.last_epoch.value)
+        vars(self)['last_epoch'] = EpochState(self._memory)
         self._known: tuple = (None, None)  # the numbers it put last, and the rows they were
 
     def _refuse_bypassed(self) -> None:
@@ -224,12 +225,12 @@ class LRScheduler(Arguments, BaseRates):
 
     def _by_get_lr(self, epoch: Any) -> list:
         """Return the learning rates of a class that defines get_lr, at an epoch."""
-        present = self.last_epoch
-        self.last_epoch, self._asked = OptimState(epoch), True
+        known = self.__dict__
+        present, known['last_epoch'], known['_asked'] = self.last_epoch, OptimState(epoch), True
         try:
             lrs = called(type(self).__name__, lambda _: self.get_lr(), epoch)
         finally:
-            self.last_epoch, self._asked = present, False
+            known['last_epoch'], known['_asked'] = present, False
         return list(lrs) if isinstance(lrs, list | tuple) else [lrs]
 
     def _defines_get_lr(self) -> bool:
@@ -319,17 +320,13 @@ class LRScheduler(Arguments, BaseRates):
         return Progress(self._epoch(), rows)
 
     def _put(self, progress: Progress) -> None:
-        self._put_memory(progress.memory)
-        super()._put(progress)
-
-    def _put_memory(self, rows: list[Any]) -> None:
-        numbers = [x for row in rows for x in flat(row)]
-        self._memory.replace(numbers)
+        numbers = [x for row in progress.memory for x in flat(row)]
+        self._memory.replace(numbers, self._as_held(progress.epoch))
         if self._memory.on_host() is numbers:  # it is not, where they are traced
-            self.__dict__['_known'] = numbers, rows
+            self.__dict__['_known'] = numbers, progress.memory
 
     def _states(self) -> list[OptimState]:
-        return [*super()._states(), self._memory]
+        return [self._memory]
 
     def _lrs(self) -> list:
         if self.optimizer is not None:
@@ -426,6 +423,8 @@ class LRScheduler(Arguments, BaseRates):
     def _copy_into(self, new: Any, memo: dict[int, Any]) -> None:
         super()._copy_into(new, memo)
         vars(new).update(_pairs={}, _known=(None, None))
+        if isinstance(self.last_epoch, EpochState):
+            vars(new).update(last_epoch=EpochState(new._memory))
 
     def __repr__(self) -> str:
         shown = {k: getattr(self, k) for k in (*self._names, *self._fixed)}

@@ -16,6 +16,7 @@ from brainstate import State
 from ..check import check_count, check_number, is_plain_number, is_real
 from ..checkpoint.errors import IncompatibleCheckpoint
 from ..engine.observe import in_loop, is_tracer, recorded
+from ..engine.own_state import PartState
 from ..engine.writing import put_value, undone_on_error
 from ..other_libraries import OF_SCHEDULERS, argument_here, did_you_mean, is_ours, refuse_stray
 from ..ranges import Range
@@ -273,11 +274,15 @@ class Scheduler(metaclass=_SchedulerType):
         self._put_epoch(progress.epoch)
 
     def _put_epoch(self, epoch: Any) -> None:
+        put_value(self.last_epoch, self._as_held(epoch))
+
+    def _as_held(self, epoch: Any) -> Any:
+        """Return an epoch as it is kept: an integer of 32 bits, or a fraction."""
         if recorded():
             epoch = self._as_before(epoch)
         if is_tracer(epoch) and jnp.issubdtype(epoch.dtype, jnp.integer):
-            epoch = epoch.astype(jnp.int32)
-        put_value(self.last_epoch, np.int32(epoch) if isinstance(epoch, int) else epoch)
+            return epoch.astype(jnp.int32)
+        return np.int32(epoch) if isinstance(epoch, int) else epoch
 
     def _as_before(self, epoch: Any) -> Any:
         """Return an epoch as a fraction if the last one is, so that the dtype stays."""
@@ -429,6 +434,9 @@ class Scheduler(metaclass=_SchedulerType):
             raise AttributeError(
                 f'last_epoch of {type(self).__name__} is a State; step(epoch={value!r}) goes there.'
             )
+        if isinstance(known.get(name), PartState):  # which stays one
+            known[name].value = value.value
+            return
         if '_built' in known and name in self._settled:
             self._refuse_fixed(name)
         if '_built' in known and name not in known:
