@@ -49,6 +49,11 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
 
 
+def _apart(number: Any) -> Any:
+    """Return a number that shares no memory with another one, which may be donated."""
+    return jnp.copy(number) if isinstance(number, jax.Array) and not is_tracer(number) else number
+
+
 def next_step_count(count: Any) -> Any:
     """Return the count of one more step, which stops at the largest integer."""
     if isinstance(count, jax.core.Tracer):
@@ -340,7 +345,7 @@ class ProgressState(NumbersState):
 
     def duplicate(self) -> ProgressState:
         """Return a State of its own with the same numbers and epoch."""
-        return type(self)(self.entries(), self.epoch)
+        return type(self)(self.entries(), _apart(self.epoch))
 
     @property
     def epoch(self) -> Any:
@@ -366,7 +371,7 @@ class PartState(OptimState):
 
     def duplicate(self) -> OptimState:
         """Return a State of its own with a copy of the value."""
-        return OptimState(jnp.copy(self.value) if isinstance(self.value, jax.Array) else self.value)
+        return OptimState(_apart(self.value))
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(value={self.value!r})'
@@ -393,8 +398,7 @@ class CountState(PartState):
     def value(self) -> Any:
         """The number of steps taken, which outlives the next step."""
         self._whole.check_readable('step_count')
-        count = self._whole.count
-        return jnp.copy(count) if isinstance(count, jax.Array) and not is_tracer(count) else count
+        return _apart(self._whole.count)
 
     @value.setter
     def value(self, new: Any) -> None:
