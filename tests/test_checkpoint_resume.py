@@ -33,7 +33,7 @@ import braintools_optim as bo
 
 BEFORE, AFTER = 2, 2
 EPOCHS = {'before': 4, 'after': 3}
-RUNS = [f'{name}/{groups}' for name in OPTIMIZERS for groups in (1, 3)]
+RUNS = ['adamw/1', 'quad/1', *(f'{name}/3' for name in OPTIMIZERS)]
 SCHEDULED = [f'{name}/{cls.__name__}' for name in SCHEDULES for cls in (bo.SGD, bo.AdamW)]
 
 
