@@ -2,23 +2,12 @@
 
 import gc
 import os
-import tempfile
 
 # XLA's newer code generator takes most of the suite's time: it compiles three times as long, and
 # what it makes runs as fast. `XLA_FLAGS= pytest ...` tests with what users have.
 os.environ.setdefault(
     'XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
 )
-
-# Tests that compile the same program share it, also between the workers and with the processes
-# that tests start: XLA takes most of the suite's time. Name a directory in the environment and the
-# next run has them, too.
-if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    programs = tempfile.TemporaryDirectory(prefix='programs-')  # lives as long as this process
-    os.environ['JAX_COMPILATION_CACHE_DIR'] = programs.name
-os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
-# Or the path of the directory would be part of every key.
-os.environ.setdefault('JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES', 'none')
 
 import brainstate  # noqa: F401  # first: its import turns x64 off, later it would undo the fixture
 import jax
@@ -44,3 +33,12 @@ def x64():
     jax.config.update('jax_enable_x64', True)
     yield
     jax.config.update('jax_enable_x64', before)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def compile_each_program_once(tmp_path_factory):
+    """Let tests that compile the same program share it: XLA takes most of the suite's time."""
+    jax.config.update('jax_compilation_cache_dir', str(tmp_path_factory.mktemp('programs')))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+    yield
+    jax.config.update('jax_compilation_cache_dir', None)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -81,7 +82,8 @@ def ends(tmp_path_factory):
         opt.save(file_of(folder, run), params=True)
         go_on()
         here[run] = bits(opt, params), opt.get_last_lr()
-    env = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+    env = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir or ''}
+    env |= {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0', 'JAX_PLATFORMS': 'cpu'}
     command = [sys.executable, '-W', 'error', __file__, str(folder)]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
