@@ -33,7 +33,7 @@ import braintools_optim as bo
 def test_all_ways_to_run_agree(case, x64):
     steps = np.arange(12)
     results = {}
-    for how in ('eager', 'jit', 'scan'):  # a for_loop is a scan: `train` below has one
+    for how in ('eager', 'jit', 'for_loop', 'scan'):
         params = make_params()
         opt = build(case, params, groups=2)
         traces = 0
@@ -50,6 +50,8 @@ def test_all_ways_to_run_agree(case, x64):
             jitted = jit(one)
             for t in steps:
                 jitted(t)
+        elif how == 'for_loop':
+            for_loop(one, steps)
         else:
             scan(lambda carry, t, one=one: (carry + t, one(t)), 0, steps)
         assert traces == (how != 'eager')

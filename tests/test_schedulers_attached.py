@@ -402,6 +402,17 @@ def test_a_state_that_is_assigned_gives_its_value():
     assert isinstance(held, bo.OptimState) and repr(held) == 'EpochState(value=np.int32(4))'
 
 
+def test_who_watches_the_epoch_is_told_of_steps():
+    scheduler, seen = bo.StepLR(0.1, step_size=2), []
+    scheduler.last_epoch.register_hook('write_after', lambda context: seen.append(context.value))
+    for _ in range(2):
+        scheduler.step()
+    assert [epoch for _, epoch in seen] == [1, 2]
+    twin = copy.deepcopy(scheduler)
+    twin.step()
+    assert len(seen) == 2
+
+
 def test_a_copy_has_an_epoch_of_its_own():
     scheduler = bo.StepLR(0.1, step_size=2)
     scheduler.step(3)

@@ -43,7 +43,7 @@ LOOSE = {('quad_bf16', 't'): 0.14, ('skew_120steps_balance', 'w'): 0.08}
 
 
 # Options that do the same to every leaf: without t, whose shapes are half of what is compiled.
-ALIKE = ('b1_0', 'diag', 'lrnone', 'norm')
+ALIKE = ('b1_0', 'lrnone', 'norm')
 
 
 def problem(name):

@@ -331,9 +331,6 @@ class ProgressState(NumbersState):
     It is one State, since each one costs time in every jitted call.
     """
 
-    def __init__(self, numbers: list, epoch: Any):
-        super().__init__(numbers, epoch)
-
     def _with(self, vector: Any, epoch: Any = None) -> Any:
         if is_tracer(vector):
             # The epoch, but mapped where the numbers are, as brainstate wants it: XLA drops this.
@@ -362,6 +359,7 @@ class PartState(OptimState):
     def __init__(self, whole: LateState, **own: Any):
         # Not a State in its own right: nobody but the whole is traced, saved or mapped.
         self.__dict__.update(State.copy(whole).__dict__, _whole=whole, **own)
+        self.__dict__['_hooks_manager'] = whole.hooks  # who watches the part is told of the whole
 
     value: Any
 
@@ -380,6 +378,8 @@ class PartState(OptimState):
 class EpochState(PartState):
     """The epoch of a scheduler."""
 
+    _whole: ProgressState
+
     @property
     def value(self) -> Any:
         """The epoch: 0 at the beginning."""
@@ -393,6 +393,8 @@ class EpochState(PartState):
 
 class CountState(PartState):
     """The step count."""
+
+    _whole: CoreState
 
     @property
     def value(self) -> Any:
@@ -409,6 +411,7 @@ class CountState(PartState):
 class ChainState(PartState):
     """The state of the chain of one group."""
 
+    _whole: CoreState
     _group: int
 
     def __init__(self, whole: CoreState, group: int):
