@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .engine.observe import is_tracer
 from .number import plain_number
 from .ranges import Range, range_of
 
@@ -49,7 +50,7 @@ def check_number(
         return tuple(
             check_number(owner, f'{name}[{i}]', v, allowed=allowed) for i, v in enumerate(value)
         )
-    if isinstance(value, jax.core.Tracer):
+    if is_tracer(value):
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise TypeError(f'{owner} needs a real scalar for {name}, got {value}.')
         return value  # its range is known when it runs, not now
@@ -138,7 +139,7 @@ def any_traced(value: Any) -> bool:
     if type(value) is float:  # by far the most frequent
         return False
     entries = value if isinstance(value, tuple | list) else (value,)
-    return any(isinstance(x, jax.core.Tracer) for x in entries)
+    return any(map(is_tracer, entries))
 
 
 def is_zero(value: Any) -> bool:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from .engine.leaf import all_leaves
+from .engine.observe import is_tracer
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
@@ -71,4 +72,4 @@ def _number(value: Any) -> str:
         return '(' + ', '.join(map(_number, value)) + ')'
     if isinstance(value, float):
         return f'{value:g}'
-    return 'traced' if isinstance(value, jax.core.Tracer) else str(value)
+    return 'traced' if is_tracer(value) else str(value)

@@ -2,7 +2,8 @@
 
 - Bytes and nested data, nothing of optimizers: `file`, on `record`, `checksum`, `codec`, `header`,
   `tree`, `dtype`, `memory`, `atomic` and `reserve`; `errors`.
-- Optimizers, nothing of files: `export`, `restore` and `pending`, with `judge` and `devices`.
+- Optimizers, nothing of files: `export`, `restore` with `restore_slots`, and `pending`, with
+  `judge` and `devices`.
 - Both: `single` (an optimizer), `whole` (a training state), `rotation` (numbered files), with
   `background` and `progress_bar`.
 - Data of users, and as other encoders give it back: `nested`, `plain`.

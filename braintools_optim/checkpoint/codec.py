@@ -14,10 +14,13 @@ from typing import Any
 
 import msgpack
 
-__all__ = ['DEPTH', 'NODES', 'SIZE', 'Malformed', 'decode', 'encode', 'uncollected']
+__all__ = ['DEPTH', 'NODES', 'SIZE', 'TOO_DEEP', 'Malformed', 'decode', 'encode', 'uncollected']
 
 SIZE = 1 << 24
 DEPTH = 32
+TOO_DEEP = (
+    f'... is nested too deep or holds itself; {DEPTH} levels are allowed, with those of the file'
+)
 NODES = 1 << 19  # values of any kind; keeps the worst header under a second and 100 MB
 
 

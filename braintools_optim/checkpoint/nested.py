@@ -11,7 +11,7 @@ from brainstate import State
 from saiunit import Quantity
 
 from ..engine.own_state import CoreState
-from .codec import DEPTH
+from .codec import DEPTH, TOO_DEEP
 from .devices import placed, placed_parameter
 from .judge import Judge
 from .plain import plainly
@@ -30,10 +30,7 @@ def encoded(
     told, too, and need say nothing.
     """
     if depth > DEPTH:
-        raise ValueError(
-            f'{where:.40}... is nested too deep or holds itself; {DEPTH} levels are allowed, with '
-            f'those of the file.'
-        )
+        raise ValueError(f'{where:.40}{TOO_DEEP}.')
     if isinstance(node, CoreState):
         raise TypeError(
             f'{where} is a State of an optimizer, which is saved as a whole: give the optimizer '

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ..check import check_number, is_count, is_plain_number
+from ..check import check_number, is_count
 from ..engine.leaf import flat_values
 from ..hyper import TO_COME, names_in_use, number_at
 from ..schedulers.snapshot import resized
-from ..slot import rebuild
-from ..transforms.absent import is_masked
 from .devices import placed, placed_parameter
-from .export import VERSION, export_group, named_slots, refuse_traced, slot_name
+from .export import VERSION, export_group, refuse_traced
 from .judge import Judge, LoadReport
 from .plain import plainly, shaped_like
+from .restore_slots import checked_slots
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
@@ -31,8 +27,6 @@ __all__ = ['Restoration', 'Saved', 'checked_names', 'examine', 'restore']
 
 REQUIRED = ('optimizer', 'step_count', 'param_groups', 'opt_state', 'schedulers', 'options')
 KNOWN = (*REQUIRED, 'format', 'schema', 'lr', 'base_lr', 'dtypes', 'defaults', 'accumulate_steps')
-_COUNTS = re.compile(r'(.*[._])?(counts?|iterations|pairs|slot|leaf_added|leaf_seen)')
-"""The names of a state's integers that are never negative."""
 
 
 class Saved(NamedTuple):
@@ -211,7 +205,7 @@ def _examine_groups(
                 for s, v in given.items()
             }
         if key in states or not judge.strict:
-            found.states.append(_checked_slots(optimizer, group, slots, judge))
+            found.states.append(checked_slots(optimizer, group, slots, judge))
 
 
 def checked_names(given: Any, where: str, judge: Judge) -> list[str] | None:
@@ -319,79 +313,7 @@ def _leave_driven(optimizer: OptaxOptimizer, found: Restoration, judge: Judge) -
     found.numbers = {k: v for k, v in found.numbers.items() if k not in driven}
 
 
-# ---- arrays ------------------------------------------------------------------------------------
-
-
-def _checked_slots(
-    optimizer: OptaxOptimizer, group: ParamGroup, saved: Mapping, judge: Judge
-) -> Any:
-    slots, names = named_slots(optimizer, group, anew=True)  # what is added up here is not theirs
-    where = f'group {group.index}'
-    wanted: set[tuple[str, str]] = set()
-    values: list[Any] = []
-
-    def take(slot: str, name: str) -> Any:
-        wanted.add((slot, name))
-        value = saved.get(slot, {}).get(name)
-        if value is None:
-            judge.missing(f'{where}: {slot} of {name or "the group"} is missing')
-        return value
-
-    for slot in slots:
-        mine = slot.value
-        if slot.per_leaf:
-            entries = [plainly(take(slot.name, name)) for name in names.values()]
-            values.append(_checked_vector(entries, mine, slot.name, where, judge))
-        elif is_masked(mine):
-            values.append(mine)
-        else:
-            name = slot_name(slot, names)
-            value = take(slot.name, name)
-            what = f'{where}: {slot.name} of {name or "the group"}'
-            counts = slot.parameter is None and _COUNTS.fullmatch(slot.name) is not None
-            values.append(
-                mine if value is None else _checked_array(value, mine, what, counts, judge)
-            )
-    for slot_key in saved:
-        for name in saved[slot_key]:
-            if (slot_key, name) not in wanted:
-                judge.unexpected(f'{where}: {slot_key} of {name or "the group"} is unknown here')
-    return rebuild(optimizer._core.chain(group.index), values)
-
-
-def _checked_vector(entries: list[Any], mine: Any, name: str, where: str, judge: Judge) -> Any:
-    """Return a vector of one number for each parameter; what is missing stays as it is."""
-    known = np.asarray(mine).tolist()
-    entries = [k if x is None else x for x, k in zip(entries, known, strict=True)]
-    allowed, fits = _entries_allowed(mine.dtype, name)
-    if not all(map(fits, entries)):
-        judge.refuse(f'{where}: {name} must be {allowed}, got {entries}')
-        return None
-    return placed(np.asarray(entries, mine.dtype), mine)
-
-
-def _checked_array(value: Any, mine: Any, what: str, counts: bool, judge: Judge) -> Any:
-    if jax.dtypes.issubdtype(mine.dtype, jax.dtypes.prng_key):
-        return _checked_key(value, mine, what, judge)
-    array = judge.array(value, mine, what)
-    if array is None:
-        return None
-    if counts and array.ndim == 0 and np.issubdtype(array.dtype, np.signedinteger) and array < 0:
-        judge.refuse(f'{what} must be a count, got {array}')
-    return placed(array, mine)
-
-
-def _checked_key(value: Any, mine: Any, what: str, judge: Judge) -> Any:
-    """Return a key of random numbers, written as its kind and its words."""
-    impl = str(jax.random.key_impl(mine))
-    given = value.get('key_impl') if isinstance(value, Mapping) else None
-    if given != impl:
-        judge.refuse(f'{what} must be a key of {impl}, got {given or type(value).__name__}')
-        return None
-    data = judge.array(value.get('key_data'), jax.random.key_data(mine), what)
-    return (
-        None if data is None else placed(jax.random.wrap_key_data(jnp.array(data), impl=impl), mine)
-    )
+# ---- parameters ------------------------------------------------------------------------------
 
 
 def _checked_params(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> list[tuple[Any, Any]]:
@@ -418,15 +340,3 @@ def _checked_params(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> li
     for name in sorted(set(arrays) - {leaf.name for leaf in optimizer._leaves}):
         judge.unexpected(f'the parameter {name} is unknown here')
     return new
-
-
-def _entries_allowed(dtype: Any, name: str) -> tuple[str, Callable[[Any], bool]]:
-    """Return what may stand in a vector, in words and as a check."""
-    if np.issubdtype(dtype, np.bool_):
-        return 'True or False', lambda x: isinstance(x, bool)
-    if not np.issubdtype(dtype, np.integer):
-        return 'numbers', is_plain_number
-    low, high, allowed = np.iinfo(dtype).min, np.iinfo(dtype).max, f'integers of {dtype}'
-    if _COUNTS.fullmatch(name):
-        low, high, allowed = 0, min(high, 2**31 - 1), 'counts in [0, 2**31)'
-    return allowed, lambda x: type(x) is int and low <= x <= high

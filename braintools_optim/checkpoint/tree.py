@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from .codec import DEPTH, Malformed
+from .codec import DEPTH, TOO_DEEP, Malformed
 from .dtype import DTYPES, KEYS, is_dtype
 
 __all__ = ['BYTES', 'INT', 'Entry', 'ArrayToSave', 'copied', 'flatten', 'place', 'plain', 'shown']
@@ -216,10 +216,7 @@ def _split(value: Any, path: Path, depth: int, leaves: list[ArrayToSave]) -> Any
         return None
     if isinstance(value, Mapping) or kind in (list, tuple):
         if depth > DEPTH:
-            raise ValueError(
-                f'{shown(path[:4])}/... is nested too deep or holds itself; '
-                f'{DEPTH} levels are allowed, with those of the file'
-            )
+            raise ValueError(f'{shown(path[:4])}/{TOO_DEEP}')
         if isinstance(value, Mapping):
             for key in value:
                 if not isinstance(key, str):

@@ -56,7 +56,7 @@ def _apart(number: Any) -> Any:
 
 def next_step_count(count: Any) -> Any:
     """Return the count of one more step, which stops at the largest integer."""
-    if isinstance(count, jax.core.Tracer):
+    if is_tracer(count):
         return optax.safe_increment(count)
     try:
         count = int(count)
@@ -277,7 +277,7 @@ class NumbersState(LateState):
             return parts[0]
         else:
             vector = self._vector(cell['_value'])
-        if isinstance(vector, jax.core.Tracer):
+        if is_tracer(vector):
             return None
         known, numbers = cell.get('_made_of', (None, None))
         if known is vector:
