@@ -73,7 +73,7 @@ def build(make, trees):
 
 def cut_into(opt):
     """Return of each signature how many calls there are, None where it was not cut."""
-    return [c and len(c.calls) for c in opt._stepper.chunked.values()]
+    return [c and len(c.calls) for c in opt._stepper.donating.cut.values()]
 
 
 def run(make, cut, monkeypatch):
@@ -229,7 +229,7 @@ def test_an_interrupt_at_any_line_leaves_all_old_or_all_new():
 @pytest.mark.parametrize('nth', [0, 1, 2])
 def test_an_interrupt_between_calls_leaves_all_old_or_all_new(nth):
     (opt, params), (twin, twin_params) = twins()
-    (cut,) = opt._stepper.chunked.values()
+    (cut,) = opt._stepper.donating.cut.values()
     old, whole, calls = digest(opt, params), list(cut.calls), []
 
     def stopping(entry):
@@ -354,7 +354,7 @@ def test_a_group_that_was_small_is_cut_with_the_others(monkeypatch):
         parts |= more
         one.step(gradients(1, parts))
         one.step(gradients(2, parts))
-    assert cut_into(opt) != [None] and not twin._stepper.chunked
+    assert cut_into(opt) != [None] and not twin._stepper.donating.cut
     assert max(len(m) for one in opt._core.peek() for m in one.packing.members) == 1
     for name, p in params.items():
         np.testing.assert_allclose(p.value, twins[name].value, 1e-6)

@@ -212,7 +212,7 @@ def test_what_a_value_function_refers_to_is_never_stale(given, monkeypatch):
     assert moved() == 5.0 and len(traces) == 2
     for t in range(5):
         opt.step({'w': jnp.ones(3)}, value=0.0, value_fn=lambda values, t=t: values['w'][0] + t)
-    assert len(opt._stepper.closures) <= 3 and not opt._stepper.programs
+    assert len(opt._stepper.closures.compiled) <= 3 and not opt._stepper.donating.compiled
     assert int(opt.step_count.value) == 10
 
 
@@ -248,8 +248,8 @@ def test_a_closure_over_the_next_batch_is_the_same_program(loss, kind, request):
                 opt.step(lambda w=w, batch=batch: loss(w, batch))
             compiled += [name for name in names if 'eval_jaxpr' in name]
             if not known:
-                opt._stepper.closures.clear()
-                opt._stepper.alike.clear()
+                opt._stepper.closures.compiled.clear()
+                opt._stepper.closures.alike.clear()
         ends.append(np.asarray(w.value))
     np.testing.assert_array_equal(*ends)
     each = request.node.callspec.id == 'inside'
@@ -323,8 +323,8 @@ def test_a_value_function_over_the_next_batch_is_the_same_program():
                 opt.step(grad, value=value, grad=grad, value_fn=loss)
             assert len([name for name in names if 'eval_jaxpr' in name]) == (t == 0 or not known)
             if not known:
-                opt._stepper.closures.clear()
-                opt._stepper.alike.clear()
+                opt._stepper.closures.compiled.clear()
+                opt._stepper.closures.alike.clear()
         ends.append(np.asarray(w.value))
     np.testing.assert_array_equal(*ends)
     assert (ends[0] != 0).all()
@@ -340,7 +340,7 @@ def test_few_closures_are_remembered(monkeypatch):
 
     for t in range(6):
         opt.step(loss_of(jnp.full(3, float(t))))
-    assert len(opt._stepper.closures) == 3 and len(opt._stepper.alike) == 1
+    assert len(opt._stepper.closures.compiled) == 3 and len(opt._stepper.closures.alike) == 1
 
 
 def test_states_with_data_are_arguments():

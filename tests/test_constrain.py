@@ -189,7 +189,7 @@ def test_over_many_leaves(monkeypatch):
     opt = bo.SGD(1.0, constrain=constrain).register_trainable_weights(params)
     for _ in range(2):
         opt.step({k: jnp.full(3, -1.0) for k in params})
-    assert opt._stepper.chunks
+    assert opt._stepper.donating.chunks
     for i, k in enumerate(params):
         np.testing.assert_allclose(params[k].value, np.full(3, 3.0 if i < 6 else 0.4))
 
@@ -319,7 +319,7 @@ def test_over_many_leaves_functions_need_no_hash(monkeypatch):
     params = {f'k{i}': ParamState(jnp.ones(3)) for i in range(12)}
     opt = bo.SGD(1.0, constrain=Box()).register_trainable_weights(params)
     opt.step({k: jnp.full(3, -1.0) for k in params})
-    assert opt._stepper.chunks
+    assert opt._stepper.donating.chunks
     np.testing.assert_allclose(params['k5'].value, np.full(3, 0.4))
 
 

@@ -173,7 +173,7 @@ def test_one_program_that_takes_over_the_state(name, monkeypatch):
     assert len(vectors) == (5 if live else 1)
     assert len(traces) == 1
     assert compiled.count('jit(_flat)') == 1
-    (program,) = opt._stepper.programs.values()
+    (program,) = opt._stepper.donating.compiled.values()
     state = jax.tree.leaves(opt._core.value[0])
     aliased = program.memory_analysis().alias_size_in_bytes
     assert aliased >= 0.99 * sum(x.nbytes for x in state)

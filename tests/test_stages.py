@@ -284,7 +284,7 @@ def test_a_mask_of_the_decay_over_many_leaves(monkeypatch):
         opt = bo.AdamW(0.1, weight_decay=0.5, decay_mask=mask).register_trainable_weights(params)
         for _ in range(3):
             opt.step(ones(params))
-        assert bool(opt._stepper.chunks) == (most == 2)
+        assert bool(opt._stepper.donating.chunks) == (most == 2)
         ends.append(values_of(params))
     assert_same(*ends)
 

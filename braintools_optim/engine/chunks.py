@@ -23,6 +23,7 @@ from .gradient import refuse_non_arrays
 
 if TYPE_CHECKING:
     from .computation import Computation
+    from .donating import StepArguments
 
 __all__ = ['Chunks', 'are_many']
 
@@ -38,7 +39,7 @@ class Chunks:
     """A step in several calls, for arguments of one signature."""
 
     @classmethod
-    def of(cls, computation: Computation, treedef: Any, args: tuple) -> Chunks | None:
+    def of(cls, computation: Computation, treedef: Any, args: StepArguments) -> Chunks | None:
         """Compile the calls for these arguments; None where the step cannot be cut, or need not.
 
         Arrays on several devices are left to XLA in one program.
@@ -61,7 +62,7 @@ class Chunks:
             return None
         served = {computation.leaves[i].state for call in calls for i in call.members}
         resting = [i for i in range(len(computation.manager)) if i not in served]
-        return cls(calls, kept, given, jax.tree.structure(args[0]), resting)
+        return cls(calls, kept, given, jax.tree.structure(args.values), resting)
 
     def __init__(
         self,
@@ -115,21 +116,20 @@ class Chunks:
         order[places] = np.arange(len(places))
         return jnp.asarray(order, np.int32)
 
-    def run(self, args: tuple, result: list) -> bool:
+    def run(self, args: StepArguments, result: list) -> bool:
         """Append the new leaves of the chains' states and the new values to ``result``.
 
         Return whether these arguments are those that it was cut for; nothing has run otherwise.
         """
-        values, leaves, numbers, grads, _ = args
-        flat, treedef = jax.tree.flatten((values, grads, numbers))
+        flat, treedef = jax.tree.flatten((args.values, args.grads, args.numbers))
         if treedef != self.treedef:
             return False
         if not are_on_device(flat):
-            refuse_non_arrays(grads)
+            refuse_non_arrays(args.grads)
         arrays = on_device(flat)
         if kinds_of(arrays) != self.kinds:
             return False
-        state = on_device(leaves)
+        state = on_device(args.leaves)
         if kinds_of(state) != self.state_kinds or len(set(map(id, state))) < len(state):
             return False
         if any(map(is_deleted, (*arrays, *state))):  # the others must not be donated then

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from brainstate.transform import StatefulFunction
 
 from .clip import clipped
-from .compiled import CONFIG, matmul_precision
+from .compiled import CONFIG, matmul_precision, split_extra
 from .computation import StepInput, own_copies
 from .finite import all_finite, where_true
 from .gradient import refuse_non_arrays
@@ -27,16 +27,24 @@ from .meaning import Meaning
 from .objective import ClosureObjective
 from .observe import traced
 from .own_state import next_step_count
-from .step import split_extra
 from .view import GroupView
 from .writing import write_all
 
 if TYPE_CHECKING:
     from .step import Stepper
 
-__all__ = ['step_by_closure', 'step_with_functions']
+__all__ = ['ClosureSteps', 'step_by_closure', 'step_with_functions']
 
 _REMEMBERED = 16  # closures, each with the arrays that it encloses, and compiled programs
+
+
+class ClosureSteps:
+    """What an optimizer has compiled of such steps."""
+
+    def __init__(self) -> None:
+        self.compiled: dict[Any, CompiledStep] = {}  # by what closures mean
+        self.alike: dict[bytes, Any] = {}  # by what XLA is told: the programs of these
+        self.written: dict[int, Any] = {}  # by id: objects into which closures write
 
 
 Descend = Callable[..., tuple[Any, Any]]
@@ -67,19 +75,20 @@ def _compiled_once(stepper: Stepper, take: Callable[..., Any], means: Any, *args
     """Run ``take`` in a program, the one of before if the same was meant then."""
     settings = sorted(brainstate.environ.all().items(), key=itemgetter(0))
     means = means, matmul_precision(), *settings
-    meaning = Meaning(means, stepper.written)
-    program = stepper.closures.pop(meaning.key, None)
+    known = stepper.closures
+    meaning = Meaning(means, known.written)
+    program = known.compiled.pop(meaning.key, None)
     if program is None:
         program = CompiledStep(stepper, take)
         result = program(*args)
-        traced_once = Meaning(means, stepper.written)
+        traced_once = Meaning(means, known.written)
         if traced_once.key != meaning.key:  # what it writes into, such as a list of losses
-            stepper.written |= traced_once.written_since(meaning)
-            meaning = Meaning(means, stepper.written)
+            known.written |= traced_once.written_since(meaning)
+            meaning = Meaning(means, known.written)
         program.meaning = meaning  # kept alive, since objects are known by their addresses
     else:
         result = program(*args)
-    _remember(stepper.closures, meaning.key, program)
+    _remember(known.compiled, meaning.key, program)
     return result
 
 
@@ -115,7 +124,7 @@ class CompiledStep:
         else:
             leaves = jax.tree.leaves((args, values))
             if self.program is None:
-                self.program = _program_of(jaxpr, leaves, self.stepper.alike)
+                self.program = _program_of(jaxpr, leaves, self.stepper.closures.alike)
                 # NumPy's arrays are copied: they are known by what is in them now.
                 self.constants = [
                     x if isinstance(x, jax.Array) else jnp.array(x) for x in jaxpr.consts

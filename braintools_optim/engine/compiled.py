@@ -17,6 +17,7 @@ __all__ = [
     'matmul_precision',
     'modes',
     'signature_of',
+    'split_extra',
 ]
 
 CONFIG: Any = jax.config
@@ -56,3 +57,19 @@ def modes() -> frozenset[tuple[Any, bool]]:
     """Return the settings of brainstate that are True or False, such as ``fit``."""
     settings = brainstate.environ.all().items()
     return frozenset([(k, v) for k, v in settings if v is True or v is False])
+
+
+def split_extra(extra: dict[str, Any]) -> tuple[dict[str, Any], tuple]:
+    """Part extra arguments into arrays, which are traced, and all else, which is static."""
+    arrays = {
+        k: v for k, v in extra.items() if all(isinstance(x, NUMBERS) for x in jax.tree.leaves(v))
+    }
+    static = tuple((k, v) for k, v in extra.items() if k not in arrays)
+    for name, value in static:
+        try:
+            hash(value)
+        except TypeError:
+            raise TypeError(
+                f'step takes arrays and what has a hash besides gradients, got {name}={value!r}.'
+            ) from None
+    return arrays, static

@@ -110,6 +110,11 @@ class Computation:
         ]
         return laid_out_like(made, self.optimizer._core.outside_of_traces), moved
 
+    def compute_alone(self, values: list, *args: Any) -> tuple[tuple[Packed, ...], list]:
+        """Compute where nothing maps over States, so that they have the shapes they came with."""
+        self.check_shapes(values)
+        return self.compute(values, *args)
+
     def advance(
         self, step: StepInput, gradients: list, chains: Sequence[Any], finite: Any = None
     ) -> tuple[tuple, list]:

@@ -22,6 +22,7 @@ from .leaf import all_leaves
 
 if TYPE_CHECKING:
     from .computation import Computation
+    from .donating import StepArguments
 
 __all__ = ['Call', 'Given', 'are_on_device', 'cut', 'kinds_of', 'on_device', 'reader']
 
@@ -41,11 +42,10 @@ class Given(NamedTuple):
     state: list[jax.Array]  # of all chains
 
     @classmethod
-    def of(cls, args: tuple) -> Given:
+    def of(cls, args: StepArguments) -> Given:
         """Flatten the arguments of a step; what the host has goes to the device."""
-        values, leaves, numbers, grads, _ = args
-        flat, treedef = jax.tree.flatten((values, grads, numbers))
-        return cls(on_device(flat), treedef, on_device(leaves))
+        flat, treedef = jax.tree.flatten((args.values, args.grads, args.numbers))
+        return cls(on_device(flat), treedef, on_device(args.leaves))
 
     @property
     def on_one_device(self) -> bool:
@@ -73,17 +73,16 @@ class Call(NamedTuple):
 
 
 def cut(
-    computation: Computation, kept: list[StatePositions], args: tuple, given: Given
+    computation: Computation, kept: list[StatePositions], args: StepArguments, given: Given
 ) -> list[Call] | None:
     """Compile the programs, and return their calls; None where a step cannot be cut, or need not.
 
     ``kept`` says where each group has its state.
     """
-    values, _, _, grads, _ = args
-    old = all_leaves(values)
-    if len(jax.tree.leaves(values)) != len(old):  # values of several arrays
+    old = all_leaves(args.values)
+    if len(jax.tree.leaves(args.values)) != len(old):  # values of several arrays
         return None
-    shares, owned = assigned(grads, computation.manager, computation.leaves)
+    shares, owned = assigned(args.grads, computation.manager, computation.leaves)
     kinds: list[Any] = list(map(jax.tree.structure, shares))
     starts = np.cumsum([len(old), *(kind.num_leaves for kind in kinds)]).tolist()
     whole = _Whole(

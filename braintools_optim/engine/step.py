@@ -6,8 +6,6 @@ optimizer state; inside a trace it is inlined.
 
 from __future__ import annotations
 
-from functools import partial
-from itertools import starmap
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -18,9 +16,10 @@ from ..sharding import own_buffers, replicated_beside
 from ..transforms.mesh import mesh_of, named_sharding
 from .accumulate import TURN, turn_of
 from .buffers import refuse_deleted
-from .chunks import Chunks, are_many
-from .compiled import NUMBERS, computes_twice, entry_of, matmul_precision, signature_of
+from .closure import ClosureSteps
+from .compiled import computes_twice, split_extra
 from .computation import Computation
+from .donating import StepArguments, StepKind, StepPrograms
 from .gradient import refuse_non_arrays
 from .observe import any_hooks, is_plain, traced
 from .own_state import next_step_count
@@ -29,9 +28,7 @@ from .writing import write_all
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['Stepper', 'split_extra']
-
-_CONTAINERS = frozenset([dict, list, tuple])
+__all__ = ['Stepper']
 
 
 class Stepper:
@@ -51,19 +48,9 @@ class Stepper:
         self.param_vars = [s.__dict__ for s in self.params]
         for param in self.param_vars:
             param['_been_writen'] = True
-        # The kind of arguments is what is found out of them in no time; their signature is all that
-        # a program depends on.
-        self.programs: dict[Any, Any] = {}  # by signature: compiled, donating the chain states
-        self.entries: dict[Any, Any] = {}  # by kind: the entry of the program that ran last
-        self.last_entry: Any = None  # that of the last step
-        self.last_kind: Any = None  # the kind of its arguments
-        self.met: set[Any] = set()  # signatures for which an entry needs no Python any more
-        self.chunked: dict[Any, Chunks | None] = {}  # by signature: the calls, None where not cut
-        self.chunks: dict[Any, Chunks] = {}  # by kind: those that ran last
+        self.donating = StepPrograms(self.computation)
         self.keeping: dict[Any, Any] = {}  # by extra arguments: jitted, donating nothing
-        self.closures: dict[Any, Any] = {}  # by what closures mean: compiled steps on them
-        self.alike: dict[bytes, Any] = {}  # by what XLA is told: the programs of these
-        self.written: dict[int, Any] = {}  # by id: objects into which closures write
+        self.closures = ClosureSteps()
 
     def run(self, grads: Any, extra: dict[str, Any]) -> None:
         """Take one step, by the fastest road on which nobody misses a read or write.
@@ -86,30 +73,17 @@ class Stepper:
             leaves = self._copied(leaves)
         arrays, static = split_extra(extra) if extra else (extra, ())
         values = [param['_value'] for param in self.param_vars]
-        vector = self.numbers.given_out()
-        args = (values, leaves, vector, grads, arrays)
+        args = StepArguments(values, leaves, self.numbers.given_out(), grads, arrays)
         count = next_step_count(count)
         result: list = []
         try:
-            kind = static, treedef, type(vector), _first_leaf_type(grads), matmul_precision()
-            if self.chunks and not extra and (chunks := self.chunks.get(kind)) is not None:
-                chunks.run(args, result)
-            entry = self.last_entry if kind == self.last_kind else self.entries.get(kind)
-            if entry is not None and not result:
-                self.last_entry, self.last_kind = entry, kind
-                try:
-                    # The results are in the list before Python can look for an interrupt.
-                    result.extend(starmap(entry, (args,)))
-                except (TypeError, ValueError):  # made for other gradients: nothing has run
-                    pass
-                except RuntimeError:
-                    self._refuse_deleted(args)
-                    raise
+            kind = StepKind.of(static, treedef, args)
+            self.donating.run_known(kind, args, result)
             if not result:
                 if self.follow_parameters():
                     self._run_donating(grads, extra)
                     return
-                self._run_checked(kind, args, held, result)
+                self.donating.run(kind, args, held, result)
             self._store(treedef, count, *result[0])
         except BaseException:
             if result:  # the old state was donated: the only whole state is the new one
@@ -135,78 +109,9 @@ class Stepper:
         self.core.value = tuple(moved), replicated_beside(count, list(arrays.values()))
         return all(map(named_sharding, jax.tree.leaves(moved)))
 
-    def _run_checked(self, kind: tuple, args: tuple, held: bool, result: list) -> None:
-        """Run where no entry is known for these arguments, and keep that for the next.
-
-        ``held`` says that somebody may hold the state, so that what is donated are copies.
-        """
-        refuse_non_arrays(args[3])
-        self._refuse_deleted(args)
-        self.computation.leaf_values(args[0])  # raises if a parameter is another tree now
-        signature = (kind, *signature_of(args))
-        if self._run_chunks(signature, args, result):
-            return
-        program = self._program(signature, args)
-        entry = entry_of(program)
-        if entry is None or signature not in self.met:
-            # A call through Python code, where an interrupt could lose the results after the
-            # donated buffers are gone: donate copies.
-            values, leaves, *others = args
-            args = (values, leaves if held else list(map(jnp.copy, leaves)), *others)
-            result.append(program(*args))
-            self.met.add(signature)
-        else:
-            result.extend(starmap(entry, (args,)))
-        if (entry := entry_of(program)) is not None:
-            self.entries[kind] = self.last_entry = entry
-            self.last_kind = kind
-
-    def _run_chunks(self, signature: tuple, args: tuple, result: list) -> bool:
-        """Run in several calls if the step is cut for these arguments; return whether it is."""
-        kind, *types = signature
-        static, treedef, *_ = kind
-        if static or args[4] or not are_many(self.computation.leaves):
-            return False
-        known = tuple(types)
-        if known not in self.chunked:
-            self.chunked[known] = Chunks.of(self.computation, treedef, args)
-        if (chunks := self.chunked[known]) is None or not chunks.run(args, result):
-            return False
-        self.chunks[kind] = chunks
-        return True
-
-    def _program(self, signature: tuple, args: tuple) -> Any:
-        """Return the compiled program for these arguments."""
-        (static, treedef, *_), *types = signature
-        key = (static, *types)
-        if key not in self.programs:
-            jitted = jax.jit(partial(self._flat, treedef, static), donate_argnums=1)
-            self.programs[key] = jitted.lower(*args).compile()
-        return self.programs[key]
-
     def _copied(self, leaves: list) -> list:
         refuse_deleted([(f'the state of {type(self.optimizer).__name__}', leaves)])
         return list(map(jnp.copy, leaves))
-
-    def _refuse_deleted(self, args: tuple) -> None:
-        values, _, _, grads, arrays = args
-        names = [f'parameter {name!r}' for name in self.computation.manager.names]
-        owner = type(self.optimizer).__name__
-        given = [('the tree of gradients', grads), (f'an argument of {owner}.step', arrays)]
-        refuse_deleted([*zip(names, values, strict=True), *given])
-
-    def _flat(
-        self, treedef: Any, static: tuple, values: list, leaves: list, vector: Any, *rest: Any
-    ) -> tuple[list, list]:
-        grads, arrays = rest
-        packed = jax.tree.unflatten(treedef, leaves)
-        new, moved = self._computed(values, packed, vector, grads, {**arrays, **dict(static)})
-        return jax.tree.leaves(new), moved
-
-    def _computed(self, values: list, *args: Any) -> tuple[tuple, list]:
-        """Compute where nothing maps over States, so that they have the shapes they came with."""
-        self.computation.check_shapes(values)
-        return self.computation.compute(values, *args)
 
     def _store(self, treedef: Any, count: Any, leaves: list, values: list) -> None:
         for param, value in zip(self.param_vars, values, strict=True):
@@ -220,7 +125,9 @@ class Stepper:
         arrays, static = split_extra(extra)
         if static not in self.keeping:
             self.keeping[static] = jax.jit(
-                lambda v, c, n, g, a: self._computed(v, c, n, g, {**a, **dict(static)})
+                lambda v, c, n, g, a: self.computation.compute_alone(
+                    v, c, n, g, {**a, **dict(static)}
+                )
             )
         return self.keeping[static](values, packed, vector, grads, arrays)
 
@@ -230,26 +137,3 @@ class Stepper:
         packed, moved = compute(values, packed, self.numbers.value, grads, extra)
         changes = [(p, v) for p, v in zip(self.params, moved, strict=True) if v is not None]
         write_all([*changes, (self.core, (packed, next_step_count(count)))])
-
-
-def _first_leaf_type(tree: Any) -> type:
-    """Return the type of a tree's first leaf: programs take NumPy's arrays in another way."""
-    while (kind := type(tree)) in _CONTAINERS and tree:
-        tree = next(iter(tree.values() if kind is dict else tree))
-    return kind
-
-
-def split_extra(extra: dict[str, Any]) -> tuple[dict[str, Any], tuple]:
-    """Part extra arguments into arrays, which are traced, and all else, which is static."""
-    arrays = {
-        k: v for k, v in extra.items() if all(isinstance(x, NUMBERS) for x in jax.tree.leaves(v))
-    }
-    static = tuple((k, v) for k, v in extra.items() if k not in arrays)
-    for name, value in static:
-        try:
-            hash(value)
-        except TypeError:
-            raise TypeError(
-                f'step takes arrays and what has a hash besides gradients, got {name}={value!r}.'
-            ) from None
-    return arrays, static
