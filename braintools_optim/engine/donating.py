@@ -17,7 +17,7 @@ from .gradient import refuse_non_arrays
 if TYPE_CHECKING:
     from .computation import Computation
 
-__all__ = ['StepArguments', 'StepKind', 'StepPrograms']
+__all__ = ['Kind', 'StepArguments', 'StepPrograms', 'kind_of']
 
 _CONTAINERS = frozenset([dict, list, tuple])
 
@@ -32,20 +32,18 @@ class StepArguments(NamedTuple):
     extra: dict[str, Any]
 
 
-class StepKind(NamedTuple):
-    """What is found out of arguments in no time; their signature is all that a program is for."""
+Kind = tuple[tuple, Any, type, type, Any]
+"""What is found out of arguments in no time; their signature is all that a program depends on.
 
-    static: tuple  # the extra arguments that are no arrays
-    treedef: Any  # of the chain states
-    numbers: type
-    grads: type
-    precision: Any
+It is what is static of the extra arguments, the tree of the chain states, the types of the numbers
+and of the first gradient, and the precision of products.
+"""
 
-    @classmethod
-    def of(cls, static: tuple, treedef: Any, args: StepArguments) -> StepKind:
-        """Return the kind of a step's arguments."""
-        grads = _first_leaf_type(args.grads)
-        return cls(static, treedef, type(args.numbers), grads, matmul_precision())
+
+def kind_of(static: tuple, treedef: Any, args: StepArguments) -> Kind:
+    """Return the kind of a step's arguments."""
+    # A NamedTuple would cost a hundredth of a small step.
+    return static, treedef, type(args.numbers), _first_leaf_type(args.grads), matmul_precision()
 
 
 class StepPrograms:
@@ -65,7 +63,7 @@ class StepPrograms:
         self.cut: dict[Any, Chunks | None] = {}  # by signature: the calls, None where not cut
         self.chunks: dict[Any, Chunks] = {}  # by kind: those that ran last
 
-    def run_known(self, kind: StepKind, args: StepArguments, result: list) -> None:
+    def run_known(self, kind: Kind, args: StepArguments, result: list) -> None:
         """Run what ran last on arguments of this kind, if it fits; nothing has run otherwise."""
         if self.chunks and not args.extra and (chunks := self.chunks.get(kind)) is not None:
             chunks.run(args, result)
@@ -81,7 +79,7 @@ class StepPrograms:
             self._refuse_deleted(args)
             raise
 
-    def run(self, kind: StepKind, args: StepArguments, held: bool, result: list) -> None:
+    def run(self, kind: Kind, args: StepArguments, held: bool, result: list) -> None:
         """Check the arguments, find or compile what they need, and run it.
 
         ``held`` says that somebody may hold the state, so that what is donated are copies.
@@ -89,10 +87,11 @@ class StepPrograms:
         refuse_non_arrays(args.grads)
         self._refuse_deleted(args)
         self.computation.leaf_values(args.values)  # raises if a parameter is another tree now
-        signature = kind.static, kind.treedef, *signature_of(args)
+        static, treedef, *_ = kind
+        signature = static, treedef, *signature_of(args)
         if self._run_chunks(kind, signature, args, result):
             return
-        program = self._program(kind, signature, args)
+        program = self._program(signature, args)
         entry, met = entry_of(program), (kind, signature)
         if entry is None or met not in self.met:
             # A call through Python code, where an interrupt could lose the results after the
@@ -107,23 +106,23 @@ class StepPrograms:
             self.entries[kind] = self.last_entry = entry
             self.last_kind = kind
 
-    def _run_chunks(
-        self, kind: StepKind, signature: tuple, args: StepArguments, result: list
-    ) -> bool:
+    def _run_chunks(self, kind: Kind, signature: tuple, args: StepArguments, result: list) -> bool:
         """Run in several calls if the step is cut for these arguments; return whether it is."""
-        if kind.static or args.extra or not are_many(self.computation.leaves):
+        static, treedef, *_ = kind
+        if static or args.extra or not are_many(self.computation.leaves):
             return False
         if signature not in self.cut:
-            self.cut[signature] = Chunks.of(self.computation, kind.treedef, args)
+            self.cut[signature] = Chunks.of(self.computation, treedef, args)
         if (chunks := self.cut[signature]) is None or not chunks.run(args, result):
             return False
         self.chunks[kind] = chunks
         return True
 
-    def _program(self, kind: StepKind, signature: tuple, args: StepArguments) -> Any:
+    def _program(self, signature: tuple, args: StepArguments) -> Any:
         """Return the compiled program for these arguments."""
         if signature not in self.compiled:
-            function = partial(self._flat, kind.treedef, kind.static)
+            static, treedef, *_ = signature
+            function = partial(self._flat, treedef, static)
             self.compiled[signature] = jax.jit(function, donate_argnums=1).lower(*args).compile()
         return self.compiled[signature]
 

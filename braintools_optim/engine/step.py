@@ -19,7 +19,7 @@ from .buffers import refuse_deleted
 from .closure import ClosureSteps
 from .compiled import computes_twice, split_extra
 from .computation import Computation
-from .donating import StepArguments, StepKind, StepPrograms
+from .donating import StepArguments, StepPrograms, kind_of
 from .gradient import refuse_non_arrays
 from .observe import any_hooks, is_plain, traced
 from .own_state import next_step_count
@@ -77,7 +77,7 @@ class Stepper:
         count = next_step_count(count)
         result: list = []
         try:
-            kind = StepKind.of(static, treedef, args)
+            kind = kind_of(static, treedef, args)
             self.donating.run_known(kind, args, result)
             if not result:
                 if self.follow_parameters():
