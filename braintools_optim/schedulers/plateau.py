@@ -11,10 +11,7 @@ import numpy as np
 
 from ..check import check_choice, check_count, check_metric, check_number, is_count, is_plain_number
 from ..engine.observe import is_tracer
-from ..engine.own_state import NumbersState
-from ..engine.writing import put_value
 from ..ranges import DECAY, NON_NEGATIVE, Range
-from ..state import OptimState
 from .present import PresentRate
 from .rate import OPTIMIZER_RATE, BaseRateArgument, PerGroup
 from .row import Row
@@ -36,11 +33,11 @@ def _remembered(name: str, doc: str) -> property:
         if name == 'best':
             extra[place] = check_number(owner, name, value, allowed=Range())
         else:
-            extra[place] = check_count(owner, name, value)
-        self._put(progress._replace(extra=extra))
+            extra[place] = float(check_count(owner, name, value))
+        self._put(progress._replace(extra=tuple(extra)))
 
     def read(self: ReduceLROnPlateau) -> Any:
-        return live_count(lambda: self._progress().extra[place], lambda new: write(self, new))
+        return live_count(lambda: self._seen()[place], lambda new: write(self, new))
 
     return property(read, write, doc=doc)
 
@@ -76,6 +73,7 @@ class ReduceLROnPlateau(PresentRate):
 
     ranges = {'factor': DECAY, 'threshold': NON_NEGATIVE, 'min_lr': NON_NEGATIVE}
     of_all_groups = ('threshold',)  # there is one metric
+    remembered = REMEMBERED
 
     gives_base = False  # torch's sets no initial_lr
 
@@ -101,9 +99,9 @@ class ReduceLROnPlateau(PresentRate):
             'cooldown': check_count(owner, 'cooldown', cooldown),
         }
         super().__init__(base_lr, last_epoch, numbers=numbers, fixed=fixed)
-        self._best = NumbersState([self.mode_worse])
-        self._bad_epochs = OptimState(np.int32(0))
-        self._cooling = OptimState(np.int32(0))
+
+    def _first_remembered(self) -> list[float]:
+        return [self.mode_worse, 0.0, 0.0]
 
     best = _remembered('best', 'The best metric so far.')
     num_bad_epochs = _remembered('num_bad_epochs', 'How many epochs went by without improvement.')
@@ -165,7 +163,7 @@ class ReduceLROnPlateau(PresentRate):
             lr = xp.where(reduce & (lr - lower > own['eps']), lower, lr)
             new.append(lr if xp is jnp else float(lr))
             rows.append(row._replace(written=new[-1]))
-        extra = [_number(x) for x in (best, bad, cooling)]
+        extra = tuple(x if is_tracer(x) else float(x) for x in (best, bad, cooling))
         return Progress(then, rows, extra), new
 
     def _is_better(self, row: Row, metric: Any, best: Any) -> Any:
@@ -176,26 +174,14 @@ class ReduceLROnPlateau(PresentRate):
             bound = best * (1.0 - threshold if self.mode == 'min' else 1.0 + threshold)
         return metric < bound if self.mode == 'min' else metric > bound
 
-    def _progress(self) -> Progress:
-        counts = [_number(self._bad_epochs.value), _number(self._cooling.value)]
-        extra = [self._best.entries()[0], *counts]
-        return super()._progress()._replace(extra=extra)
-
-    def _put(self, progress: Progress) -> None:
-        super()._put(progress)
-        if progress.extra:
-            best, bad, cooling = progress.extra
-            self._best.replace([best])
-            for state, count in ((self._bad_epochs, bad), (self._cooling, cooling)):
-                put_value(state, count if is_tracer(count) else np.int32(count))
-
-    def _states(self) -> list[OptimState]:
-        return [*super()._states(), self._best, self._bad_epochs, self._cooling]
+    def _seen(self) -> list:
+        """Return what it remembers of the metric, the counts as integers."""
+        best, *counts = self._progress().extra
+        return [best, *(x.astype(jnp.int32) if is_tracer(x) else int(x) for x in counts)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot as plain data."""
-        extra = self._progress().extra
-        return super().state_dict() | dict(zip(REMEMBERED, extra, strict=True))
+        return super().state_dict() | dict(zip(REMEMBERED, self._seen(), strict=True))
 
     def _differences(self, saved: Mapping[str, Any]) -> list[str]:
         wrong = super()._differences(saved)
@@ -209,8 +195,5 @@ class ReduceLROnPlateau(PresentRate):
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         super()._restore(saved)
-        self._put(self._progress()._replace(extra=[saved[k] for k in REMEMBERED]))
-
-
-def _number(x: Any) -> Any:
-    return x if is_tracer(x) else np.asarray(x).item()
+        extra = tuple(float(saved[k]) for k in REMEMBERED)
+        self._put(self._progress()._replace(extra=extra))

@@ -82,6 +82,9 @@ class LRScheduler(Arguments, BaseRates):
     carries_changes = True
     """Whether a learning rate that was changed in between is carried on."""
 
+    remembered: tuple[str, ...] = ()
+    """The names of the numbers that it remembers besides those of its groups."""
+
     _asked = False  # while get_lr of a subclass runs
 
     def __init__(
@@ -112,9 +115,14 @@ class LRScheduler(Arguments, BaseRates):
         self._fixed = {**rest, **(fixed or {})}
         self._names, self._formula_names = tuple(own), tuple(k for k in own if k in live)
         self._pairs: dict[int, tuple] = {}  # the pair of the present epoch, group by group
-        self._memory = ProgressState([x for row in rows for x in flat(row)], self.last_epoch.value)
+        first = [x for row in rows for x in flat(row)] + self._first_remembered()
+        self._memory = ProgressState(first, self.last_epoch.value)
         vars(self)['last_epoch'] = EpochState(self._memory)
-        self._known: tuple = (None, None)  # the numbers it put last, and the rows they were
+        self._known: tuple = (None, None, None)  # the numbers it put last, and what they were
+
+    def _first_remembered(self) -> list[float]:
+        """Return the numbers that are ``remembered`` as they are in the beginning."""
+        return []
 
     def _refuse_bypassed(self) -> None:
         """Raise for a subclass whose methods would not be called, unlike in braintools."""
@@ -243,13 +251,14 @@ class LRScheduler(Arguments, BaseRates):
         then = following(now, epoch)
         if self._defines_get_lr():
             new = self._by_get_lr(then)
-            return Progress(then, written(rows, new)), new
+            return progress._replace(epoch=then, memory=written(rows, new)), new
         carries = self.carries_changes and epoch is None
         moved = [
             self._moved(i, row, lr, now, then, carries)
             for i, (row, lr) in enumerate(zip(rows, lrs, strict=True))
         ]
-        return Progress(then, [row for row, _ in moved]), [lr for _, lr in moved]
+        rows = [row for row, _ in moved]
+        return progress._replace(epoch=then, memory=rows), [lr for _, lr in moved]
 
     def _moved(
         self, group: int, row: Row, lr: Any, now: Any, then: Any, carries: bool
@@ -276,7 +285,8 @@ class LRScheduler(Arguments, BaseRates):
         if not self.carries_changes or self._defines_get_lr():
             return self._advanced(progress, lrs, epoch, metric)
         moved = self._set_out_each(progress._replace(epoch=epoch), lrs)
-        return Progress(epoch, [row for row, _ in moved]), [lr for _, lr in moved]
+        rows = [row for row, _ in moved]
+        return progress._replace(epoch=epoch, memory=rows), [lr for _, lr in moved]
 
     def _set_out_each(self, progress: Progress, lrs: list) -> list[tuple[Row, Any]]:
         """Return the row and learning rate of each group at an epoch.
@@ -312,18 +322,22 @@ class LRScheduler(Arguments, BaseRates):
         if numbers is None:
             numbers = self._memory.entries()
         elif numbers is self._known[0]:
-            return Progress(self._epoch(), self._known[1])
+            return Progress(self._epoch(), *self._known[1:])
+        end = len(numbers) - len(self.remembered)
         rows = [
             Row(*numbers[i : i + 3], tuple(numbers[i + 3 : i + width]))  # type: ignore[call-arg]
-            for i in range(0, len(numbers), width)
+            for i in range(0, end, width)
         ]
-        return Progress(self._epoch(), rows)
+        return Progress(self._epoch(), rows, tuple(numbers[end:]))
 
     def _put(self, progress: Progress) -> None:
-        numbers = [x for row in progress.memory for x in flat(row)]
+        extra = progress.extra
+        if self.remembered and not extra:  # which stays as it is
+            extra = self._progress().extra
+        numbers = [*(x for row in progress.memory for x in flat(row)), *extra]
         self._memory.replace(numbers, self._as_held(progress.epoch))
         if self._memory.on_host() is numbers:  # it is not, where they are traced
-            self.__dict__['_known'] = numbers, progress.memory
+            self.__dict__['_known'] = numbers, progress.memory, extra
 
     def _states(self) -> list[OptimState]:
         return [self._memory]
@@ -365,7 +379,7 @@ class LRScheduler(Arguments, BaseRates):
             a, b = self._affine(progress.epoch, i, row)
             start = start_of(row, lr, a, b) if self.carries_changes else row.start
             rows.append(row._replace(start=start, written=lr))
-        self._put(Progress(progress.epoch, rows))
+        self._put(progress._replace(memory=rows))
 
     def _written(self, progress: Progress) -> list:
         """Return the learning rates that it gave last."""
@@ -422,7 +436,7 @@ class LRScheduler(Arguments, BaseRates):
 
     def _copy_into(self, new: Any, memo: dict[int, Any]) -> None:
         super()._copy_into(new, memo)
-        vars(new).update(_pairs={}, _known=(None, None))
+        vars(new).update(_pairs={}, _known=(None, None, None))
         if isinstance(self.last_epoch, EpochState):
             vars(new).update(last_epoch=EpochState(new._memory))
 
