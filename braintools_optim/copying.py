@@ -100,7 +100,7 @@ def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
         'step_count': CountState(core),
         '_table': table,
         '_number_state': table.state,
-        '_groups': [group.copy(new) for group in optimizer._groups],
+        '_groups': [group.of_copy(new) for group in optimizer._groups],
         '_find_params': partial(with_copies, optimizer.param_states.copy(), memo),
         '_lr_scheduler': schedulers[id(optimizer._lr_scheduler)],
         '_schedulers': [schedulers[id(s)] for s in optimizer._schedulers],

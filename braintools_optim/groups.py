@@ -127,7 +127,17 @@ class ParamGroup(MutableMapping[str, Any]):
         own = {n: self.number(n) if numbers is None else numbers[n] for n in names}
         return Hyper(own, self.flags, self.unused, self._optimizer.structural)
 
-    def copy(self, optimizer: OptaxOptimizer) -> ParamGroup:
+    def copy(self) -> dict[str, Any]:
+        """Return its entries as a dict of its own."""
+        return dict(self)
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self, **other}
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        return {**other, **self}
+
+    def of_copy(self, optimizer: OptaxOptimizer) -> ParamGroup:
         """Return the same group of a copied optimizer."""
         new = ParamGroup(optimizer, self.index, dict(self.flags))
         new.members, new.unused = list(self.members), self.unused

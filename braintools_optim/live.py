@@ -19,6 +19,7 @@ from .other_libraries import (
     argument_here,
     did_you_mean,
     refuse_assignment,
+    refuse_class_attribute,
     refuse_read_only,
     refuse_scheduler,
     way_here,
@@ -191,6 +192,7 @@ class LiveNumbers:
         """Raise for an attribute that must not be assigned, or is a slip of the pen."""
         known = self.__dict__
         if '_declared_names' in known and name not in known:
+            refuse_class_attribute(self, name)
             refuse_assignment(self, name)
         if name == 'param_states' and name in known:
             raise AttributeError(

@@ -21,6 +21,7 @@ __all__ = [
     'is_ours',
     'name_here',
     'refuse_assignment',
+    'refuse_class_attribute',
     'refuse_more',
     'refuse_parameters',
     'refuse_rate',
@@ -126,6 +127,17 @@ ARGUMENTS: dict[str, str] = {
 """Arguments of other libraries' optimizers, and what to do instead."""
 
 
+_NOTHING_ELSE = {
+    name: ARGUMENTS[name]
+    for name in (
+        *('foreach', 'fused', 'capturable', 'differentiable', 'clipnorm', 'clipvalue', 'use_ema'),
+        *('max_grad_norm', 'weight_decay_mask', 'gradient_accumulation_steps'),
+        *('accumulate_grad_batches', 'every_k_schedule', 'kernel_constraint'),
+    )
+}
+"""Those that mean nothing else, so that somebody who assigns one means the argument."""
+
+
 OF_SCHEDULERS = {'verbose': 'Leave it out, and print opt.current_lr where you want to see it.'}
 
 
@@ -201,6 +213,22 @@ def refuse_assignment(optimizer: Any, name: str) -> None:
     refuse_stray(optimizer, name, ['current_lr', *numbers], optimizer._declared_names)
 
 
+_HOOKS = frozenset(['transform', 'default_tx', 'validate', 'affine', 'get_lr'])
+_DATA = (bool, str, tuple, frozenset, dict, int, type(None))
+
+
+def refuse_class_attribute(owner: Any, name: str) -> None:
+    """Raise where an object is given what its class says: nobody would ask the object."""
+    home = next((cls for cls in type(owner).__mro__ if name in vars(cls)), None)
+    if home is None or name in vars(owner) or name.startswith('_'):
+        return
+    said = vars(home)[name]
+    if name in _HOOKS or (isinstance(said, _DATA) and is_defined_here(home)):
+        raise AttributeError(
+            f'{name} of {type(owner).__name__} is said by the class: write a subclass for another.'
+        )
+
+
 def refuse_stray(owner: Any, name: str, numbers: Iterable[str], more: Iterable[str] = ()) -> None:
     """Raise where something is assigned that an object of this library does not have.
 
@@ -217,6 +245,7 @@ def refuse_stray(owner: Any, name: str, numbers: Iterable[str], more: Iterable[s
         )
     known = {x for x in dir(owner) if not x.startswith('_')}.union(numbers, more)
     hint = did_you_mean(name, known, 0.85)
+    hint = hint or argument_here(type(owner).__name__, name, _NOTHING_ELSE)
     if hint or name in _arguments_of_ours():
         raise AttributeError(f'{type(owner).__name__} has no {name!r} to assign.{hint}')
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from .transforms import with_masters
@@ -41,9 +42,17 @@ def checked_dtype(owner: str, name: str, given: Any) -> Any:
     if given is None:
         return None
     try:
-        dtype = jax.dtypes.canonicalize_dtype(given)
+        dtype = None if isinstance(given, np.generic | np.ndarray | jax.Array) else np.dtype(given)
     except TypeError:
         dtype = None
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f'{owner} needs a floating-point dtype for {name}, got {given!r}.')
+    if given is float:  # as wide as JAX computes
+        return jax.dtypes.canonicalize_dtype(dtype)
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(
+            f'{owner} was given {name}={dtype.name}, and JAX computes in 32 bits: call '
+            f"jax.config.update('jax_enable_x64', True) after brainstate is imported, which turns "
+            f'it off.'
+        )
     return dtype

@@ -13,6 +13,7 @@ from .fixed_list import FixedList
 from .groups import ParamGroup
 from .hyper import HyperTable
 from .schedulers import LRScheduler, Scheduler
+from .schedulers.functions import check_rate_function
 from .schedulers.row import same
 from .signature import argument_defaults
 from .state import OptimState
@@ -189,11 +190,7 @@ class DrivenRates:
 
     def lr_apply(self, apply_fn: Callable[[Any], Any]) -> None:
         """Replace the present learning rate of every group by a function of it."""
-        if not callable(apply_fn):
-            raise TypeError(
-                f'lr_apply needs a function of the learning rate, got {apply_fn!r}; '
-                f'to set it, assign current_lr.'
-            )
+        check_rate_function('lr_apply', apply_fn)
         self._assign(
             {(g.index, 'lr'): apply_fn(self._table.read(g.index, 'lr')) for g in self._groups}
         )

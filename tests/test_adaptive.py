@@ -218,3 +218,43 @@ def test_step_by_asgd_needs_the_parameters():
     tx = transforms.step_by_asgd()
     with pytest.raises(ValueError, match='step_by_asgd needs the parameters'):
         tx.update({'w': jnp.ones(2)}, tx.init({'w': jnp.ones(2)}))
+
+
+def _sgd(g, m, memory, dampening=0.0, nesterov=False):
+    if m == 0.0:
+        return g
+    b = memory['b'] = m * memory['b'] + (1 - dampening) * g if 'b' in memory else g
+    return g + m * b if nesterov else b
+
+
+def _rmsprop(g, m, memory):
+    v = memory['v'] = 0.99 * memory.get('v', 0.0) + (1 - 0.99) * g * g
+    quotient = g / (v**0.5 + 1e-8)
+    if m == 0.0:
+        return quotient
+    memory['b'] = m * memory.get('b', 0.0) + quotient
+    return memory['b']
+
+
+@pytest.mark.parametrize(
+    ('cls', 'rule', 'options'),
+    [
+        (bo.SGD, _sgd, {}),
+        (bo.SGD, _sgd, {'dampening': 1.0}),
+        (bo.SGD, _sgd, {'dampening': 0.5}),
+        (bo.SGD, _sgd, {'nesterov': True}),
+        (bo.RMSprop, _rmsprop, {}),
+    ],
+)
+@pytest.mark.parametrize('moments', [(0.9, 0.0, 0.0, 0.9), (0.0, 0.9, 0.9, 0.0)])
+def test_a_momentum_of_zero_lets_the_buffer_rest(x64, cls, rule, options, moments):
+    opt, weight = registered(cls(lr=0.1, momentum=0.9, **options), size=1)
+    other = ParamState(jnp.zeros(1))
+    opt.add_param_group({'other': other}, momentum=0.8)
+    p, memory = 0.0, {}
+    for momentum, g in zip(moments, [1.0, 5.0, 2.0, -3.0], strict=True):
+        opt.param_groups[0]['momentum'] = momentum
+        opt.step({'w': jnp.full(1, g), 'other': jnp.ones(1)})
+        p = p - 0.1 * rule(g, momentum, memory, **options)
+        np.testing.assert_allclose(weight.value, p, rtol=1e-12)
+    assert float(opt.param_groups[1]['momentum']) == 0.8

@@ -422,3 +422,17 @@ def test_what_a_scheduler_was_built_with_must_be_a_dict(tmp_path):
     for strict in (True, False):
         with pytest.raises(bo.IncompatibleCheckpoint, match='fixed must be a dict'):
             opt.load_state_dict(state, strict=strict)
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'words'),
+    [
+        ('optimizer', np.ones(2), 'it was saved by'),
+        ('dtypes', {'mu_dtype': np.ones(2)}, 'mu_dtype must be the name of a dtype'),
+        ('schema', np.ones(2), 'was of version'),
+    ],
+)
+def test_arrays_in_place_of_names_are_refused_by_name(name, value, words):
+    opt = bo.Adam(0.1).register_trainable_weights(params_of(w=2))
+    with pytest.raises(bo.IncompatibleCheckpoint, match=words):
+        opt.load_state_dict({**opt.state_dict(), name: value})

@@ -377,8 +377,11 @@ def test_what_a_scheduler_was_built_with_is_fixed():
         with pytest.raises(AttributeError, match=f'{name} of .* is fixed at construction'):
             setattr(scheduler, name, 'nonsense')
         assert getattr(scheduler, name) == before
-    factors.lr_lambdas.clear()
-    assert len(factors.lr_lambdas) == 1
+    for parts in (factors.lr_lambdas, sequence.schedulers):
+        with pytest.raises(TypeError, match='made of is fixed at construction'):
+            parts.append(factors)
+    with pytest.raises(TypeError, match='made of is fixed at construction'):
+        factors.lr_lambdas[0] = abs
 
 
 class Ramp(bo.LRScheduler):

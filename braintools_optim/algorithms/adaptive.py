@@ -13,6 +13,7 @@ from ..ranges import DECAY, NON_NEGATIVE, UNIT
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_adagrad, scale_by_centered_rms
+from ..transforms.momentum import unless_zero
 from .chain import descent
 
 __all__ = ['Adadelta', 'Adagrad', 'RMSprop']
@@ -36,7 +37,7 @@ class RMSprop(OptaxOptimizer):
     weight_decay : float
         L2 decay, added to the gradient.
     momentum : float
-        :math:`\mu`; built with 0 it keeps no buffer.
+        :math:`\mu`; built with 0 it keeps no buffer. While it is 0 later, the buffer rests.
     centered : bool
         Divide by the standard deviation, :math:`\sqrt{v_t - m_t^2}` with the averaged gradient
         :math:`m`.
@@ -76,7 +77,7 @@ class RMSprop(OptaxOptimizer):
         else:
             quotient = optax.scale_by_rms(h.alpha, h.eps, eps_in_sqrt=False)
         if h.uses('momentum'):
-            quotient = optax.chain(quotient, optax.trace(h.momentum))
+            quotient = optax.chain(quotient, unless_zero(h.momentum, optax.trace(h.momentum)))
         return descent(h, quotient)
 
 

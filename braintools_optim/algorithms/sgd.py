@@ -13,6 +13,7 @@ from ..ranges import UNIT
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_momentum
+from ..transforms.momentum import unless_zero
 from .chain import descent
 
 __all__ = ['SGD', 'Momentum', 'MomentumNesterov']
@@ -29,7 +30,8 @@ class SGD(OptaxOptimizer):
     lr : float or LRScheduler
         Learning rate :math:`\eta`.
     momentum : float
-        :math:`\mu`; built with 0 it keeps no buffer.
+        :math:`\mu`; built with 0 it keeps no buffer. While it is 0 later, the buffer rests and
+        gradients enter whole.
     weight_decay : float
         L2 decay :math:`\lambda`, added to the gradient.
     nesterov : bool
@@ -77,7 +79,8 @@ class SGD(OptaxOptimizer):
         """Decay, then momentum, then the step."""
         if not h.uses('momentum'):
             return descent(h, optax.identity())
-        return descent(h, scale_by_momentum(h.momentum, h.dampening, h.nesterov))
+        momentum = scale_by_momentum(h.momentum, h.dampening, h.nesterov)
+        return descent(h, unless_zero(h.momentum, momentum))
 
 
 class Momentum(OptaxOptimizer):

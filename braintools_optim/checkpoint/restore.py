@@ -148,18 +148,22 @@ def _of_this_version(optimizer: OptaxOptimizer, saved: Mapping) -> Mapping:
 
 def _check_algorithm(optimizer: OptaxOptimizer, saved: Mapping, judge: Judge) -> None:
     name = optimizer._algorithm()
-    if saved.get('optimizer', name) != name:
-        judge.refuse(f'it was saved by {saved["optimizer"]}, this is {name}')
+    theirs = saved.get('optimizer', name)
+    if not isinstance(theirs, str) or theirs != name:
+        judge.refuse(f'it was saved by {theirs!s:.80}, this is {name}')
     schema = plainly(saved.get('schema', 1))
     if schema != optimizer.state_schema:
         judge.refuse(
             f'the state of {name} was of version {schema!r}, here it is {optimizer.state_schema}'
         )
-    theirs = judge.as_dict(saved.get('dtypes', {}), 'dtypes')
+    dtypes = judge.as_dict(saved.get('dtypes', {}), 'dtypes')
     for key, mine in optimizer._precision._asdict().items():
         mine = None if mine is None else np.dtype(mine).name
-        if theirs.get(key) != mine and not judge.may_cast:
-            judge.refuse(f'{key} was {theirs.get(key)}, here it is {mine}')
+        given = dtypes.get(key)
+        if not (given is None or isinstance(given, str)):
+            judge.refuse(f'{key} must be the name of a dtype, got {given!r:.80}')
+        elif given != mine and not judge.may_cast:
+            judge.refuse(f'{key} was {given}, here it is {mine}')
 
 
 def _check_accumulation(optimizer: OptaxOptimizer, theirs: Any, count: Any, judge: Judge) -> None:

@@ -351,6 +351,15 @@ class ProgressState(NumbersState):
         return self.value[1] if parts is None else parts[1]
 
 
+def _check_counter(name: str, new: Any, kind: Any = np.number) -> None:
+    """Raise for what is no count; what a vmap made has one for each."""
+    found = new if isinstance(new, jax.Array) else np.asarray(new)
+    if not jnp.issubdtype(found.dtype, kind) or jnp.issubdtype(found.dtype, np.complexfloating):
+        raise TypeError(f'{name} needs a count, got {new!r} of type {type(new).__name__}.')
+    if not is_tracer(new) and not np.all((0 <= found) & (found <= _MAX_COUNT)):
+        raise ValueError(f'{name} needs a count in [0, 2**31), got {new!r}.')
+
+
 class PartState(OptimState):
     """A part of another State under a name of its own: reading and writing go to the whole."""
 
@@ -387,6 +396,7 @@ class EpochState(PartState):
 
     @value.setter
     def value(self, new: Any) -> None:
+        _check_counter('last_epoch', new)
         vector, _ = self._whole.value
         self._whole.value = (vector, new)
 
@@ -404,6 +414,7 @@ class CountState(PartState):
 
     @value.setter
     def value(self, new: Any) -> None:
+        _check_counter('step_count', new, np.integer)
         packed, _ = self._whole.value
         self._whole.value = (packed, new)
 

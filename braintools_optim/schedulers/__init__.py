@@ -6,6 +6,8 @@
 | `rate` | those of the learning rate, which is affine in the base |
 | `arguments`, `base_rates`, `row` | their numbers, their bases, and their memory of a group |
 | `anneal`, `decay`, `cyclic`, `plateau`, `param` | the classes |
+| `rising` | those that warm up from a rate of their own |
+| `functions` | functions of users |
 | `composite`, `chained`, `sequential` | those that are made of others |
 | `present` | those that act on the rate that they find |
 | `shown`, `snapshot` | numbers as they are shown, and as they are saved |

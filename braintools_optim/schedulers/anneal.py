@@ -12,6 +12,7 @@ from ..engine.observe import is_tracer
 from ..schedules.cycle import last_restart
 from ..schedules.formula import evaluate
 from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler, PerGroup
+from .rising import Rising
 from .row import Row
 from .shown import live_count
 
@@ -86,7 +87,7 @@ class LinearLR(LRScheduler):
         )
 
 
-class WarmupScheduler(LRScheduler):
+class WarmupScheduler(Rising):
     r"""Rise to the learning rate on a straight line, and stay.
 
     .. math:: \eta_t = \eta_s + (\eta_0 - \eta_s) \min(t / W, 1)
@@ -104,6 +105,7 @@ class WarmupScheduler(LRScheduler):
     """
 
     schedule = schedules.warmup
+    warmup_length = 'warmup_epochs'
 
     def __init__(
         self,
@@ -208,7 +210,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         return wrong
 
 
-class WarmupCosineSchedule(LRScheduler):
+class WarmupCosineSchedule(Rising):
     r"""Rise on a straight line, then anneal along a cosine to a minimum.
 
     .. math:: \eta_t = \eta_s + (\eta_0 - \eta_s)\,t / W \text{ for } t < W, \quad
@@ -250,7 +252,7 @@ class WarmupCosineSchedule(LRScheduler):
         )
 
 
-class WSDLR(LRScheduler):
+class WSDLR(Rising):
     r"""Warm up, stay, and decay at the end: a trapezoid (arXiv:2404.06395).
 
     .. math:: \eta_t = \eta_s + (\eta_0 - \eta_s)\,t / W \text{ for } t < W, \text{ then }
@@ -299,7 +301,7 @@ class WSDLR(LRScheduler):
         )
 
 
-class InverseSqrtLR(LRScheduler):
+class InverseSqrtLR(Rising):
     r"""Rise on a straight line, then decay as 1 / sqrt of time: the Transformer's schedule.
 
     .. math:: \eta_t = \big(\eta_s + (\eta_0 - \eta_s) \min(t / W, 1)\big)

@@ -12,6 +12,7 @@ from .present import PresentRate
 from .rate import LRScheduler
 from .row import either, same
 from .scheduler import Progress, Scheduler, following
+from .shown import Parts
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
@@ -62,7 +63,7 @@ class Composite(PresentRate):
     @property
     def schedulers(self) -> list[LRScheduler]:
         """The schedulers it is made of."""
-        return list(self._children)
+        return Parts(self._children)
 
     def _take_over(self, optimizer: OptaxOptimizer) -> list:
         """Return the learning rates that follow, of children that drive the optimizer already."""

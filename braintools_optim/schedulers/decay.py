@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from .. import schedules
+from .functions import call_or_each, called
 from .present import PresentRate
 from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler, PerGroup
 from .row import Row
-from .scheduler import call_or_each, called
+from .shown import Parts
 
 __all__ = [
     *('ExponentialDecayLR', 'ExponentialLR', 'InverseTimeLR', 'LambdaLR', 'MultiStepLR'),
@@ -310,7 +311,7 @@ class LambdaLR(LRScheduler):
     @property
     def lr_lambdas(self) -> list[Callable]:
         """The functions, one for each group or one for all."""
-        return list(self._functions)
+        return Parts(self._functions)
 
     def _factor(self, group: int, epoch: Any) -> Any:
         function = self._functions[group if 'lr_lambda' in self._lists else 0]

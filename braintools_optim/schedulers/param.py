@@ -9,7 +9,8 @@ import numpy as np
 
 from ..check import is_plain_number
 from ..engine.observe import is_tracer
-from .scheduler import Progress, Scheduler, called, following
+from .functions import called
+from .scheduler import Progress, Scheduler, following
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup

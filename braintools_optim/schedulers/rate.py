@@ -12,8 +12,9 @@ from ..ranges import range_of
 from ..state import OptimState
 from .arguments import Arguments
 from .base_rates import BaseRates
+from .functions import called, check_rate_function
 from .row import Row, carried, flat, is_concrete, start_of, written
-from .scheduler import Progress, called, following, is_optimizer
+from .scheduler import Progress, following, is_optimizer
 from .shown import CurrentRates
 from .snapshot import is_code, other_arguments, row_differences, row_snapshot, saved_rows
 
@@ -189,7 +190,7 @@ class LRScheduler(Arguments, BaseRates):
             return self._own_pair(epoch, group, row)
         if not is_concrete(epoch, row):
             return self._pair(epoch, group, row)
-        key = epoch, row.start, row.numbers
+        key = epoch, row.base, row.start, row.numbers
         known = self._pairs.get(group)
         if known is None or known[0] != key:
             known = self._pairs[group] = key, self._pair(epoch, group, row)
@@ -268,7 +269,10 @@ class LRScheduler(Arguments, BaseRates):
             return self._set_out(then, group, row, row.base)
         a0, b0 = self._affine(now, group, row)
         a, b = self._affine(then, group, row)
-        start, new = carried(row, lr, a0, b0, a, b)
+        if self.schedule is not None and self.schedule.needs_base:
+            start, new = carried(row._replace(base=row.start), lr, a0, b0, a, b)  # it is their base
+        else:
+            start, new = carried(row, lr, a0, b0, a, b)
         return Row(row.base, start, new, row.numbers), new
 
     def _set_out(self, epoch: Any, group: int, row: Row, start: Any) -> tuple[Row, Any]:
@@ -360,6 +364,7 @@ class LRScheduler(Arguments, BaseRates):
 
     def apply(self, apply_fn: Callable[[Any], Any]) -> None:
         """Replace the present learning rate of every group by a function of it."""
+        check_rate_function('apply', apply_fn)
         self._set_lrs([apply_fn(lr) for lr in self._lrs()])
 
     def _set_lrs(self, lrs: Sequence) -> None:

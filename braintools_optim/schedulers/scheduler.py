@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeGuard
 
@@ -18,7 +18,14 @@ from ..checkpoint.errors import IncompatibleCheckpoint
 from ..engine.observe import in_loop, is_tracer, recorded
 from ..engine.own_state import PartState
 from ..engine.writing import put_value, undone_on_error
-from ..other_libraries import OF_SCHEDULERS, argument_here, did_you_mean, is_ours, refuse_stray
+from ..other_libraries import (
+    OF_SCHEDULERS,
+    argument_here,
+    did_you_mean,
+    is_ours,
+    refuse_class_attribute,
+    refuse_stray,
+)
 from ..ranges import Range
 from ..state import OptimState
 
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
     from ..groups import ParamGroup
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['Progress', 'Scheduler', 'call_or_each', 'called', 'following', 'is_optimizer']
+__all__ = ['Progress', 'Scheduler', 'following', 'is_optimizer']
 
 OPTIMIZER = ('optimizer', 'optim', 'opt')  # the first argument of schedulers written for torch
 EPOCHS = Range(0.0, 2.0**31, open_high=True)
@@ -179,6 +186,12 @@ class Scheduler(metaclass=_SchedulerType):
                 f'this {owner} already drives an optimizer; give each optimizer a scheduler of '
                 f'its own.'
             )
+        mine, theirs = self._states()[0], optimizer._core
+        if mine._trace_state.is_valid() and not theirs._trace_state.is_valid():
+            raise ValueError(
+                f'this {owner} is made in a function that is being traced, and would drive an '
+                f'optimizer from outside, where nothing of it is left: make it there, too.'
+            )
         self._fit(optimizer)
         if len(optimizer.param_states):
             self._check_groups(len(optimizer._groups))
@@ -311,7 +324,7 @@ class Scheduler(metaclass=_SchedulerType):
         return [self, *self._states()]
 
     def _set_optimizer(self, optimizer: OptaxOptimizer | None) -> None:
-        self.optimizer = optimizer
+        vars(self)['optimizer'] = optimizer
 
     # ---- showing -------------------------------------------------------------------------
 
@@ -439,6 +452,13 @@ class Scheduler(metaclass=_SchedulerType):
             return
         if '_built' in known and name in self._settled:
             self._refuse_fixed(name)
+        if '_built' in known and name == 'optimizer':
+            raise AttributeError(
+                f'optimizer of {type(self).__name__} is what it drives: call attach_optimizer; '
+                f'none can be taken away.'
+            )
+        if '_built' in known:
+            refuse_class_attribute(self, name)
         if '_built' in known and name not in known:
             arguments = inspect.signature(type(self)).parameters
             if is_ours(self) and name in arguments:
@@ -467,30 +487,3 @@ def _copied(x: Any, memo: Mapping[int, Any]) -> Any:
     if type(x) is dict:
         return {k: _copied(v, memo) for k, v in x.items()}
     return type(x)(_copied(v, memo) for v in x) if type(x) in (list, tuple, set) else x
-
-
-def called(owner: str, function: Callable, epoch: Any) -> Any:
-    """Return a user's function of an epoch; say what to do if it cannot be traced."""
-    try:
-        return function(epoch)
-    except jax.errors.ConcretizationTypeError as error:
-        error.add_note(
-            f'In a compiled program the epoch that the function of {owner} is given has no value '
-            f'yet: choose by jnp.where(epoch < 3, 1.0, 0.1), or step {owner} outside.'
-        )
-        raise
-    except TypeError as error:
-        if OptimState.__name__ in str(error):
-            error.add_note(f'last_epoch of {owner} is a State; its number is last_epoch.value.')
-        raise
-
-
-def call_or_each(owner: str, name: str, given: Any) -> list[Callable]:
-    """Return callables given as one or as a list with one for each group."""
-    each = list(given) if isinstance(given, list | tuple) else [given]
-    if not each or not all(map(callable, each)):
-        raise TypeError(
-            f'{owner} needs a function of the epoch for {name}, or a list of one for each group, '
-            f'got {given!r}; it comes after the learning rate or the optimizer.'
-        )
-    return each

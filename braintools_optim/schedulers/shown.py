@@ -12,7 +12,7 @@ from ..number import live_number
 if TYPE_CHECKING:
     from .rate import LRScheduler
 
-__all__ = ['CurrentRates', 'Entries', 'live_count']
+__all__ = ['CurrentRates', 'Entries', 'Parts', 'live_count']
 
 
 class Entries(FixedList):
@@ -34,6 +34,14 @@ class Entries(FixedList):
             f"the entries of a scheduler's {list(self)} can be assigned, and nothing added, "
             f'removed or moved.'
         )
+
+
+class Parts(FixedList):
+    """What a scheduler was built of: schedulers, or functions."""
+
+    def how_to(self) -> str:
+        """Return what to do instead."""
+        return 'what a scheduler is made of is fixed at construction; build a new scheduler.'
 
 
 def live_count(read: Callable[[], Any], write: Callable[[Any], None] | None = None) -> Any:

@@ -10,7 +10,7 @@ import optax
 
 from .count import advanced, spread, zero_counts
 
-__all__ = ['ScaleByMomentumState', 'scale_by_momentum']
+__all__ = ['ScaleByMomentumState', 'scale_by_momentum', 'unless_zero']
 
 
 class ScaleByMomentumState(NamedTuple):
@@ -48,3 +48,14 @@ def scale_by_momentum(
         return updates, ScaleByMomentumState(counts, trace)
 
     return optax.GradientTransformation(init, update)
+
+
+def unless_zero(momentum: Any, chain: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Run a chain where ``momentum`` is not 0, as torch does; else pass by, and keep its state."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moves = jnp.not_equal(momentum, 0.0)
+        new = chain.update(updates, state, params)
+        return jax.tree.map(lambda x, y: jax.lax.select(moves, x, y), new, (updates, state))
+
+    return optax.GradientTransformation(chain.init, update)

@@ -1,0 +1,71 @@
+"""What becomes of a learning rate that was changed by hand, where torch has no such scheduler."""
+
+import brainstate
+import jax.numpy as jnp
+import pytest
+
+import braintools_optim as bo
+
+RISING = {
+    'warmup': lambda **k: bo.WarmupScheduler(0.1, 5, **k),
+    'cosine': lambda **k: bo.WarmupCosineSchedule(0.1, 5, 12, **k),
+    'wsd': lambda **k: bo.WSDLR(0.1, 5, 2, 4, **k),
+    'root': lambda **k: bo.InverseSqrtLR(0.1, 5, **k),
+}
+START = 0.05
+
+
+def driven(scheduler):
+    w = brainstate.ParamState(jnp.zeros(()))
+    return bo.SGD(lr=scheduler).register_trainable_weights({'w': w})
+
+
+def rates(opt, epochs, changes, jitted=False):
+    """Return the rate of each epoch; ``changes`` has by which factor it changes before a step."""
+    step = brainstate.transform.jit(opt.lr_scheduler.step) if jitted else opt.lr_scheduler.step
+    found = [opt.current_lr]
+    for epoch in range(epochs):
+        if epoch in changes:
+            opt.lr_apply(lambda lr, factor=changes[epoch]: lr * factor)
+        step()
+        found.append(opt.current_lr)
+    return found
+
+
+@pytest.mark.parametrize('jitted', [False, True])
+@pytest.mark.parametrize('factor', [0.5, 0.01, 2.0])
+@pytest.mark.parametrize('epoch', [0, 1, 4, 5])
+@pytest.mark.parametrize('name', RISING)
+def test_a_change_scales_a_warm_up(x64, name, epoch, factor, jitted):
+    undisturbed = rates(driven(RISING[name](warmup_start_lr=START)), 12, {})
+    changed = rates(driven(RISING[name](warmup_start_lr=START)), 12, {epoch: factor}, jitted)
+    scaled = [lr if i <= epoch else lr * factor for i, lr in enumerate(undisturbed)]
+    assert changed == pytest.approx(scaled, rel=1e-12, abs=1e-15)
+
+
+@pytest.mark.parametrize('jitted', [False, True])
+@pytest.mark.parametrize('name', RISING)
+def test_a_start_that_is_assigned_moves_the_line_and_not_its_end(x64, name, jitted):
+    opt, fresh = driven(RISING[name]()), driven(RISING[name](warmup_start_lr=START))
+    rates(opt, 2, {})
+    opt.lr_scheduler.warmup_start_lr = START
+    assert rates(opt, 10, {}, jitted)[1:] == pytest.approx(rates(fresh, 12, {})[3:], rel=1e-12)
+
+
+def test_a_group_that_rests_at_zero_warms_up_as_it_is_told():
+    opt = driven(bo.WarmupScheduler(0.0, 4, warmup_start_lr=START))
+    assert rates(opt, 4, {}) == pytest.approx([0.05, 0.0375, 0.025, 0.0125, 0.0])
+
+
+@pytest.mark.parametrize('jitted', [False, True])
+@pytest.mark.parametrize('epoch', [1, 3])
+def test_a_decay_stays_at_its_bound_after_a_change(x64, epoch, jitted):
+    def decay():
+        return bo.ExponentialDecayLR(0.1, decay_steps=5, decay_rate=0.5, end_value=0.02)
+
+    undisturbed = rates(driven(bo.ExponentialDecayLR(0.1, decay_steps=5, decay_rate=0.5)), 16, {})
+    changed = rates(driven(decay()), 16, {epoch: 0.5}, jitted)
+    halved = [lr if i <= epoch else lr * 0.5 for i, lr in enumerate(undisturbed)]
+    assert changed == pytest.approx([max(lr, 0.02) for lr in halved], rel=1e-12)
+    below = rates(driven(decay()), 16, {epoch: 0.1}, jitted)
+    assert below[epoch + 1 :] == pytest.approx([undisturbed[epoch + 1] * 0.1] * (16 - epoch))
