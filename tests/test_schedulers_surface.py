@@ -169,6 +169,7 @@ def test_cycles_show_what_they_were_given():
     assert bo.CyclicLR(0.1, step_size_down=7).step_size_down == 7
     one, _ = two_groups(bo.OneCycleLR(0.5, 10, div_factor=5.0))
     assert one.lr.max_lrs == [0.5, 0.5] and one.lr.div_factor == 5.0 and one.lr.max_lr == 0.5
+    assert one.lr.min_lrs == pytest.approx([0.1 / 1e4] * 2)
 
 
 # ---- epochs -------------------------------------------------------------------------------------

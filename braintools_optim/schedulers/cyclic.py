@@ -308,6 +308,12 @@ class OneCycleLR(MomentumCycle):
         """What the highest learning rate was divided by, to give the base."""
         return self._div_factor
 
+    @property
+    def min_lrs(self) -> list:
+        """The learning rate of each group at the end, as torch's ``min_lr``."""
+        rows = self._progress().memory
+        return [r.base / self._numbers_of(r)['final_div_factor'] for r in rows]
+
     def _identity(self) -> dict[str, Any]:
         return super()._identity() | {'div_factor': self._div_factor}
 
