@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .engine.observe import is_tracer
 from .number import plain_number
 from .ranges import Range, range_of
 
@@ -50,7 +49,7 @@ def check_number(
         return tuple(
             check_number(owner, f'{name}[{i}]', v, allowed=allowed) for i, v in enumerate(value)
         )
-    if is_tracer(value):
+    if isinstance(value, jax.core.Tracer):
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise TypeError(f'{owner} needs a real scalar for {name}, got {value}.')
         return value  # its range is known when it runs, not now
@@ -139,7 +138,7 @@ def any_traced(value: Any) -> bool:
     if type(value) is float:  # by far the most frequent
         return False
     entries = value if isinstance(value, tuple | list) else (value,)
-    return any(map(is_tracer, entries))
+    return any(isinstance(x, jax.core.Tracer) for x in entries)
 
 
 def is_zero(value: Any) -> bool:

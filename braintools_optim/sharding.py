@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .engine.observe import is_tracer
 from .paths import Keys
 from .slot import rebuild, slots_of
 from .transforms.mesh import named_sharding
@@ -37,7 +36,7 @@ def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
         if id(array) in seen:
             array = jnp.copy(array)
         seen.add(id(array))
-        if mesh is None or is_tracer(array):
+        if mesh is None or isinstance(array, jax.core.Tracer):
             return array
         chosen = _sharding(array)
         if chosen is not None and chosen.mesh == mesh and not chosen.is_fully_replicated:
@@ -56,7 +55,7 @@ def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
 def replicated_beside(value: Any, arrays: Sequence[jax.Array]) -> Any:
     """Return a value replicated over the mesh on which arrays are sharded, if they are."""
     mesh = _mesh(arrays)
-    if mesh is None or is_tracer(value):
+    if mesh is None or isinstance(value, jax.core.Tracer):
         return value
     return jax.device_put(value, NamedSharding(mesh, PartitionSpec()))
 
@@ -85,4 +84,4 @@ def _mesh(arrays: Iterable[Any]) -> Any:
 
 def _sharding(array: Any) -> NamedSharding | None:
     """Return where an array is on a mesh; what is traced is nowhere yet."""
-    return None if is_tracer(array) else named_sharding(array)
+    return None if isinstance(array, jax.core.Tracer) else named_sharding(array)

@@ -44,12 +44,32 @@ def test_a_change_scales_a_warm_up(x64, name, epoch, factor, jitted):
 
 
 @pytest.mark.parametrize('jitted', [False, True])
+@pytest.mark.parametrize('epoch', [0, 2, 7])
 @pytest.mark.parametrize('name', RISING)
-def test_a_start_that_is_assigned_moves_the_line_and_not_its_end(x64, name, jitted):
+def test_a_start_that_is_assigned_moves_the_line_and_not_its_end(x64, name, epoch, jitted):
     opt, fresh = driven(RISING[name]()), driven(RISING[name](warmup_start_lr=START))
-    rates(opt, 2, {})
+    rates(opt, epoch, {})
     opt.lr_scheduler.warmup_start_lr = START
-    assert rates(opt, 10, {}, jitted)[1:] == pytest.approx(rates(fresh, 12, {})[3:], rel=1e-12)
+    want = rates(fresh, 12, {})[epoch + 1 :]
+    assert rates(opt, 12 - epoch, {}, jitted)[1:] == pytest.approx(want, rel=1e-12)
+
+
+def test_a_jump_begins_anew_from_the_base_and_a_late_group_at_its_own():
+    opt = driven(bo.WarmupScheduler(0.1, 5, warmup_start_lr=START))
+    rates(opt, 3, {1: 0.5})
+    assert opt.lr.warmup_scale == pytest.approx(0.5)
+    opt.add_param_group({'late': brainstate.ParamState(jnp.zeros(()))}, lr=0.2)
+    assert opt.get_last_lr() == pytest.approx([0.04, 0.4 * 0.05 + 0.6 * 0.2])
+    opt.lr.step(1)
+    assert opt.get_last_lr() == pytest.approx([0.06, 0.8 * 0.05 + 0.2 * 0.2])
+
+
+def test_a_scheduler_without_an_optimizer_is_scaled_too():
+    scheduler = bo.WarmupScheduler(0.1, 5, warmup_start_lr=START)
+    scheduler.step()
+    scheduler.apply(lambda lr: lr * 0.5)
+    scheduler.step()
+    assert scheduler.get_last_lr() == pytest.approx([0.035])
 
 
 def test_a_group_that_rests_at_zero_warms_up_as_it_is_told():

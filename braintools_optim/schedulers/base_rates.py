@@ -157,13 +157,17 @@ class BaseRates(Scheduler):
                 )
         if self._has_private_base() and (own := self._own_base(i)) is not None:
             base = lr = own
-        row = Row(base, lr, lr, rows[min(i, len(rows) - 1)].numbers)
+        row = self._begun_anew(Row(base, lr, lr, rows[min(i, len(rows) - 1)].numbers))
         rows[i : i + 1] = [row]
         self._put(Progress(self._epoch(), rows))
         new = self._joined(i, row, lr)
         rows[i] = row._replace(written=new)
         self._put(Progress(self._epoch(), rows))
         return new
+
+    def _begun_anew(self, row: Row) -> Row:
+        """Return a row without what changes by hand have made of it."""
+        return row
 
     def _check_groups(self, count: int) -> None:
         for name, length in self._lists.items():

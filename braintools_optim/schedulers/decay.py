@@ -125,6 +125,7 @@ class ExponentialDecayLR(LRScheduler):
     """
 
     schedule = schedules.exponential_decay
+    rests_at_start = True
 
     def __init__(
         self,

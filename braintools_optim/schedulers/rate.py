@@ -83,6 +83,12 @@ class LRScheduler(Arguments, BaseRates):
     carries_changes = True
     """Whether a learning rate that was changed in between is carried on."""
 
+    rests_at_start = False
+    """Whether it goes on from its present start where ``b`` was 0, not from the base as torch."""
+
+    later_numbers: Mapping[str, float] = {}
+    """The numbers that snapshots of older versions lack, as they were then."""
+
     remembered: tuple[str, ...] = ()
     """The names of the numbers that it remembers besides those of its groups."""
 
@@ -190,7 +196,7 @@ class LRScheduler(Arguments, BaseRates):
             return self._own_pair(epoch, group, row)
         if not is_concrete(epoch, row):
             return self._pair(epoch, group, row)
-        key = epoch, row.base, row.start, row.numbers
+        key = epoch, row.start, row.numbers
         known = self._pairs.get(group)
         if known is None or known[0] != key:
             known = self._pairs[group] = key, self._pair(epoch, group, row)
@@ -269,11 +275,15 @@ class LRScheduler(Arguments, BaseRates):
             return self._set_out(then, group, row, row.base)
         a0, b0 = self._affine(now, group, row)
         a, b = self._affine(then, group, row)
-        if self.schedule is not None and self.schedule.needs_base:
-            start, new = carried(row._replace(base=row.start), lr, a0, b0, a, b)  # it is their base
+        if self.rests_at_start:
+            start, new = carried(row._replace(base=row.start), lr, a0, b0, a, b)
         else:
             start, new = carried(row, lr, a0, b0, a, b)
         return Row(row.base, start, new, row.numbers), new
+
+    def _changed(self, epoch: Any, group: int, row: Row, lr: Any) -> Row:
+        """Return a group's row before a learning rate that was changed by hand is carried on."""
+        return row
 
     def _set_out(self, epoch: Any, group: int, row: Row, start: Any) -> tuple[Row, Any]:
         """Return a group's row and learning rate at an epoch, if the schedule goes from a start."""
@@ -381,6 +391,7 @@ class LRScheduler(Arguments, BaseRates):
         progress, rows = self._progress(), []
         for i, (row, lr) in enumerate(zip(progress.memory, lrs, strict=True)):
             lr = check_number(type(self).__name__, 'lr', lr)
+            row = self._changed(progress.epoch, i, row, lr)
             a, b = self._affine(progress.epoch, i, row)
             start = start_of(row, lr, a, b) if self.carries_changes else row.start
             rows.append(row._replace(start=start, written=lr))

@@ -37,9 +37,18 @@ def row_snapshot(scheduler: LRScheduler) -> dict[str, Any]:
     }
 
 
+def _completed(scheduler: LRScheduler, saved: Mapping[str, Any]) -> Any:
+    """Return the numbers of a snapshot, with those that older versions did not have."""
+    hyper, bases = saved.get('hyper', {}), saved.get('base_lrs')
+    if not (isinstance(hyper, Mapping) and isinstance(bases, list | tuple)):
+        return hyper
+    return {k: [v] * len(bases) for k, v in scheduler.later_numbers.items()} | dict(hyper)
+
+
 def saved_rows(scheduler: LRScheduler, saved: Mapping[str, Any]) -> list[Row]:
     """Return the rows of a snapshot that fits."""
-    columns = [saved['hyper'][k] for k in scheduler._names]
+    hyper = _completed(scheduler, saved)
+    columns = [hyper[k] for k in scheduler._names]
     numbers = list(zip(*columns, strict=True)) or [()] * len(saved['base_lrs'])
     parts = zip(saved['base_lrs'], saved['starts'], saved['written'], numbers, strict=True)
     return [Row(*part) for part in parts]
@@ -70,7 +79,7 @@ def row_differences(scheduler: LRScheduler, saved: Mapping[str, Any]) -> list[st
     """Return what keeps the rows of a snapshot from being loaded."""
     wrong: list[str] = []
     owner, mine = type(scheduler).__name__, scheduler.state_dict()
-    hyper = saved.get('hyper', {})
+    hyper = _completed(scheduler, saved)
     vectors = {k: saved.get(k) for k in PER_GROUP}
     fits = isinstance(hyper, Mapping) and set(hyper) == set(scheduler._names)
     if not fits:
