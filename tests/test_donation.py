@@ -122,3 +122,16 @@ def test_a_chain_that_keeps_what_it_was_given_does_not_consume_it(hooked):
     for got, want in ((kept_grads, given[1]), (kept_params, given[-2])):
         for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
             np.testing.assert_array_equal(x, y)
+
+
+def test_what_python_code_may_lose_is_donated_as_a_copy():
+    """JAX takes arguments of a new kind through Python, where an interrupt may lose results."""
+    opt = bo.Adam(0.1).register_trainable_weights({'w': brainstate.ParamState(jnp.ones(64))})
+    for _ in range(3):
+        opt.step({'w': jnp.ones(64)})
+    states = []
+    for _ in range(2):
+        states.append(opt._core.parts()[0])
+        opt.step({'w': np.ones(64, np.float32)})
+    deleted = [[x.is_deleted() for x in state if isinstance(x, jax.Array)] for state in states]
+    assert not any(deleted[0]) and any(deleted[1])
