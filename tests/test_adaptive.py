@@ -118,6 +118,23 @@ def test_rprop_starts_with_the_first_rate_that_is_not_zero():
     assert moves[2] > 0.4 and moves[3] == pytest.approx(moves[2] * 1.2 / 2, rel=1e-5)
 
 
+def test_rprop_takes_nan_as_zero_where_it_is():
+    opt, weight = registered(bo.Rprop(0.01), size=3)
+    nan, found = np.nan, []
+    for g in ([1, 1, 1], [nan, 1, 1], [1, 1, 1], [1, nan, -1], [1, 1, 1]):
+        before = weight.value
+        opt.step({'w': jnp.array(g, float)})
+        found.append(before - weight.value)
+    want = [  # torch 2.13.0
+        [0.01, 0.01, 0.01],
+        [0.0, 0.012, 0.012],
+        [0.01, 0.0144, 0.0144],
+        [0.012, 0.0, 0.0],
+        [0.0144, 0.0144, 0.0072],
+    ]
+    np.testing.assert_allclose(found, want, rtol=1e-4)
+
+
 def test_rprop_sees_the_signs_of_the_smallest_gradients():
     """Their product would be zero in float32."""
     opt, weight = registered(bo.Rprop(0.5), size=())

@@ -31,7 +31,8 @@ def step_by_rprop(
               u_t = -\frac{\eta_t}{\eta_1} \Delta_t \operatorname{sign}(g_t), \quad
               \Delta_0 = \eta_1
 
-    Where the sign flips, :math:`g_t` counts as zero in this update and the next. It differs from
+    Where the sign flips, :math:`g_t` counts as zero in this update and the next; where it is nan,
+    it counts as zero in this one. It differs from
     :func:`optax.scale_by_rprop` in a first step that moves, and in following ``lr``
     (:math:`\eta_t`): each leaf's step sizes are those at its first positive rate :math:`\eta_1`.
     """
@@ -46,8 +47,10 @@ def step_by_rprop(
         fresh = state.leaf_lrs == 0.0
         lrs = jnp.where(fresh & present(updates), lr, state.leaf_lrs)
         ratio = lr / jnp.where(lrs == 0.0, 1.0, lrs)
-        agree = jax.tree.map(lambda g, s: jnp.sign(g) * s, updates, state.sign)
-        sign = jax.tree.map(lambda g, a: jnp.where(a < 0, 0.0, jnp.sign(g)), updates, agree)
+        # torch's sign of nan is 0.
+        signs = jax.tree.map(lambda g: jnp.where(jnp.isnan(g), 0.0, jnp.sign(g)), updates)
+        agree = jax.tree.map(lambda g, s: g * s, signs, state.sign)
+        sign = jax.tree.map(lambda g, a: jnp.where(a < 0, 0.0, g), signs, agree)
 
         def adapted(size: Any, a: Any, first: Any) -> Any:
             factor = jnp.where(a > 0, etas[1], jnp.where(a < 0, etas[0], 1.0))
