@@ -11,7 +11,7 @@ pytest.importorskip('mypy', reason='mypy is not installed: pip install ".[test]"
 RIGHT = """
 from collections.abc import Callable
 
-import optax  # type: ignore[import-untyped]
+import optax  # type: ignore[import-untyped]  # optax has no py.typed
 
 import braintools_optim as bo
 
