@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from white_kron_trees import quick_jit
 
 from braintools_optim import transforms
 
@@ -76,7 +77,7 @@ def program(style, options, programs={}):  # noqa: B006  # a cache: variants sha
 
         return jax.lax.scan(one, (params, tx.init(params)), grads)[1]
 
-    return programs.setdefault(key, jax.jit(run))
+    return programs.setdefault(key, quick_jit(run))
 
 
 def trajectory(style, variant):
