@@ -3,11 +3,9 @@
 import gc
 import os
 
-# XLA's newer code generator takes most of the suite's time: it compiles three times as long, and
-# what it makes runs as fast. `XLA_FLAGS= pytest ...` tests with what users have.
-os.environ.setdefault(
-    'XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
-)
+from compiling import FLAGS
+
+os.environ.setdefault('XLA_FLAGS', FLAGS)
 
 import brainstate  # noqa: F401  # first: its import turns x64 off, later it would undo the fixture
 import jax
@@ -45,7 +43,6 @@ def compile_each_program_once(tmp_path_factory):
     base = tmp_path_factory.getbasetemp()
     run = base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
     jax.config.update('jax_compilation_cache_dir', str(run / 'programs'))
-    jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')  # names the directory
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
     yield
     jax.config.update('jax_compilation_cache_dir', None)

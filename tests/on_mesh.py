@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+from compiling import quick_options
+
 
 def complaints_of(script):
     """Run a test file as a script on eight devices; return the JSON object that it prints.
@@ -12,7 +14,7 @@ def complaints_of(script):
     To be called by one test of the file: every worker would run it anew for its share of several.
     """
     flags = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
-    flags += ' --xla_backend_optimization_level=0'  # a third less to compile, the same placement
+    flags += ''.join(f' --{name}={value}' for name, value in quick_options().items())
     env = {**os.environ, 'XLA_FLAGS': flags.strip(), 'JAX_PLATFORMS': 'cpu'}
     done = subprocess.run(
         [sys.executable, '-W', 'error', script], env=env, capture_output=True, text=True

@@ -9,7 +9,8 @@ import optax
 import pytest
 import reference_white_kron as rules
 from cases_white_kron import EXACT
-from white_kron_trees import F32, STYLES, TREE, quick_jit, random_tree, same_bits, stacked
+from compiling import quick_jit
+from white_kron_trees import F32, STYLES, TREE, random_tree, same_bits, stacked
 
 from braintools_optim import transforms
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from white_kron_trees import quick_jit
+from compiling import quick_jit
 
 from braintools_optim import transforms
 

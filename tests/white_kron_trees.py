@@ -9,11 +9,6 @@ STYLES = ('quad', 'skew')
 F32 = {'dtype': jnp.float32, 'block_size': 8}
 
 
-def quick_jit(f):
-    """Compile without optimizing, in half the time, what runs for few steps."""
-    return jax.jit(f, compiler_options={'xla_backend_optimization_level': 0})
-
-
 def random_tree(shapes, seed=0, scale=1.0):
     rng = np.random.default_rng(seed)
     return {k: jnp.asarray(scale * rng.normal(size=s), float) for k, s in shapes.items()}
