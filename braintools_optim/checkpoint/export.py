@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,8 @@ from ..engine.plan import GroupPlan
 from ..paths import Keys
 from ..slot import Slot, slots_of
 from ..transforms.absent import is_masked
-from .plain import plainly
+from .fixed import export_fixed
+from .plain import plain_flag, plainly
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
@@ -58,6 +58,7 @@ def export(optimizer: OptaxOptimizer, copied: bool = True) -> dict[str, Any]:
         'schema': optimizer.state_schema,
         'step_count': int(optimizer.step_count.value),
         **({'accumulate_steps': steps} if steps > 1 else {}),
+        'fixed': export_fixed(optimizer),
         'lr': optimizer.current_lr,
         'base_lr': optimizer.base_lr,
         'options': {k: getattr(optimizer, k) for k in optimizer._bounds},
@@ -125,25 +126,6 @@ def export_group(optimizer: OptaxOptimizer, group: ParamGroup) -> dict[str, Any]
 def listed(number: Any) -> Any:
     """Return what is written of a live number."""
     return list(number) if isinstance(number, tuple) else number
-
-
-def plain_flag(flag: Any) -> Any:
-    """Return what is written of a flag; of a function its name, which outlives the process."""
-    if isinstance(flag, bool | str | int | float | None):
-        return flag
-    if isinstance(flag, tuple | list):  # a chain is its functions
-        return [plain_flag(x) for x in flag]
-    if isinstance(flag, partial):
-        inner = [
-            flag.func,
-            *flag.args,
-            *(x for item in sorted(flag.keywords.items()) for x in item),
-        ]
-        return plain_flag(inner)
-    name = getattr(flag, '__qualname__', None)
-    return (
-        re.sub(' at 0x[0-9a-f]+', '', repr(flag)) if name is None else f'{flag.__module__}.{name}'
-    )
 
 
 def named_slots(

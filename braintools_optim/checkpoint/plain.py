@@ -1,4 +1,4 @@
-"""Plain data as other encoders give it back.
+"""Plain data: what is written of flags, and how other encoders give data back.
 
 After msgpack tuples are lists; ``braintools.file`` makes dicts of lists, with the keys '0', '1'
 ...; orbax gives numbers back as arrays.
@@ -6,13 +6,34 @@ After msgpack tuples are lists; ``braintools.file`` makes dicts of lists, with t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-__all__ = ['plainly', 'shaped_like']
+__all__ = ['plain_flag', 'plainly', 'shaped_like']
+
+
+def plain_flag(flag: Any) -> Any:
+    """Return what is written of a flag; of a function its name, which outlives the process."""
+    if isinstance(flag, bool | str | int | float | None):
+        return flag
+    if isinstance(flag, tuple | list):  # a chain is its functions
+        return [plain_flag(x) for x in flag]
+    if isinstance(flag, partial):
+        inner = [
+            flag.func,
+            *flag.args,
+            *(x for item in sorted(flag.keywords.items()) for x in item),
+        ]
+        return plain_flag(inner)
+    name = getattr(flag, '__qualname__', None)
+    return (
+        re.sub(' at 0x[0-9a-f]+', '', repr(flag)) if name is None else f'{flag.__module__}.{name}'
+    )
 
 
 def plainly(value: Any) -> Any:

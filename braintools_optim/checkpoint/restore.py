@@ -15,6 +15,7 @@ from ..hyper import TO_COME, names_in_use, number_at
 from ..schedulers.snapshot import resized
 from .devices import placed, placed_parameter
 from .export import VERSION, export_group, refuse_traced
+from .fixed import check_fixed
 from .judge import Judge, LoadReport
 from .plain import plainly, shaped_like
 from .restore_slots import checked_slots
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 __all__ = ['Restoration', 'Saved', 'checked_names', 'examine', 'restore']
 
 REQUIRED = ('optimizer', 'step_count', 'param_groups', 'opt_state', 'schedulers', 'options')
-KNOWN = (*REQUIRED, 'format', 'schema', 'lr', 'base_lr', 'dtypes', 'defaults', 'accumulate_steps')
+KNOWN = (
+    *REQUIRED,
+    *('format', 'schema', 'lr', 'base_lr', 'dtypes', 'defaults', 'accumulate_steps', 'fixed'),
+)
 
 
 class Saved(NamedTuple):
@@ -47,6 +51,7 @@ class Restoration:
         self.numbers: dict[tuple[int, str], Any] = {}
         self.defaults: dict[str, Any] = {}  # the numbers of groups that are to come
         self.schedulers: list[tuple[Any, Mapping[str, Any]]] = []
+        self.known: set[str] = set()  # the names here of the parameters in the checkpoint
         self.joining: list[ParamGroup] = []  # groups that are not in the checkpoint
         self.params: list[tuple[Any, Any]] = []  # States with their new values
 
@@ -126,6 +131,8 @@ def examine(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> Restoratio
     found.defaults = _checked_defaults(optimizer, defaults, judge)
     if len(optimizer.param_states):
         _examine_groups(optimizer, state, judge, found)
+        if 'fixed' in state:  # which older files lack
+            check_fixed(optimizer, state['fixed'], found.known, judge)
         found.params = _checked_params(optimizer, saved, judge)
         schedulers = plainly(state.get('schedulers', []))
         found.schedulers = _checked_schedulers(optimizer, schedulers, judge)
@@ -197,8 +204,10 @@ def _examine_groups(
     for group in optimizer.param_groups:
         key, where = str(group.index), f'group {group.index}'
         if key in groups:
-            values = judge.as_dict(plainly(groups[key]), where)
-            found.numbers |= _checked_group(optimizer, group, values, judge)
+            mine = export_group(optimizer, group)
+            theirs = shaped_like(judge.as_dict(plainly(groups[key]), where), mine)
+            found.known |= _checked_members(mine, theirs, where, judge)
+            found.numbers |= _checked_group(optimizer, group, mine, theirs, judge)
         else:
             found.joining.append(group)
         slots: Mapping[str, Any] = {}
@@ -220,18 +229,23 @@ def checked_names(given: Any, where: str, judge: Judge) -> list[str] | None:
     return None
 
 
-def _checked_group(
-    optimizer: OptaxOptimizer, group: ParamGroup, saved: Mapping, judge: Judge
-) -> dict[tuple[int, str], Any]:
-    mine, where = export_group(optimizer, group), f'group {group.index}'
-    saved = shaped_like(saved, mine)
+def _checked_members(mine: Mapping, saved: Mapping, where: str, judge: Judge) -> set[str]:
+    """Return the names here of the parameters that a group in the checkpoint has."""
     given = checked_names(saved.get('params'), where, judge)
-    if given is not None:
-        names = set(judge.renamed(dict.fromkeys(given), where))
-        for name in sorted(set(mine['params']) - names):
-            judge.missing(f'{where}: the parameter {name} is missing')
-        for name in sorted(names - set(mine['params'])):
-            judge.unexpected(f'{where}: the parameter {name} is unknown here')
+    if given is None:
+        return set()
+    names = set(judge.renamed(dict.fromkeys(given), where))
+    for name in sorted(set(mine['params']) - names):
+        judge.missing(f'{where}: the parameter {name} is missing')
+    for name in sorted(names - set(mine['params'])):
+        judge.unexpected(f'{where}: the parameter {name} is unknown here')
+    return names
+
+
+def _checked_group(
+    optimizer: OptaxOptimizer, group: ParamGroup, mine: Mapping, saved: Mapping, judge: Judge
+) -> dict[tuple[int, str], Any]:
+    where = f'group {group.index}'
     for key in sorted(set(mine) - set(saved) - {'params'}):
         judge.missing(f'{where}: {key!r} is missing')
     for key in sorted(set(saved) - set(mine), key=str):
