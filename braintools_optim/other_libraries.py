@@ -56,6 +56,10 @@ WAYS: dict[str, str] = {
     'iterations': 'the number of steps is step_count',
     'set_lr': 'assign current_lr',
     'register': 'call register_trainable_weights(params)',
+    **dict.fromkeys(
+        ('train', 'eval'),
+        'leave it out: it has one mode; averages for evaluation are AveragedModel(model)',
+    ),
 }
 """Attributes of other libraries' optimizers, and what to do instead."""
 

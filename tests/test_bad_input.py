@@ -153,6 +153,10 @@ CALLS = {
         *('Adam', lambda opt: opt.register_trainable_weights({'new': param(2, dtype=int)})),
         *(TypeError, ["'new'", 'int32', 'floating']),
     ),
+    'text registration': (
+        *('Adam', lambda opt: opt.register_trainable_weights({'new': brainstate.ParamState('x')})),
+        *(TypeError, ["'new'", 'array', "'x'"]),
+    ),
     'array registration': (
         *('Adam', lambda opt: opt.register_trainable_weights({'a': param(2), 'b': 1.0})),
         *(TypeError, ['State', 'float', 'b']),

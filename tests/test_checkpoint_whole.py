@@ -340,6 +340,8 @@ def test_what_is_traced_is_neither_saved_nor_restored(tmp_path):
     ):
         with pytest.raises(TypeError, match='is being traced; (save|restore) it outside of jit'):
             brainstate.transform.jit(lambda work=work: (work(), None)[1])()
+    with pytest.raises(TypeError, match='is being traced; restore it outside of jit'):
+        jax.jit(lambda: (opt.load(tmp_path / 'one'), None)[1])()
     assert digest(opt, w) == before and not (tmp_path / 'new').exists()
 
 

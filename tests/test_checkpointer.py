@@ -168,7 +168,10 @@ def test_bad_arguments(tmp_path):
     ):
         with pytest.raises((TypeError, ValueError), match='Checkpointer needs'):
             bo.Checkpointer(tmp_path, **wrong)
-    keeper = bo.Checkpointer(tmp_path)
+        keeper = bo.Checkpointer(tmp_path, keep_best=2)
+        with pytest.raises((TypeError, ValueError), match='Checkpointer needs'):
+            setattr(keeper, *next(iter(wrong.items())))
+        assert (keeper.keep, keeper.keep_best, keeper.mode) == (3, 2, 'min')
     with pytest.raises(ValueError, match='given nothing'):
         keeper.save(1)
     for step_ in (-1, 1.5, True, '3'):

@@ -279,6 +279,15 @@ def test_what_is_wrong_is_refused(given, message):
     np.testing.assert_array_equal(params['w'].value, [1.0, 1.0])
 
 
+@pytest.mark.parametrize('f', [lambda x: np.clip(np.asarray(x), 0, 1), lambda x: x if x[0] else -x])
+def test_a_function_that_cannot_be_compiled_is_named(f):
+    w = ParamState(jnp.ones(2))
+    opt = bo.SGD(1.0, constrain={'w': f}).register_trainable_weights({'w': w})
+    with pytest.raises(jax.errors.JAXTypeError) as error:
+        opt.step({'w': jnp.ones(2)})
+    assert 'constrain of w is a part of the compiled step' in error.value.__notes__[0]
+
+
 def test_optax_has_functions_for_it():
     w = ParamState(jnp.array([3.0, 4.0]))
     opt = bo.SGD(0.0, constrain=optax.projections.projection_l2_ball)

@@ -378,6 +378,7 @@ def test_what_step_refuses():
             "'zoom' needs value.*it got no value and no value_fn",
         ),
         (lambda: searching.step(grads, value=1.0), TypeError, 'it got no value_fn'),
+        (lambda: searching.step(grads, value=1.0, value_fn=3), TypeError, 'for value_fn, got 3'),
         (lambda: searching.step(grads, value_fn=jnp.sum), TypeError, '; it got no value'),
         (lambda: own.step(grads), TypeError, 'the given transformation needs value'),
         (lambda: grouped.step(of_group), ValueError, 'one parameter group, and there are 2'),

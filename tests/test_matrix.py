@@ -44,6 +44,7 @@ def test_adafactor_takes_the_names_of_braintools():
         ({'d': 2.0, 'clip_threshold': 3.0}, ['d and clip_threshold', '2.0', '3.0']),
         ({'beta2_decay': -0.5, 'decay_rate': 0.6}, ['beta2_decay', '-0.5', '-0.6']),
         ({'clip_threshold': 0.5}, ['d in [1, inf]', '0.5']),
+        ({'clip_threshold': jnp.ones(2)}, ['a number in [1, inf] for d', 'Array']),
         ({'beta2_decay': 0.5}, ['beta2_decay in (-inf, 0]', '0.5']),
         ({'decay_rate': 'x'}, ['decay_rate', "'x'"]),
         ({'beta1': 1.0}, ['beta1 in [0, 1)', '1.0']),

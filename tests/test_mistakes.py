@@ -286,6 +286,7 @@ MISTAKES = {
     'torch: zero_grad()': (
         *(lambda: ready().zero_grad(), AttributeError, "'zero_grad'", 'call step(grads)'),
     ),
+    'torch: eval()': (*(lambda: ready().eval(), AttributeError, "'eval'", 'AveragedModel(model)'),),
     'torch: step(closure)': (
         *(lambda: ready().step(lambda: 1.0), TypeError),
         *('got function', 'only LBFGS takes a closure'),

@@ -54,6 +54,29 @@ BAD = {
         lambda: bo.PiecewiseConstantSchedule(0.1, [1, 2], [0.1]),
         ['boundaries', 'values'],
     ),  # fmt: skip
+    'no list': (lambda: bo.PiecewiseConstantSchedule(0.1, [1], 3), ['list of numbers', 'values']),
+    'negative value': (
+        lambda: bo.PiecewiseConstantSchedule(0.1, [1], [0.1, -1]),
+        ['PiecewiseConstantSchedule', 'values', '-1'],
+    ),
+    'negative minimum': (
+        lambda: bo.CosineAnnealingLR([0.1, 0.2], 9, eta_min=[0.0, -0.1]),
+        ['CosineAnnealingLR', 'eta_min', '[0, inf)', '-0.1'],
+    ),
+    'negative minimum later': (
+        lambda: setattr(bo.CosineAnnealingLR(0.1, 9), 'eta_min', -0.1),
+        ['CosineAnnealingLR', 'eta_min', '[0, inf)', '-0.1'],
+    ),
+    'negative maximum': (lambda: bo.OneCycleLR(-1.0, 9), ['OneCycleLR', 'max_lr', '-1.0']),
+    'negative beginning': (
+        lambda: bo.WarmupScheduler(0.1, 9, warmup_start_lr=-1.0),
+        ['WarmupScheduler', 'warmup_start_lr', '-1.0'],
+    ),
+    'negative end': (lambda: bo.SWALR(0.1, swa_lr=-1.0), ['SWALR', 'swa_lr', '-1.0']),
+    'one of a sequence': (
+        lambda: bo.SequentialLR(bo.StepLR(0.1), [3]),
+        ['SequentialLR', 'one scheduler more than milestones', '1 and 1'],
+    ),
     'epoch': (lambda: bo.StepLR(0.1).step(-1), ['StepLR', 'epoch', '-1']),
     'epoch nan': (lambda: bo.StepLR(0.1).step(float('nan')), ['StepLR', 'epoch', 'nan']),
     'last_epoch': (lambda: bo.StepLR(0.1, last_epoch='x'), ['StepLR', 'last_epoch', 'x']),

@@ -150,6 +150,14 @@ def test_both_sides_are_made_even_however_seldom_they_are_updated(every):
         assert any(last <= t + 1 < last + max(every, 2) for t in even), even
 
 
+def test_any_precision_of_products_is_taken():
+    for precision in ('highest', jax.lax.Precision.HIGH, ('high', 'default')):
+        assert bo.Quad(0.1, precision=precision).precision == precision
+    for wrong in ('x', -1):
+        with pytest.raises(ValueError, match=f'takes for it for precision, got {wrong!r}'):
+            bo.Quad(0.1, precision=wrong)
+
+
 def test_options_that_were_made_arrays():
     """As optax.inject_hyperparams makes of every number that is not declared static."""
     static = ('dtype', 'block_size', 'max_size_dense', 'pipeline_axis_size')

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from ..check import any_traced
 from ..signature import argument_defaults
 
 __all__ = ['FLOATS', 'one_of_two']
@@ -17,11 +20,16 @@ def one_of_two(cls: type, name: str, value: Any, other_name: str, other: Any) ->
 
     The first one has a default in the constructor of ``cls``; the other is None if not given.
     """
-    if other is None or value == other:
+    if other is None or _are_equal(value, other):
         return value
-    if value != argument_defaults(cls)[name]:
+    if not _are_equal(value, argument_defaults(cls)[name]):
         raise ValueError(
             f'{cls.__name__} has two names for one argument, {name} and {other_name}: got '
             f'{value!r} and {other!r}; give one of them.'
         )
     return other
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether two arguments are known to be equal; they may be traced, or no numbers at all."""
+    return not any_traced((one, other)) and bool(np.array_equal(one, other))

@@ -209,6 +209,11 @@ class LBFGS(OptaxOptimizer):
                 f'step(grads, value=..., value_fn=...); it got no {" and no ".join(lacking)}. '
                 f'Or give step(closure=...).'
             )
+        if takes and not callable(needed['value_fn']):
+            raise TypeError(
+                f'{type(self).__name__} needs a function of the values of the parameters for '
+                f'value_fn, got {needed["value_fn"]!r:.80}.'
+            )
         return extra | needed if takes else extra
 
     def _chain_extra(self, extra: dict, view: GroupView) -> dict:

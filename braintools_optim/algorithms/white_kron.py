@@ -56,7 +56,10 @@ class Quad(OptaxOptimizer):
     """
 
     structural = ('b1', 'noise_scale')
-    static = ('max_size_dense', 'block_size', 'pipeline_axis_size', 'update_every', 'seed')
+    static = (
+        *('max_size_dense', 'block_size', 'pipeline_axis_size', 'update_every', 'seed'),
+        'precision',
+    )
     ranges = {
         'b1': DECAY,
         'preconditioner_lr': DECAY,

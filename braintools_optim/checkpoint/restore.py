@@ -11,6 +11,7 @@ import numpy as np
 
 from ..check import check_number, is_count
 from ..engine.leaf import flat_values
+from ..engine.observe import traced
 from ..hyper import TO_COME, names_in_use, number_at
 from ..schedulers.snapshot import resized
 from .devices import placed, placed_parameter
@@ -107,6 +108,11 @@ def examine(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> Restoratio
     The result may be written only if the judge concludes well.
     """
     refuse_traced(optimizer, 'restore')
+    if traced():
+        raise TypeError(
+            f'{type(optimizer).__name__} would be restored in a program that is being traced; '
+            f'restore it outside of jit.'
+        )
     found = Restoration(optimizer)
     state = _of_this_version(optimizer, judge.as_dict(saved.state, 'the checkpoint'))
     check_format(state, judge)

@@ -7,7 +7,8 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,12 @@ from .whole import restore, write
 
 __all__ = ['Checkpointer']
 
+_CHECKS: dict[str, Callable[..., Any]] = {  # of attributes, whenever they are assigned
+    'keep': lambda owner, name, x: None if x is None else check_count(owner, name, x, 1),
+    'keep_best': check_count,
+    'mode': partial(check_choice, allowed=('min', 'max')),
+    'background': partial(check_flag, like=False),
+}
 _NAME = re.compile(r'step-(\d+)(?:\.metric-([^/]+))?\.ckpt')
 
 
@@ -77,17 +84,17 @@ class Checkpointer:
         mode: str = 'min',
         background: bool = False,
     ):
-        if keep is not None:
-            check_count('Checkpointer', 'keep', keep, 1)
-        check_count('Checkpointer', 'keep_best', keep_best)
-        check_choice('Checkpointer', 'mode', mode, ('min', 'max'))
         self.directory = Path(os.path.abspath(directory))
         self.tree = tree
         self.keep, self.keep_best, self.mode = keep, keep_best, mode
-        self.background = check_flag('Checkpointer', 'background', background, False)
+        self.background = background
         self._saving: Saving | None = None
         self.directory.mkdir(parents=True, exist_ok=True)
         sweep(self.directory)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        check = _CHECKS.get(name)
+        super().__setattr__(name, value if check is None else check('Checkpointer', name, value))
 
     # ---- what there is -------------------------------------------------------------------
 

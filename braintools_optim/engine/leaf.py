@@ -160,7 +160,18 @@ class Leaf(Codec):
     def moved(self, array: jax.Array, old: Any) -> Any:
         """Return the value after an update, of the same kind as ``old``, where it is kept."""
         value = self.decode(array, old)
-        return value if self.constraint is None else self._kept(self.constraint(value), old)
+        return value if self.constraint is None else self._kept(self._constrained(value), old)
+
+    def _constrained(self, value: Any) -> Any:
+        """Return what the constraint makes of a value; say what to do if it cannot be traced."""
+        try:
+            return self.constraint(value)  # type: ignore[misc]
+        except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+            error.add_note(
+                f'constrain of {self.name} is a part of the compiled step, in which the parameter '
+                f'has no value yet: compute with jax.numpy, not numpy, and choose by jnp.where.'
+            )
+            raise
 
     def _kept(self, found: Any, old: Any) -> Any:
         """Return what a constraint made of a value, checked, as one of the same kind as ``old``."""
@@ -318,9 +329,12 @@ def leaves_of(
         for sub_path, value in inner:
             suffix = path_name(sub_path)
             dot = '' if not suffix or suffix.startswith('[') else '.'
+            name = f'{manager.names[position]}{dot}{suffix}'
+            if not isinstance(without_unit(value), NUMBERS):
+                raise TypeError(f'parameter {name!r} must be an array, got {value!r:.80}.')
             unit = value.unit if isinstance(value, Quantity) else None
             leaf = Leaf(
-                name=f'{manager.names[position]}{dot}{suffix}',
+                name=name,
                 state=position,
                 path=(*plain_keys(path), *plain_keys(sub_path)),
                 depth=len(path),

@@ -27,7 +27,7 @@ class Arguments(Scheduler):
     """The formula, one of `braintools_optim.schedules`."""
 
     ranges: Mapping[str, Range] = {}
-    """The ranges of live numbers besides those of the formula."""
+    """The ranges of numbers, besides what the formula takes."""
 
     of_all_groups: tuple[str, ...] = ()
     """Live numbers that are one for all groups."""
@@ -116,6 +116,8 @@ class Arguments(Scheduler):
                     f'{owner} needs one number for {name}, or a list with one for each group, got '
                     f'{value!r}.'
                 )
+            if value is not None and name in self.ranges:
+                checked[name] = check_number(owner, name, value, allowed=self.ranges[name])
         return checked
 
     def _checked(self, hyper: Mapping[str, Any]) -> tuple:

@@ -287,7 +287,7 @@ class OneCycleLR(MomentumCycle):
         div_factor = check_number(owner, 'div_factor', div_factor, allowed=POSITIVE)
         peaks: list[Any] = list(max_lr) if isinstance(max_lr, list | tuple) else [max_lr]
         for peak in peaks:
-            self.schedule.check(owner, max_lr=peak, total_steps=total_steps)
+            self._by_formula(max_lr=peak, total_steps=total_steps)
         self._div_factor = div_factor
         bases = [peak / div_factor for peak in peaks]
         super().__init__(

@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any
 
 from .. import schedules
+from ..check import check_number
+from ..ranges import NON_NEGATIVE
 from .functions import call_or_each, called
 from .present import PresentRate
 from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler, PerGroup
@@ -272,6 +274,8 @@ class PiecewiseConstantSchedule(LRScheduler):
         boundaries = [1000, 2000] if boundaries is None else boundaries
         values = [1.0, 0.1, 0.01] if values is None else values
         self._value = schedules.piecewise_constant(boundaries, values)
+        for value in values:
+            check_number(type(self).__name__, 'values', value, allowed=NON_NEGATIVE)
         fixed = {'boundaries': list(boundaries), 'values': list(values)}
         super().__init__(base_lr, last_epoch, fixed=fixed)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..check import check_number
 from ..engine.observe import is_tracer, recorded
 from ..engine.own_state import EpochState, ProgressState
-from ..ranges import range_of
+from ..ranges import NON_NEGATIVE, range_of
 from ..state import OptimState
 from .arguments import Arguments
 from .base_rates import BaseRates
@@ -85,6 +85,8 @@ class LRScheduler(Arguments, BaseRates):
 
     rests_at_start = False
     """Whether it goes on from its present start where ``b`` was 0, not from the base as torch."""
+
+    ranges = dict.fromkeys(('eta_min', 'max_lr', 'swa_lr', 'warmup_start_lr'), NON_NEGATIVE)
 
     later_numbers: Mapping[str, float] = {}
     """The numbers that snapshots of older versions lack, as they were then."""

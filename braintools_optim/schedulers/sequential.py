@@ -58,10 +58,10 @@ class SequentialLR(Composite):
                 f'{owner} needs ascending integers >= 1 for milestones, got {milestones!r}.'
             )
         self._fixed = {'milestones': list(map(int, at))}
-        if isinstance(schedulers, list | tuple) and len(schedulers) != len(at) + 1:
+        given = [schedulers] if isinstance(schedulers, LRScheduler) else schedulers
+        if isinstance(given, list | tuple) and len(given) != len(at) + 1:
             raise ValueError(
-                f'{owner} needs one scheduler more than milestones, got {len(schedulers)} '
-                f'and {len(at)}.'
+                f'{owner} needs one scheduler more than milestones, got {len(given)} and {len(at)}.'
             )
         super().__init__(schedulers, last_epoch)
 

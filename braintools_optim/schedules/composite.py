@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from .backend import scalar
 from .domain import Milestones, Real, Scalar, admit
@@ -58,6 +59,8 @@ def piecewise_constant(boundaries: Sequence[int], values: Sequence[Scalar]) -> S
     """
     owner = 'piecewise_constant'
     at = admit(owner, 'boundaries', Milestones, boundaries)
+    if not isinstance(values, Sequence | np.ndarray | jax.Array) or isinstance(values, str):
+        raise TypeError(f'{owner} needs a list of numbers for values, got {values!r}.')
     each = [admit(owner, 'values', Real, v) for v in values]
     if len(each) != len(at) + 1:
         raise ValueError(

@@ -73,6 +73,8 @@ class Options(NamedTuple):
             refuse('preconditioner_init_scale', 'a number in (0, inf)')
         if not _known_in(self.noise_scale, lambda x: 0.0 <= x < np.inf):
             refuse('noise_scale', 'a number in [0, inf)')
+        if not _is_precision(self.precision):
+            refuse('precision', 'what jax.lax.dot takes for it')
         return self._replace(dtype=_storage(owner, self.dtype), **counts)
 
     def layout(self, shape: tuple[int, ...], scanned: bool) -> Layout:
@@ -114,6 +116,16 @@ def _storage(owner: str, dtype: Any) -> Any:
             f'float32) for dtype, got {dtype!r}; the range of float16 is too small.'
         )
     return canonical
+
+
+def _is_precision(given: Any) -> bool:
+    """Whether products can be computed in a precision."""
+    one = jax.ShapeDtypeStruct((1, 1), jnp.float32)
+    try:
+        jax.eval_shape(functools.partial(jax.lax.dot, precision=given), one, one)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _known_in(value: Any, allowed: Callable[[float], bool]) -> bool:
