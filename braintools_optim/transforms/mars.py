@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -113,33 +114,99 @@ def scale_by_mars(
     if clip not in CLIPS:
         raise ValueError(f'scale_by_mars needs one of {CLIPS} for clip, got {clip!r}.')
 
-    def matrix(p: jax.Array) -> bool:
-        return is_matrix(p, higher_rank)
+    rule = _Mars(
+        b1=b1,
+        b2=b2,
+        gamma=gamma,
+        eps=eps,
+        eps_root=eps_root,
+        max_grad_norm=max_grad_norm,
+        mu_dtype=mu_dtype,
+        variant=variant,
+        clip=clip,
+        amsgrad=amsgrad,
+        exact=exact,
+        first_step_correction=first_step_correction,
+        betas_1d=betas_1d,
+        higher_rank=higher_rank,
+        ns_dtype=ns_dtype,
+        leaf_counts=leaf_counts,
+    )
+    return optax.GradientTransformationExtraArgs(rule.init, rule.update)
 
-    def corrects(p: jax.Array) -> bool:
-        return betas_1d is None or matrix(p)
 
-    def divides(p: jax.Array) -> bool:
-        return variant == 'adamw' or not (corrects(p) if variant == 'lion' else matrix(p))
+class _Kept(NamedTuple):
+    """What the state has for one leaf, None where it has nothing."""
 
-    def only(where: Callable, zeros: Callable, params: optax.Params) -> Any:
-        return jax.tree.map(lambda p: zeros(p if where(p) else jnp.zeros(0, p.dtype)), params)
+    mu: Any
+    nu: Any
+    top: Any
+    mog: Any
 
-    def init(params: optax.Params) -> ScaleByMarsState:
-        if variant == 'shampoo':
+
+class _Decays(NamedTuple):
+    """The decays of a leaf's averages, and how Adam makes its direction of these."""
+
+    b1: Any
+    b2: Any
+    scale: Any
+    root: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class _Mars:
+    """What :func:`scale_by_mars` was told, and what it does."""
+
+    b1: Any
+    b2: Any
+    gamma: Any
+    eps: Any
+    eps_root: Any
+    max_grad_norm: Any
+    mu_dtype: Any
+    variant: str
+    clip: str | None
+    amsgrad: bool
+    exact: bool
+    first_step_correction: bool
+    betas_1d: tuple[Any, Any] | None
+    higher_rank: bool
+    ns_dtype: Any
+    leaf_counts: bool
+
+    def is_matrix(self, p: jax.Array) -> bool:
+        """Whether an array is a matrix."""
+        return is_matrix(p, self.higher_rank)
+
+    def corrects(self, p: jax.Array) -> bool:
+        """Whether the gradient of an array is corrected, and not taken as it is."""
+        return self.betas_1d is None or self.is_matrix(p)
+
+    def divides(self, p: jax.Array) -> bool:
+        """Whether the direction of an array is Adam's."""
+        if self.variant == 'adamw':
+            return True
+        return not (self.corrects(p) if self.variant == 'lion' else self.is_matrix(p))
+
+    def init(self, params: optax.Params) -> ScaleByMarsState:
+        """Return the state that it begins with."""
+        if self.variant == 'shampoo':
             refuse_complex(params)
-        no_squares = variant == 'lion' and betas_1d is None
+        no_squares = self.variant == 'lion' and self.betas_1d is None
         nu, top = (
-            None if no_squares else only(divides, moments.real_zeros, params) for _ in range(2)
+            None if no_squares else _only(self.divides, moments.real_zeros, params)
+            for _ in range(2)
         )
+        zeros = partial(moments.zeros_in, dtype=self.mu_dtype)
         return ScaleByMarsState(
-            moments.first_count(params, leaf_counts),
-            moments.zeros_in(params, mu_dtype),
-            MarsSquares(nu, top) if amsgrad and not no_squares else nu,
-            None if exact else only(corrects, lambda p: moments.zeros_in(p, mu_dtype), params),
+            moments.first_count(params, self.leaf_counts),
+            zeros(params),
+            MarsSquares(nu, top) if self.amsgrad and not no_squares else nu,
+            None if self.exact else _only(self.corrects, zeros, params),
         )
 
     def update(
+        self,
         updates: Any,
         state: Any,
         params: Any = None,
@@ -147,6 +214,7 @@ def scale_by_mars(
         previous_point_grads: Any = None,
         **extra: Any,
     ) -> tuple[Any, Any]:
+        """Return the directions, and the state that follows."""
         del params, extra
         leaves, treedef = flat(updates)
         size = len(leaves)
@@ -154,69 +222,94 @@ def scale_by_mars(
         def each(tree: Any) -> list[Any]:
             return [None] * size if tree is None else treedef.flatten_up_to(tree)
 
-        count = moments.next_count(state.count, updates)
-        gammas = moments.by_leaf(gamma, state.count, size) if callable(gamma) else [gamma] * size
-        new = [False] * size
-        if not first_step_correction:
-            new = moments.by_leaf(lambda t: t == 0, state.count, size)
-
-        def rule(b1: Any, b2: Any) -> list[tuple]:
-            scales = moments.by_leaf(lambda t: 1.0 / one_minus_power(b1, t), count, size)
-            roots = moments.root_by_leaf(b2, eps, eps_root, count, size)
-            return list(zip([b1] * size, [b2] * size, scales, roots, strict=True))
-
-        rules, others = rule(b1, b2), None if betas_1d is None else rule(*betas_1d)
-        mus, mogs = each(state.mu), each(state.mog)
         squares = state.nu if isinstance(state.nu, MarsSquares) else MarsSquares(state.nu, None)
-        nus, tops = each(squares.now), each(squares.top)
-        lasts = mogs if previous_point_grads is None else each(previous_point_grads)
+        trees = _Kept(state.mu, squares.now, squares.top, state.mog)
+        kept = [_Kept(*own) for own in zip(*map(each, trees), strict=True)]
+        lasts = each(state.mog if previous_point_grads is None else previous_point_grads)
+        count = moments.next_count(state.count, updates)
+        decays = self._decays(leaves, count)
+        changes = _bounded(
+            self._corrected(leaves, lasts, state.count), self.clip, self.max_grad_norm
+        )
+        for i, g in enumerate(leaves):
+            if not is_absent(g):
+                c = widened(g) if changes[i] is None else changes[i]
+                leaves[i], kept[i] = self._stepped(g, c, decays[i], kept[i])
+        mu, nu, top, mog = (
+            None if tree is None else treedef.unflatten([own[i] for own in kept])
+            for i, tree in enumerate(trees)
+        )
+        return treedef.unflatten(leaves), ScaleByMarsState(
+            count, mu, nu if top is None else MarsSquares(nu, top), mog
+        )
+
+    def _decays(self, leaves: list[Any], count: Any) -> list[_Decays]:
+        """Return what the averages of each leaf decay by."""
+        size = len(leaves)
+
+        def rule(b1: Any, b2: Any) -> list[_Decays]:
+            scales = moments.by_leaf(lambda t: 1.0 / one_minus_power(b1, t), count, size)
+            roots = moments.root_by_leaf(b2, self.eps, self.eps_root, count, size)
+            return [_Decays(b1, b2, *own) for own in zip(scales, roots, strict=True)]
+
+        mine = rule(self.b1, self.b2)
+        if self.betas_1d is None:
+            return mine
+        plain = rule(*self.betas_1d)
+        return [
+            mine[i] if is_absent(g) or self.corrects(g) else plain[i] for i, g in enumerate(leaves)
+        ]
+
+    def _corrected(self, leaves: list[Any], lasts: list[Any], count: Any) -> list[Any]:
+        """Return the gradients that are corrected, None for all others."""
+        size = len(leaves)
+        gammas = [self.gamma] * size
+        if callable(self.gamma):
+            gammas = moments.by_leaf(self.gamma, count, size)
+        new = [False] * size
+        if not self.first_step_correction:
+            new = moments.by_leaf(lambda t: t == 0, count, size)
 
         def corrected(g: Any, last: Any, rate: Any, first: Any) -> Any:
-            if is_absent(g) or not corrects(g):
+            if is_absent(g) or not self.corrects(g):
                 return None
             wide = widened(g)
             last = jnp.zeros_like(wide) if is_absent(last) else last.astype(wide.dtype)
             last = jnp.where(first, wide, last) if first is not False else last
-            return wide + moments.real_like(rate * b1 / (1.0 - b1), wide) * (wide - last)
+            factor = moments.real_like(rate * self.b1 / (1.0 - self.b1), wide)
+            return wide + factor * (wide - last)
 
-        changes = list(map(corrected, leaves, lasts, gammas, new))
-        changes = _bounded(changes, clip, max_grad_norm)
-        for i, g in enumerate(leaves):
-            if is_absent(g):
-                continue
-            own_b1, own_b2, scale, root = rules[i] if others is None or corrects(g) else others[i]
-            c = widened(g) if changes[i] is None else changes[i]
-            mu = moments.averaged(mus[i], c, own_b1)
-            if divides(g):
-                nu = moments.averaged(nus[i], (c * c.conj()).real, own_b2)
-                nus[i] = nu.astype(nus[i].dtype)
-                if amsgrad:
-                    nu = jnp.maximum(tops[i].astype(nu.dtype), nu)
-                    tops[i] = nu.astype(tops[i].dtype)
-                direction = mu * moments.real_like(scale, mu) / root(nu)
-            elif variant == 'lion':
-                direction = jnp.sign(mu)
-            else:
-                matrix = mu / (1.0 - own_b1)
-                direction = in_auto_axes(partial(_orthogonalized, ns_dtype), matrix, matrix)
-            leaves[i] = direction.astype(jnp.promote_types(g.dtype, mus[i].dtype))
-            mus[i] = mu.astype(mus[i].dtype)
-            if not exact and corrects(g):
-                # A copy: who gave the gradient may overwrite or donate it.
-                mogs[i] = jnp.array(g, mogs[i].dtype, copy=True)
+        return list(map(corrected, leaves, lasts, gammas, new))
 
-        def tree(old: Any, entries: list[Any]) -> Any:
-            return None if old is None else treedef.unflatten(entries)
+    def _stepped(self, g: Any, c: Any, own: _Decays, kept: _Kept) -> tuple[Any, _Kept]:
+        """Return the direction of a leaf, and what is kept then, given its gradient ``c``."""
+        mu = moments.averaged(kept.mu, c, own.b1)
+        if self.divides(g):
+            direction, kept = self._divided(mu, c, own, kept)
+        elif self.variant == 'lion':
+            direction = jnp.sign(mu)
+        else:
+            matrix = mu / (1.0 - own.b1)
+            direction = in_auto_axes(partial(_orthogonalized, self.ns_dtype), matrix, matrix)
+        if not self.exact and self.corrects(g):
+            # A copy: who gave the gradient may overwrite or donate it.
+            kept = kept._replace(mog=jnp.array(g, kept.mog.dtype, copy=True))
+        direction = direction.astype(jnp.promote_types(g.dtype, kept.mu.dtype))
+        return direction, kept._replace(mu=mu.astype(kept.mu.dtype))
 
-        nu, top = tree(squares.now, nus), tree(squares.top, tops)
-        return treedef.unflatten(leaves), ScaleByMarsState(
-            count,
-            treedef.unflatten(mus),
-            nu if top is None else MarsSquares(nu, top),
-            tree(state.mog, mogs),
-        )
+    def _divided(self, mu: Any, c: Any, own: _Decays, kept: _Kept) -> tuple[Any, _Kept]:
+        """Return Adam's direction, and what is kept of the squares."""
+        nu = moments.averaged(kept.nu, (c * c.conj()).real, own.b2)
+        kept = kept._replace(nu=nu.astype(kept.nu.dtype))
+        if self.amsgrad:
+            nu = jnp.maximum(kept.top.astype(nu.dtype), nu)
+            kept = kept._replace(top=nu.astype(kept.top.dtype))
+        return mu * moments.real_like(own.scale, mu) / own.root(nu), kept
 
-    return optax.GradientTransformationExtraArgs(init, update)
+
+def _only(where: Callable, zeros: Callable, params: optax.Params) -> Any:
+    """Return zeros for the leaves that are asked for, and empty arrays for the others."""
+    return jax.tree.map(lambda p: zeros(p if where(p) else jnp.zeros(0, p.dtype)), params)
 
 
 def mars(
