@@ -87,8 +87,10 @@ def check_metric(owner: str, name: str, value: Any) -> float:
 
 
 def is_plain_number(x: Any) -> bool:
-    """Whether a value is one of Python's real numbers, True and False not among them."""
-    return isinstance(x, int | float) and not isinstance(x, bool)
+    """Whether a value is one of Python's real numbers that a float can be; no True or False."""
+    if isinstance(x, int) and not isinstance(x, bool):
+        return abs(x) < 2**1023
+    return isinstance(x, float)
 
 
 def is_count(x: Any) -> bool:

@@ -474,6 +474,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
             )
         if self._pending is not None:
             self._pending.refuse_use(self)
+            self._pending = None  # what comes from now on is new
         check_constraints_met(self)
         stepper = Stepper(self)
         self._stepper = stepper

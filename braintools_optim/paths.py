@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from .transforms.names import path_name, plain_key
+from .transforms.names import path_name, plain_key, spelled_out
 
-__all__ = ['Keys', 'elementary', 'nest', 'path_name', 'plain_key', 'plain_keys']
+__all__ = ['Keys', 'elementary', 'nest', 'path_name', 'plain_key', 'plain_keys', 'spelled_out']
 
 Keys = tuple[Hashable, ...]
 

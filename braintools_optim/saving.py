@@ -40,7 +40,8 @@ class Savable:
     ) -> LoadReport:
         """Take over a snapshot, or raise with every difference, having changed nothing.
 
-        Before parameters are registered it is kept, and applied once all of its parameters are.
+        Before parameters are registered it is kept, and applied once all of its parameters are;
+        without strictness whenever some are, and the report then says what was found.
 
         Parameters
         ----------

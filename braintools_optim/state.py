@@ -18,11 +18,11 @@ from brainstate.graph import Node, states
 from brainstate.random import RandomState
 from jax.tree_util import DictKey
 
-from .paths import Keys, elementary, nest, path_name, plain_key, plain_keys
+from .paths import Keys, elementary, nest, path_name, plain_key, plain_keys, spelled_out
 
 __all__ = [
     *('PASSING', 'OptimState', 'RegisteredStates', 'UniqueStateManager', 'check_trainable'),
-    'with_copies',
+    *('two_called', 'with_copies'),
 ]
 
 
@@ -61,6 +61,11 @@ def _unsorted(whose: str) -> TypeError:
         f'the keys {whose} cannot be sorted among each other, as JAX sorts the keys of a dict; use '
         f'keys of one type at each level.'
     )
+
+
+def two_called(name: str) -> ValueError:
+    """Return the error of two parameters whose keys give them one name."""
+    return ValueError(f'two parameters would be called {name!r}: rename one of their keys.')
 
 
 class UniqueStateManager:
@@ -153,10 +158,10 @@ class UniqueStateManager:
         position = len(self._states)
         path = self._free_path(path)
         name = path_name(path)
-        suffix = 1
-        while name in self._names:  # only spellings such as {'a.b': x, 'a': {'b': y}} get here
-            suffix += 1
-            name = f'{path_name(path)}_{suffix}'
+        if name in self._names:  # only spellings such as {'a.b': x, 'a': {'b': y}} get here
+            name = spelled_out(path)
+            if name in self._names:
+                raise two_called(name)
         self._index[id(state)] = position
         self._states.append(state)
         self._paths.append(path)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-from saiunit import Quantity
 
 from ..check import check_number
 from ..engine.computation import Computation
+from ..engine.leaf import without_unit
 from ..engine.observe import is_tracer
 from ..engine.plan import GroupPlan
 from ..paths import Keys
@@ -64,6 +64,7 @@ def export(optimizer: OptaxOptimizer, copied: bool = True) -> dict[str, Any]:
         'options': {k: getattr(optimizer, k) for k in optimizer._bounds},
         'dtypes': {k: None if v is None else np.dtype(v).name for k, v in dtypes.items()},
         'defaults': {k: listed(v) for k, v in optimizer._defaults().items() if k != 'lr'},
+        'units': {x.name: str(x.unit) for x in optimizer._leaves if x.unit is not None},
         'param_groups': groups,
         'opt_state': states,
         'schedulers': schedulers,
@@ -175,21 +176,15 @@ def _plain_array(value: Any, copied: bool) -> Any:
     return np.array(value) if copied else value
 
 
-def export_params(
-    optimizer: OptaxOptimizer, copied: bool = True
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the arrays of the parameters by name, and the units of those that have one.
+def export_params(optimizer: OptaxOptimizer, copied: bool = True) -> dict[str, Any]:
+    """Return the arrays of the parameters by name.
 
     Of what is not as it was registered, loading would refuse the file: it is refused here.
     """
     values = Computation.of(optimizer).checked_values([s.value for s in optimizer.param_states])
     arrays: dict[str, Any] = {}
-    units: dict[str, str] = {}
-    for leaf, value in zip(optimizer._leaves, values, strict=True):
-        if isinstance(value, Quantity):
-            units[leaf.name] = str(value.unit)
-            value = value.mantissa
+    for leaf, value in zip(optimizer._leaves, map(without_unit, values), strict=True):
         arrays[leaf.name] = (
             value if isinstance(value, jax.Array) and not copied else np.array(value)
         )
-    return arrays, units
+    return arrays

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
     from .judge import Judge
 
-__all__ = ['check_fixed', 'export_fixed']
+__all__ = ['check_fixed', 'export_fixed', 'leaves_among']
 
 
 def export_fixed(optimizer: OptaxOptimizer) -> dict[str, Any]:
@@ -41,10 +41,7 @@ def check_fixed(optimizer: OptaxOptimizer, saved: Any, known: set[str], judge: J
         return
     left_out = {judge.new_name(name) for name in undecayed}
     functions = {judge.new_name(name): function for name, function in constrained.items()}
-    states = optimizer.param_states.names
-    for leaf in optimizer._leaves:
-        if states[leaf.state] not in known:
-            continue
+    for leaf in leaves_among(optimizer, known):
         decays, function = leaf.name not in left_out, _constraint(leaf)
         if decays != leaf.decays:
             judge.unexpected(
@@ -54,6 +51,12 @@ def check_fixed(optimizer: OptaxOptimizer, saved: Any, known: set[str], judge: J
             judge.unexpected(
                 f'constrain of {leaf.name} was {theirs!r:.80}, here it is {function!r:.80}'
             )
+
+
+def leaves_among(optimizer: OptaxOptimizer, known: set[str]) -> list[Leaf]:
+    """Return the leaves of those parameters that are among the ``known`` ones."""
+    names = optimizer.param_states.names
+    return [leaf for leaf in optimizer._leaves if names[leaf.state] in known]
 
 
 def _constraint(leaf: Leaf) -> Any:

@@ -87,8 +87,8 @@ def import_braintools(
     state = _translated_state(optimizer, saved, judge)
     if scheduler is not None:
         state['schedulers'][0] |= _translated_schedule(optimizer, plainly(_nested(scheduler)))
-    held = _translated_params(optimizer, saved) if params else ()
-    return take_over(optimizer, Saved(state, *held), judge)
+    held = _translated_params(optimizer, saved) if params else None
+    return take_over(optimizer, Saved(state, held), judge)
 
 
 def _translated_state(
@@ -176,20 +176,15 @@ def _translated_schedule(optimizer: OptaxOptimizer, saved: Mapping[str, Any]) ->
     }
 
 
-def _translated_params(
-    optimizer: OptaxOptimizer, saved: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, str]]:
+def _translated_params(optimizer: OptaxOptimizer, saved: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters by name; braintools keeps no units, so they are those here."""
     arrays: dict[str, Any] = {}
-    units: dict[str, str] = {}
     for leaf in optimizer._leaves:
         for group in saved['param_groups'].values():
             value = Chain.at(group.get('params', {}), leaf.path)
             if value is not None:
                 arrays[leaf.name] = value
-                if leaf.unit is not None:
-                    units[leaf.name] = str(leaf.unit)
-    return arrays, units
+    return arrays
 
 
 # ---- files and nested data -----------------------------------------------------------------------

@@ -15,6 +15,7 @@ from .codec import DEPTH, TOO_DEEP
 from .devices import placed, placed_parameter
 from .judge import Judge
 from .plain import plainly
+from .tree import plain_text
 
 __all__ = ['encoded', 'entries', 'restored']
 
@@ -70,6 +71,7 @@ def entries(node: Mapping, where: str) -> list[tuple[str, Any]]:
                 f'names, since it would come back under them.'
             )
         name = '.'.join(map(str, key)) if isinstance(key, tuple) else str(key)
+        name = plain_text(key) if isinstance(key, str) else name
         if name in found:
             raise ValueError(f'{where} has two entries that would be called {name!r}.')
         found[name] = value

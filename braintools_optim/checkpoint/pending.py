@@ -33,10 +33,9 @@ def take_over(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> LoadRepo
         judge.refuse(
             'it holds no parameters: it was saved before register_trainable_weights was called'
         )
-    report = judge.conclude()
-    report.waiting = True
+    judge.conclude()
     optimizer._pending = waiting
-    return report
+    return waiting.report
 
 
 class Pending:
@@ -44,6 +43,7 @@ class Pending:
 
     def __init__(self, saved: Saved, judge: Judge):
         self.judge = judge.anew()
+        self.report = LoadReport(waiting=True)  # which the user holds
         self.saved = copy.deepcopy(saved)
         state = saved.state
         groups = state.get('param_groups', {}) if isinstance(state, Mapping) else {}
@@ -58,20 +58,26 @@ class Pending:
         self.names = {rename(name) for names in lists for name in names}
 
     def lacks(self, optimizer: OptaxOptimizer) -> list[str]:
-        """Return the parameters that are still to come, none if it can be judged now."""
+        """Return the parameters that are still to come, none if others came in their place."""
         live = set(optimizer.param_states.names)
-        if not self.judge.strict:
-            complete = len(optimizer.param_groups) >= self.groups
-            return [] if complete else sorted(self.names - live)
-        return sorted(self.names - live) if live <= self.names else []
+        if self.judge.strict and not live <= self.names:
+            return []
+        return sorted(self.names - live)
 
     def apply(self, optimizer: OptaxOptimizer) -> None:
-        """Restore it if all that it has is there."""
-        if not self.lacks(optimizer):
-            restore(optimizer, self.saved, self.judge.anew())
+        """Restore it if all that it has is there, or without strictness what is there."""
+        waits = bool(self.lacks(optimizer))
+        if waits and self.judge.strict:
+            return
+        report = restore(optimizer, self.saved, self.judge.anew())
+        optimizer._pending = self if waits else None
+        kept = {'waiting': waits, 'extra': self.report.extra}
+        vars(self.report).update(vars(report), **kept)
 
     def refuse_use(self, optimizer: OptaxOptimizer) -> None:
-        """Raise, since what the optimizer holds is not yet what was loaded."""
+        """Raise if what the optimizer holds is not yet what was loaded."""
+        if not self.judge.strict:
+            return
         raise CheckpointError(
             f'the checkpoint that was loaded into this {type(optimizer).__name__} waits for the '
             f'parameters {self.lacks(optimizer)} of its {self.groups} groups; register them, or '

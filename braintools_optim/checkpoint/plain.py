@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-__all__ = ['plain_flag', 'plainly', 'shaped_like']
+__all__ = ['alike', 'plain_flag', 'plainly', 'shaped_like']
 
 
 def plain_flag(flag: Any) -> Any:
@@ -61,3 +61,14 @@ def shaped_like(value: Any, template: Any) -> Any:
                 for i, v in enumerate(value)
             ]
     return value
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two nested data hold the same, where nan is nan."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(alike(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+    return type(one) is type(other) and (one == other or one != one and other != other)

@@ -16,7 +16,7 @@ from ..hyper import TO_COME, names_in_use, number_at
 from ..schedulers.snapshot import resized
 from .devices import placed, placed_parameter
 from .export import VERSION, export_group, refuse_traced
-from .fixed import check_fixed
+from .fixed import check_fixed, leaves_among
 from .judge import Judge, LoadReport
 from .plain import plainly, shaped_like
 from .restore_slots import checked_slots
@@ -31,6 +31,7 @@ REQUIRED = ('optimizer', 'step_count', 'param_groups', 'opt_state', 'schedulers'
 KNOWN = (
     *REQUIRED,
     *('format', 'schema', 'lr', 'base_lr', 'dtypes', 'defaults', 'accumulate_steps', 'fixed'),
+    'units',
 )
 
 
@@ -38,8 +39,7 @@ class Saved(NamedTuple):
     """What was saved of an optimizer."""
 
     state: Any  # what state_dict() returned, if it is what it ought to be
-    params: Mapping[str, Any] | None = None  # the arrays of the parameters by name ...
-    units: Mapping[str, str] | None = None  # ... and the units of those that have one
+    params: Mapping[str, Any] | None = None  # the arrays of the parameters by name
 
 
 class Restoration:
@@ -137,7 +137,9 @@ def examine(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> Restoratio
     found.defaults = _checked_defaults(optimizer, defaults, judge)
     if len(optimizer.param_states):
         _examine_groups(optimizer, state, judge, found)
-        if 'fixed' in state:  # which older files lack
+        if 'units' in state:  # which older files lack, as what is fixed
+            _check_units(optimizer, plainly(state['units']), found.known, judge)
+        if 'fixed' in state:
             check_fixed(optimizer, state['fixed'], found.known, judge)
         found.params = _checked_params(optimizer, saved, judge)
         schedulers = plainly(state.get('schedulers', []))
@@ -229,10 +231,13 @@ def _examine_groups(
 
 def checked_names(given: Any, where: str, judge: Judge) -> list[str] | None:
     """Return the names of a group's parameters; the judge gets to know what are none."""
-    if isinstance(given, list) and all(isinstance(n, str) for n in given):
-        return given
-    judge.refuse(f'{where}: params must be a list of names, got {given!r:.80}')
-    return None
+    if not isinstance(given, list) or not all(isinstance(n, str) for n in given):
+        judge.refuse(f'{where}: params must be a list of names, got {given!r:.80}')
+        return None
+    if len(set(given)) < len(given):
+        judge.refuse(f'{where}: params has a name twice, got {given!r:.80}')
+        return None
+    return given
 
 
 def _checked_members(mine: Mapping, saved: Mapping, where: str, judge: Judge) -> set[str]:
@@ -302,6 +307,15 @@ def _checked_defaults(optimizer: OptaxOptimizer, saved: Mapping, judge: Judge) -
     return numbers
 
 
+def _check_units(optimizer: OptaxOptimizer, saved: Any, known: set[str], judge: Judge) -> None:
+    """Refuse other units of parameters: their state is in them, too."""
+    units = judge.renamed(judge.as_dict(saved, 'units'), 'units')
+    for leaf in leaves_among(optimizer, known):
+        theirs, mine = units.get(leaf.name), None if leaf.unit is None else str(leaf.unit)
+        if theirs != mine:
+            judge.refuse(f'the parameter {leaf.name} was in {theirs!s:.80}, here it is in {mine}')
+
+
 # ---- schedulers --------------------------------------------------------------------------------
 
 
@@ -345,7 +359,6 @@ def _checked_params(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> li
     if saved.params is None:
         return []
     arrays = judge.renamed(saved.params, 'params')
-    units = judge.renamed(saved.units or {}, 'units')
     new, leaves = [], iter(optimizer._leaves)
     for state in optimizer.param_states:
         old, treedef = flat_values(state.value)
@@ -355,10 +368,6 @@ def _checked_params(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> li
                 judge.missing(f'the parameter {leaf.name} is missing')
                 values.append(like)
                 continue
-            unit = None if leaf.unit is None else str(leaf.unit)
-            if units.get(leaf.name) != unit:
-                theirs = units.get(leaf.name)
-                judge.refuse(f'the parameter {leaf.name} was in {theirs}, here it is in {unit}')
             values.append(placed_parameter(arrays[leaf.name], like, leaf.name, judge))
         new.append((state, treedef.unflatten(values)))
     for name in sorted(set(arrays) - {leaf.name for leaf in optimizer._leaves}):

@@ -110,7 +110,7 @@ class Checkpointer:
         found = []
         for entry in self.directory.iterdir():
             match = _NAME.fullmatch(entry.name)
-            if match is None:
+            if match is None or entry.is_dir():
                 continue
             try:
                 metric = None if match[2] is None else float(match[2])

@@ -36,7 +36,7 @@ def save(
     meta = export(optimizer, copied=False)
     tree = {'opt_state': meta.pop('opt_state')}
     if check_flag('save', 'params', params, False):
-        tree['params'], meta['units'] = export_params(optimizer, copied=False)
+        tree['params'] = export_params(optimizer, copied=False)
     if extra is not None:
         tree['extra'] = encoded(extra, 'extra')
     write = partial(file.write, path, kind=KIND, meta={'state': meta})
@@ -59,7 +59,7 @@ def load(optimizer: OptaxOptimizer, path: str | os.PathLike, judge: Judge) -> Lo
     known = {'opt_state', 'params', 'extra'}
     for key in sorted(set(tree) - known):
         judge.unexpected(f'{key!r} is unknown here')
-    saved = Saved(state_dict_of(meta, tree), tree.get('params'), state.get('units'))
+    saved = Saved(state_dict_of(meta, tree), tree.get('params'))
     report = take_over(optimizer, saved, judge)
     report.extra = tree.get('extra')
     return report
@@ -67,5 +67,4 @@ def load(optimizer: OptaxOptimizer, path: str | os.PathLike, judge: Judge) -> Lo
 
 def state_dict_of(meta: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
     """Return the snapshot that a file of one optimizer holds."""
-    state = {k: v for k, v in meta['state'].items() if k != 'units'}
-    return {**state, 'opt_state': tree['opt_state']}
+    return {**meta['state'], 'opt_state': tree['opt_state']}

@@ -18,7 +18,10 @@ import numpy as np
 from .codec import DEPTH, TOO_DEEP, Malformed
 from .dtype import DTYPES, KEYS, is_dtype
 
-__all__ = ['BYTES', 'INT', 'Entry', 'ArrayToSave', 'copied', 'flatten', 'place', 'plain', 'shown']
+__all__ = [
+    *('BYTES', 'INT', 'Entry', 'ArrayToSave', 'copied', 'flatten', 'place', 'plain', 'plain_text'),
+    'shown',
+]
 
 BYTES, INT = 'bytes', 'int'  # dtypes beside numpy's; an int is two's complement
 _AXES = 64  # numpy's limit
@@ -223,11 +226,19 @@ def _split(value: Any, path: Path, depth: int, leaves: list[ArrayToSave]) -> Any
                     raise TypeError(
                         f'{shown(path)} has the key {key!r} of {_name(type(key))}; keys must be str'
                     )
-            return {str(k): _split(v, (*path, str(k)), depth + 1, leaves) for k, v in value.items()}
+            return {
+                (name := plain_text(k)): _split(v, (*path, name), depth + 1, leaves)
+                for k, v in value.items()
+            }
         return [_split(v, (*path, i), depth + 1, leaves) for i, v in enumerate(value)]
     if isinstance(value, float | str):  # of a subclass, of which only the value is kept
-        return float(value) if isinstance(value, float) else str(value)
+        return float(value) if isinstance(value, float) else plain_text(value)
     raise TypeError(f'{shown(path)} is of {_name(kind)}, which cannot be saved; {_SAVABLE}')
+
+
+def plain_text(text: str) -> str:
+    """Return the text that a value of a subclass is, such as a member of an Enum."""
+    return str.__str__(text)
 
 
 def _name(kind: type) -> str:

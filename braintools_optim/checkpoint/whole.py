@@ -20,7 +20,7 @@ from .errors import CheckpointError, IncompatibleCheckpoint
 from .export import export, refuse_unloadable
 from .judge import Judge, LoadReport
 from .nested import encoded, entries, restored
-from .plain import plainly, shaped_like
+from .plain import alike, plainly, shaped_like
 from .restore import Restoration, Saved, examine
 from .single import state_dict_of
 
@@ -169,9 +169,18 @@ class _Walk:
         self.optimizers: list[Restoration] = []
         self.schedulers: list[tuple[Scheduler, Mapping[str, Any]]] = []
         self.states: list[tuple[State, Any]] = []
+        self.seen: dict[int, tuple[str, Any]] = {}  # where each live object stands first
 
     def visit(self, node: Any, saved: Any, where: str) -> Any:
         """Return what was saved of a node that is data; nothing is written yet."""
+        if isinstance(node, OptaxOptimizer | Scheduler | State):
+            first, before = self.seen.setdefault(id(node), (where, saved))
+            if first != where:
+                if not alike(before, saved):
+                    self.judge.refuse(
+                        f'{where} and {first} are one object here; what was saved of them differs'
+                    )
+                return _LIVE
         if isinstance(node, OptaxOptimizer):
             self._visit_optimizer(node, saved, where)
         elif isinstance(node, Scheduler):

@@ -7,6 +7,7 @@ a gradient against its parameter stands here, and runs when a step is traced.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,9 +20,9 @@ from saiunit import Quantity
 
 from ..by_path import ByPath
 from ..decay_mask import decays
-from ..paths import Keys, path_name, plain_keys
+from ..paths import Keys, path_name, plain_keys, spelled_out
 from ..precision import Precision
-from ..state import UniqueStateManager
+from ..state import UniqueStateManager, two_called
 from ..transforms.masters import wider
 from ..transforms.mesh import in_auto_axes, resharded
 from ..transforms.sparse import coalesced
@@ -321,15 +322,17 @@ def leaves_of(
     elif callable(decay_mask):
         decay_mask = decay_mask(manager.to_pytree_value())
     mask, constraints = ByPath(decay_mask), ByPath(constrain)
+    held = [
+        jax.tree_util.tree_flatten_with_path(state.value, is_leaf=is_unit_leaf) for state in manager
+    ]
+    names = iter(_names(manager.names, [[path for path, _ in inner] for inner, _ in held]))
     found = []
-    for position, (path, state) in enumerate(manager.get_flattened()):
-        inner, tree = jax.tree_util.tree_flatten_with_path(state.value, is_leaf=is_unit_leaf)
+    for position, path in enumerate(manager.unique_paths):
+        inner, tree = held[position]
         if not inner:
             raise TypeError(f'parameter {manager.names[position]!r} holds no arrays.')
         for sub_path, value in inner:
-            suffix = path_name(sub_path)
-            dot = '' if not suffix or suffix.startswith('[') else '.'
-            name = f'{manager.names[position]}{dot}{suffix}'
+            name = next(names)
             if not isinstance(without_unit(value), NUMBERS):
                 raise TypeError(f'parameter {name!r} must be an array, got {value!r:.80}.')
             unit = value.unit if isinstance(value, Quantity) else None
@@ -351,6 +354,23 @@ def leaves_of(
             said = decays(mask.at(leaf.path), leaf.name)
             found.append(replace(leaf, decays=said, constraint=constraints.at(leaf.path)))
     return found
+
+
+def _names(owners: list[str], paths: list[list[tuple]]) -> list[str]:
+    """Return a name for each path within the States of these names, none of them twice."""
+    pairs = [(owner, path) for owner, inner in zip(owners, paths, strict=True) for path in inner]
+    names = [_joined(owner, path_name(path)) for owner, path in pairs]
+    often = Counter(names)
+    for i, (owner, path) in enumerate(pairs):
+        if path and often[names[i]] > 1:
+            names[i] = f'{owner}{spelled_out(path)}'
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise two_called(twice[0])
+    return names
+
+
+def _joined(owner: str, name: str) -> str:
+    return f'{owner}.{name}' if name and not name.startswith('[') else f'{owner}{name}'
 
 
 def without_unit(value: Any) -> Any:

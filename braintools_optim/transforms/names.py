@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
-__all__ = ['path_name', 'plain_key']
+__all__ = ['path_name', 'plain_key', 'spelled_out']
 
 
 def plain_key(entry: Any) -> Hashable:
@@ -33,3 +33,8 @@ def path_name(path: tuple) -> str:
             word = '.'.join(map(str, key)) if isinstance(key, tuple) else str(key)
             text += f'.{word}' if text else word
     return text
+
+
+def spelled_out(path: tuple) -> str:
+    """Return a path with each key by itself, ``['a.b']['c']``, where its name is another's, too."""
+    return ''.join(f'[{plain_key(entry)!r}]' for entry in path)
