@@ -118,6 +118,26 @@ def test_rprop_starts_with_the_first_rate_that_is_not_zero():
     assert moves[2] > 0.4 and moves[3] == pytest.approx(moves[2] * 1.2 / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize(('dtype', 'large'), [('float16', 300.0), ('float32', 3e19)])
+@pytest.mark.parametrize(
+    ('make', 'want'),  # torch 2.13.0
+    [
+        (lambda: bo.Adam(0.1), 0.7),
+        (lambda: bo.AdamW(0.1), 0.6973),
+        (lambda: bo.RMSprop(0.1), -1.28913),
+        (lambda: bo.RMSprop(0.1, centered=True), -1.31014),
+        (lambda: bo.Adadelta(0.1), 0.999029),
+        (lambda: bo.Nadam(0.1), 0.742765),
+    ],
+)
+def test_a_gradient_whose_square_alone_would_overflow_moves_its_parameter(make, want, dtype, large):
+    weight = ParamState(jnp.ones(2, dtype))
+    opt = make().register_trainable_weights({'w': weight})
+    for _ in range(3):
+        opt.step({'w': jnp.array([large, 1.0], dtype)})
+    np.testing.assert_allclose(weight.value, [want] * 2, atol=2e-5 if dtype == 'float32' else 2e-3)
+
+
 def test_rprop_takes_nan_as_zero_where_it_is():
     opt, weight = registered(bo.Rprop(0.01), size=3)
     nan, found = np.nan, []

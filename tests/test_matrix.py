@@ -28,6 +28,22 @@ def training(opt, steps=4, value=MATRIX, dtype=jnp.float32):
 # ---- Adafactor ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('wrong', [np.inf, np.nan])
+def test_adafactor_loses_what_is_not_finite_alone(wrong, x64):
+    w = {'vector': ParamState(jnp.arange(1.0, 4.0)), 'stack': ParamState(1.0 + jnp.arange(8.0))}
+    w['stack'].value = w['stack'].value.reshape(2, 2, 2)
+    opt = bo.Adafactor(0.1).register_trainable_weights(w)
+    stack = jnp.array([[[1.0, wrong], [2.0, 3.0]], [[1.0, 2.0], [3.0, 4.0]]])
+    opt.step({'vector': jnp.array([1.0, wrong, 2.0]), 'stack': stack})
+    np.testing.assert_allclose(w['vector'].value, [0.7839753100530713, np.nan, 2.783975310053071])
+    np.testing.assert_allclose(  # torch 2.13.0
+        w['stack'].value[1],
+        [[4.608847855687841, 5.446827332562426], [6.475214329463923, 7.5052273249258805]],
+    )
+    opt.step({'vector': jnp.ones(3)})
+    np.testing.assert_allclose(w['vector'].value, [0.7838753100530713, np.nan, 2.7839090391303225])
+
+
 def test_adafactor_takes_the_names_of_braintools():
     theirs = {'clip_threshold': 1.2, 'decay_rate': 0.7, 'eps': (1e-6, 1e-2), 'lr': None}
     ours = {'d': 1.2, 'beta2_decay': -0.7, 'eps': (1e-6, 1e-2), 'lr': 1e-2}

@@ -12,7 +12,12 @@ from ..optimizer import OptaxOptimizer
 from ..ranges import DECAY, NON_NEGATIVE, UNIT
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
-from ..transforms import scale_by_adagrad, scale_by_centered_rms
+from ..transforms import (
+    scale_by_adadelta,
+    scale_by_adagrad,
+    scale_by_centered_rms,
+    scale_by_rms,
+)
 from ..transforms.momentum import unless_zero
 from .chain import descent
 
@@ -75,7 +80,7 @@ class RMSprop(OptaxOptimizer):
         if h.centered:
             quotient = scale_by_centered_rms(h.alpha, h.eps)
         else:
-            quotient = optax.scale_by_rms(h.alpha, h.eps, eps_in_sqrt=False)
+            quotient = scale_by_rms(h.alpha, h.eps)
         if h.uses('momentum'):
             quotient = optax.chain(quotient, unless_zero(h.momentum, optax.trace(h.momentum)))
         return descent(h, quotient)
@@ -166,4 +171,4 @@ class Adadelta(OptaxOptimizer):
     @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay, then the direction, then the step."""
-        return descent(h, optax.scale_by_adadelta(h.rho, h.eps))
+        return descent(h, scale_by_adadelta(h.rho, h.eps))

@@ -8,11 +8,12 @@ from typing import Any
 
 from .. import schedules
 from ..check import check_number
+from ..engine.observe import is_tracer
 from ..ranges import NON_NEGATIVE
 from .functions import call_or_each, called
 from .present import PresentRate
 from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler, PerGroup
-from .row import Row
+from .row import Row, either
 from .shown import Parts
 
 __all__ = [
@@ -21,7 +22,32 @@ __all__ = [
 ]
 
 
-class StepLR(LRScheduler):
+class Geometric(LRScheduler):
+    """What multiplies by ``gamma`` now and then.
+
+    Where its powers have come to zero, as all of gamma=0, it goes on with the factor alone: so a
+    learning rate that is changed by hand decays from there on.
+    """
+
+    def _decays(self, epoch: Any) -> Any:
+        """Return how often it has multiplied by gamma up to an epoch."""
+        raise NotImplementedError
+
+    def _moved(
+        self, group: int, row: Row, lr: Any, now: Any, then: Any, carries: bool
+    ) -> tuple[Row, Any]:
+        if not carries or type(self).affine is not LRScheduler.affine:
+            return super()._moved(group, row, lr, now, then, carries)
+        _, scale = self._affine(now, group, row)
+        moved, new = super()._moved(group, row, lr, now, then, carries)
+        if not is_tracer(scale) and scale != 0.0:
+            return moved, new
+        times = self._decays(then) - self._decays(now)
+        new = either(scale == 0.0, lr * self._numbers_of(row)['gamma'] ** times, new)
+        return moved._replace(written=new), new
+
+
+class StepLR(Geometric):
     r"""Multiply the learning rate by a factor every so many epochs.
 
     .. math:: \eta_t = \gamma^{\lfloor t / s \rfloor}\,\eta_0
@@ -49,8 +75,11 @@ class StepLR(LRScheduler):
     ):
         super().__init__(base_lr, last_epoch, step_size=step_size, gamma=gamma)
 
+    def _decays(self, epoch: Any) -> Any:
+        return epoch // self.step_size
 
-class MultiStepLR(LRScheduler):
+
+class MultiStepLR(Geometric):
     r"""Multiply the learning rate by a factor at each of several epochs.
 
     .. math:: \eta_t = \gamma^{|\{i : m_i \le t\}|}\,\eta_0
@@ -78,8 +107,11 @@ class MultiStepLR(LRScheduler):
     ):
         super().__init__(base_lr, last_epoch, milestones=milestones, gamma=gamma)
 
+    def _decays(self, epoch: Any) -> Any:
+        return sum(1 * (epoch >= m) for m in self._fixed['milestones'])
 
-class ExponentialLR(LRScheduler):
+
+class ExponentialLR(Geometric):
     r"""Multiply the learning rate by a factor at every epoch.
 
     .. math:: \eta_t = \gamma^t\,\eta_0
@@ -103,6 +135,9 @@ class ExponentialLR(LRScheduler):
         last_epoch: int = 0,
     ):
         super().__init__(base_lr, last_epoch, gamma=gamma)
+
+    def _decays(self, epoch: Any) -> Any:
+        return epoch
 
 
 class ExponentialDecayLR(LRScheduler):

@@ -158,6 +158,10 @@ class Scheduler(metaclass=_SchedulerType):
         """Return the hyper-parameters besides the learning rates, by group and name."""
         return {}
 
+    def _first_settings(self, progress: Progress) -> dict[tuple[int, str], Any]:
+        """Return those that it gives an optimizer which it begins to drive."""
+        return self._settings(progress)
+
     def _fit(self, optimizer: OptaxOptimizer) -> None:
         """Raise if it cannot drive an optimizer."""
 
@@ -199,7 +203,7 @@ class Scheduler(metaclass=_SchedulerType):
             lrs = self._begin(optimizer)
             optimizer._enlist(self)
             self._set_optimizer(optimizer)
-            self._drive(self._progress(), lrs)
+            self._drive(self._progress(), lrs, first=True)
 
     def step(self, epoch: Any = None) -> None:
         """Go on to the next epoch, or to the one given."""
@@ -244,13 +248,16 @@ class Scheduler(metaclass=_SchedulerType):
         """Go on to the next epoch."""
         self.step()
 
-    def _drive(self, progress: Progress, lrs: list, by_hand: bool = False) -> None:
+    def _drive(
+        self, progress: Progress, lrs: list, by_hand: bool = False, first: bool = False
+    ) -> None:
         """Give the optimizer its hyper-parameters."""
         if self.optimizer is not None:
+            settings = (self._first_settings if first else self._settings)(progress)
             changes: dict[tuple[int, str], Any] = {
                 (i, 'lr'): lr for i, lr in enumerate(lrs[: len(self.optimizer._groups)])
             }
-            self.optimizer._assign(changes | self._settings(progress), by_hand)
+            self.optimizer._assign(changes | settings, by_hand)
 
     def _lrs(self) -> list:
         """Return the present learning rates."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from ..check import is_count
@@ -175,13 +175,30 @@ class SequentialLR(Composite):
         ``go(i, part, epoch)`` is what the scheduler at i makes of its part, at an epoch of its own.
         """
         parts, new = list(progress.memory), lrs
-        for i, begin in enumerate([0, *self.milestones]):
-            end = self.milestones[i] if i < len(self.milestones) else None
-            runs = then >= begin if end is None else (then >= begin) & (then < end)
-            if not is_tracer(then) and not runs:
-                continue
+        for i, begin, runs in self._running(then):
             parts[i], new = either(runs, go(i, parts[i], then - begin), (parts[i], new))
         return Progress(then, parts), new
+
+    def _running(self, epoch: Any) -> Iterator[tuple[int, int, Any]]:
+        """Return which scheduler may run at an epoch, since when, and whether it does."""
+        for i, begin in enumerate([0, *self.milestones]):
+            end = self.milestones[i] if i < len(self.milestones) else None
+            runs = epoch >= begin if end is None else (epoch >= begin) & (epoch < end)
+            if is_tracer(epoch) or runs:
+                yield i, begin, runs
+
+    def _settings(self, progress: Progress) -> dict[tuple[int, str], Any]:
+        """Return those of the scheduler that runs; what it does not set stays as it is."""
+        found: dict[tuple[int, str], Any] = {}
+        for i, _, runs in self._running(progress.epoch):
+            for key, value in self._children[i]._settings(progress.memory[i]).items():
+                before = found[key] if key in found else self._present_number(*key)
+                found[key] = either(runs, value, before)
+        return found
+
+    def _present_number(self, group: int, name: str) -> Any:
+        assert self.optimizer is not None  # whose numbers they are
+        return self.optimizer._groups[group].number(name)
 
     def _written(self, progress: Progress) -> list:
         def written(i: int, part: Progress, then: Any) -> tuple[Progress, list]:

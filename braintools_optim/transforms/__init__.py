@@ -22,8 +22,10 @@ from .adam_variants import (
 from .adaptive import (
     ScaleByAdagradState,
     ScaleByCenteredRmsState,
+    scale_by_adadelta,
     scale_by_adagrad,
     scale_by_centered_rms,
+    scale_by_rms,
 )
 from .ademamix import (
     ScaleByAdemamixState,
@@ -117,6 +119,7 @@ __all__ = [
     'mars',
     'newton_schulz',
     'quad',
+    'scale_by_adadelta',
     'scale_by_adafactor',
     'scale_by_adagrad',
     'scale_by_adam',
@@ -133,6 +136,7 @@ __all__ = [
     'scale_by_novograd',
     'scale_by_quad',
     'scale_by_radam',
+    'scale_by_rms',
     'scale_by_skew',
     'scale_by_sm3',
     'scale_by_sparse_adam',

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from .count import advanced, one_minus_power, spread, zero_counts
+from .moments import averaged_square
 
 __all__ = ['ScaleByAdamState', 'bias_corrected', 'scale_by_adam']
 
@@ -46,7 +47,7 @@ def scale_by_adam(
         del params
         counts = advanced(state.leaf_counts, updates)
         mu = jax.tree.map(lambda m, g: b1 * m + (1.0 - b1) * g, state.mu, updates)
-        nu = jax.tree.map(lambda v, g: b2 * v + (1.0 - b2) * (g * g.conj()).real, state.nu, updates)
+        nu = jax.tree.map(lambda v, g: averaged_square(v, g, b2), state.nu, updates)
         nu_max = jax.tree.map(jnp.maximum, state.nu_max, nu) if amsgrad else None
         updates = bias_corrected(mu, nu_max if amsgrad else nu, counts, b1, b2, eps)
         return updates, ScaleByAdamState(counts, mu, nu, nu_max)

@@ -10,6 +10,7 @@ import optax
 
 from .absent import present
 from .count import advanced, one_minus_power, spread, zero_counts
+from .moments import averaged_square
 
 __all__ = [
     'ScaleByNadamState',
@@ -96,7 +97,7 @@ def scale_by_nadam(
         )
         products = jnp.where(present(updates), state.leaf_products * now, state.leaf_products)
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
-        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
+        nu = jax.tree.map(lambda v, g: averaged_square(v, g, b2), state.nu, updates)
         of_g = spread((1.0 - now) / (1.0 - products), updates)
         of_m = spread(later / (1.0 - products * later), updates)
         of_v = spread(jax.lax.rsqrt(one_minus_power(b2, counts)), updates)
@@ -129,7 +130,7 @@ def scale_by_radam(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8) -> optax.Gra
         del params
         counts = advanced(state.leaf_counts, updates)
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
-        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
+        nu = jax.tree.map(lambda v, g: averaged_square(v, g, b2), state.nu, updates)
         updates = rectified(mu, nu, counts, b1, b2, eps)
         return updates, ScaleByTwoMomentsState(counts, mu, nu)
 

@@ -9,12 +9,15 @@ import jax.numpy as jnp
 import optax
 
 from .count import advanced, spread, zero_counts
+from .moments import averaged_square
 
 __all__ = [
     'ScaleByAdagradState',
     'ScaleByCenteredRmsState',
+    'scale_by_adadelta',
     'scale_by_adagrad',
     'scale_by_centered_rms',
+    'scale_by_rms',
 ]
 
 
@@ -54,6 +57,46 @@ def scale_by_adagrad(
     return optax.GradientTransformation(init, update)
 
 
+def scale_by_rms(decay: Any = 0.99, eps: Any = 1e-8) -> optax.GradientTransformation:
+    r"""Divide by the root of the averaged square.
+
+    .. math:: v_t = \alpha v_{t-1} + (1-\alpha) g_t^2, \quad u_t = \frac{g_t}{\sqrt{v_t} + \epsilon}
+
+    It differs from :func:`optax.scale_by_rms` where only the share of a square does not overflow.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        nu = jax.tree.map(lambda v, g: averaged_square(v, g, decay), state.nu, updates)
+        updates = jax.tree.map(lambda g, v: g / (jnp.sqrt(v) + eps), updates, nu)
+        return updates, optax.ScaleByRmsState(nu)
+
+    return optax.GradientTransformation(optax.scale_by_rms().init, update)
+
+
+def scale_by_adadelta(rho: Any = 0.9, eps: Any = 1e-6) -> optax.GradientTransformation:
+    r"""Divide by the root of the averaged square, multiply by that of the averaged square step.
+
+    .. math:: v_t = \rho v_{t-1} + (1-\rho) g_t^2, \quad
+              u_t = \frac{\sqrt{d_{t-1} + \epsilon}}{\sqrt{v_t + \epsilon}} g_t, \quad
+              d_t = \rho d_{t-1} + (1-\rho) u_t^2
+
+    It differs from :func:`optax.scale_by_adadelta` where only the share of a square does not
+    overflow.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        squares = jax.tree.map(lambda v, g: averaged_square(v, g, rho), state.e_g, updates)
+        updates = jax.tree.map(
+            lambda g, v, d: jnp.sqrt(d + eps) / jnp.sqrt(v + eps) * g, updates, squares, state.e_x
+        )
+        steps = jax.tree.map(lambda d, u: averaged_square(d, u, rho), state.e_x, updates)
+        return updates, optax.ScaleByAdaDeltaState(squares, steps)
+
+    return optax.GradientTransformation(optax.scale_by_adadelta().init, update)
+
+
 class ScaleByCenteredRmsState(NamedTuple):
     """The averaged gradient, and its variance."""
 
@@ -80,7 +123,7 @@ def scale_by_centered_rms(decay: Any = 0.99, eps: Any = 1e-8) -> optax.GradientT
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         variance = jax.tree.map(
-            lambda s, g, m: decay * (s + (1.0 - decay) * (g - m) ** 2),
+            lambda s, g, m: decay * (s + (1.0 - decay) * (g - m) * (g - m)),
             state.variance,
             updates,
             state.mu,

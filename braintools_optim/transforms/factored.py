@@ -104,13 +104,18 @@ def scale_by_adafactor(
             if split(g):
                 v = widened(r) / jnp.maximum(_mean(widened(r), -2), least[0]) * widened(c)
             u = wide * jax.lax.rsqrt(jnp.maximum(widened(v), jnp.maximum(least[1], tiny)))
-            u = u / jnp.maximum(1.0, _rms(u) / d)
-            return (s.astype(u.dtype) * jnp.maximum(_rms(widened(p)), eps2) * u).astype(g.dtype)
+            u = u / _at_least(1.0, _rms(u) / d)
+            return (s.astype(u.dtype) * _at_least(eps2, _rms(widened(p))) * u).astype(g.dtype)
 
         updates = jax.tree.map(direction, updates, params, nu, row, col, size)
         return updates, ScaleByAdafactorState(counts, nu, row, col)
 
     return optax.GradientTransformation(init, update)
+
+
+def _at_least(least: Any, x: jax.Array) -> jax.Array:
+    """Return the larger one; the least for nan, so that one such entry does not spread."""
+    return jnp.where(x > least, x, least)
 
 
 def _mean(x: jax.Array, axis: int) -> jax.Array:

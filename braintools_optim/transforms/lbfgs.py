@@ -115,7 +115,8 @@ def step_by_lbfgs(
         if scale_init_precond:
             sizes = [jnp.sum(jnp.abs(widened(g))) for g in jax.tree.leaves(updates)]
             total = sum(sizes, start=jnp.zeros((), slope.dtype))
-            length = jnp.where(first, jnp.minimum(1.0, 1.0 / total) * length, length)
+            # Of nan nothing is known, and one such entry does not spread to the others.
+            length = jnp.where(first & (total > 1.0), length / total, length)
         length = jnp.where(resting | (slope > -tolerance_change), 0.0, length)
         # A direction of nan must not make a step of length zero another one.
         step = jax.tree.map(

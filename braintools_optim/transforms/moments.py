@@ -14,6 +14,7 @@ from .count import advanced, one_minus_power, spread, zero_counts
 __all__ = [
     'LeafCounts',
     'averaged',
+    'averaged_square',
     'by_leaf',
     'first_count',
     'is_known_zero',
@@ -65,6 +66,14 @@ def averaged(old: jax.Array, new: jax.Array, decay: Any) -> jax.Array:
     What is left of the old one is rounded to the dtype it is kept in, as by all originals.
     """
     return (decay * old).astype(new.dtype) + (1.0 - decay) * new
+
+
+def averaged_square(old: jax.Array, g: jax.Array, decay: Any) -> jax.Array:
+    """Return an averaged square moved towards that of ``g``, in torch's order of factors.
+
+    A square may overflow where its share does not: that of 300 in float16.
+    """
+    return decay * old + ((1.0 - decay) * g * g.conj()).real
 
 
 def real_like(number: Any, like: jax.Array) -> jax.Array:
