@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from .count import advanced, one_minus_power, spread, zero_counts
-from .moments import averaged_square
+from .moments import at_least_single, averaged_square
 
 __all__ = ['ScaleByAdamState', 'bias_corrected', 'scale_by_adam']
 
@@ -63,6 +63,6 @@ def bias_corrected(mu: Any, nu: Any, counts: jax.Array, b1: Any, b2: Any, eps: A
 
     def quotient(m: Any, v: Any, s1: Any, s2: Any) -> Any:
         root = jnp.sqrt(v) * s2.astype(v.dtype) + eps
-        return (m * s1.astype(m.dtype) / root).astype(m.dtype)
+        return (m / root * at_least_single(s1, m)).astype(m.dtype)
 
     return jax.tree.map(quotient, mu, nu, scale1, scale2)

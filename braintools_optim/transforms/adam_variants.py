@@ -10,7 +10,7 @@ import optax
 
 from .absent import present
 from .count import advanced, one_minus_power, spread, zero_counts
-from .moments import averaged_square
+from .moments import at_least_single, averaged_square
 
 __all__ = [
     'ScaleByNadamState',
@@ -54,7 +54,9 @@ def scale_by_adamax(
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_infinity_moment(updates, state.nu, b2, eps)
         scale = spread(1.0 / one_minus_power(b1, counts), updates)
-        updates = jax.tree.map(lambda m, v, s: m * s.astype(m.dtype) / v, mu, nu, scale)
+        updates = jax.tree.map(
+            lambda m, v, s: (m / v * at_least_single(s, m)).astype(m.dtype), mu, nu, scale
+        )
         return updates, ScaleByTwoMomentsState(counts, mu, nu)
 
     return optax.GradientTransformation(_init_two_moments, update)
@@ -103,8 +105,8 @@ def scale_by_nadam(
         of_v = spread(jax.lax.rsqrt(one_minus_power(b2, counts)), updates)
 
         def direction(g: Any, m: Any, v: Any, sg: Any, sm: Any, sv: Any) -> Any:
-            ahead = g * sg.astype(g.dtype) + m * sm.astype(m.dtype)
-            return ahead / (jnp.sqrt(v) * sv.astype(v.dtype) + eps)
+            root = jnp.sqrt(v) * sv.astype(v.dtype) + eps
+            return g / root * sg.astype(g.dtype) + m / root * sm.astype(m.dtype)
 
         updates = jax.tree.map(direction, updates, mu, nu, of_g, of_m, of_v)
         return updates, ScaleByNadamState(counts, products, mu, nu)
@@ -148,7 +150,7 @@ def rectified(mu: Any, nu: Any, counts: jax.Array, b1: Any, b2: Any, eps: Any) -
 
     def direction(m: Any, v: Any, s: Any, divide: Any) -> Any:
         root = jnp.where(divide, jnp.sqrt(v) + eps, 1.0)
-        return (m * s.astype(m.dtype) / root).astype(m.dtype)
+        return (m / root * at_least_single(s, m)).astype(m.dtype)
 
     return jax.tree.map(direction, mu, nu, scale, spread(trusted, mu))
 

@@ -50,7 +50,7 @@ def scale_by_adagrad(
         sums = jax.tree.map(lambda s, g: s + g * g, state.sum, updates)
         scale = spread(1.0 / (1.0 + (counts - 1) * lr_decay), updates)
         updates = jax.tree.map(
-            lambda g, s, r: g * r.astype(g.dtype) / (jnp.sqrt(s) + eps), updates, sums, scale
+            lambda g, s, r: g / (jnp.sqrt(s) + eps) * r.astype(g.dtype), updates, sums, scale
         )
         return updates, ScaleByAdagradState(counts, sums)
 

@@ -15,6 +15,7 @@ import optax
 from .adam import ScaleByAdamState, bias_corrected
 from .adam_variants import rectified
 from .count import advanced, one_minus_power, spread, zero_counts
+from .moments import at_least_single
 
 __all__ = ['scale_by_belief', 'scale_by_yogi']
 
@@ -97,13 +98,14 @@ def scale_by_yogi(
 
         def stepped(v: Any, g: Any) -> Any:
             square = _square(g, v)
-            return v + (1.0 - b2) * jnp.sign(square - v) * square
+            moved = v + (1.0 - b2) * jnp.sign(square - v) * square
+            return jnp.where(square == v, v, moved)  # also where both have overflowed
 
         nu = jax.tree.map(stepped, state.nu, updates)
         correction = jnp.sqrt(one_minus_power(b2, counts)) / one_minus_power(b1, counts)
 
         def quotient(m: Any, v: Any, s: Any) -> Any:
-            return (m * s.astype(m.dtype) / (jnp.sqrt(v) + eps)).astype(m.dtype)
+            return (m / (jnp.sqrt(v) + eps) * at_least_single(s, m)).astype(m.dtype)
 
         updates = jax.tree.map(quotient, mu, nu, spread(correction, updates))
         return updates, ScaleByAdamState(counts, mu, nu, None)

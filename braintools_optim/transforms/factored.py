@@ -98,8 +98,10 @@ def scale_by_adafactor(
 
         def direction(g: Any, p: Any, v: Any, r: Any, c: Any, s: jax.Array) -> Any:
             first, wide = first_eps(g.dtype), widened(g)
-            # A square may vanish in this precision: what is zero must not be divided by zero.
-            tiny = float(jnp.finfo(wide.dtype).tiny)
+            # A square may vanish in the precision it is kept in: what stands for it is the least
+            # number there that is not flushed to zero.
+            kept = jnp.finfo(g.dtype)
+            tiny = float(kept.smallest_subnormal if g.dtype == jnp.float16 else kept.tiny)
             least = (tiny, tiny) if original else (jnp.maximum(first, tiny), first * first)
             if split(g):
                 v = widened(r) / jnp.maximum(_mean(widened(r), -2), least[0]) * widened(c)

@@ -13,6 +13,7 @@ from .count import advanced, one_minus_power, spread, zero_counts
 
 __all__ = [
     'LeafCounts',
+    'at_least_single',
     'averaged',
     'averaged_square',
     'by_leaf',
@@ -88,6 +89,11 @@ def zeros_in(params: optax.Params, dtype: Any) -> optax.Params:
         return jnp.zeros_like(p, p.dtype if jnp.iscomplexobj(p) else dtype)
 
     return jax.tree.map(zeros, params)
+
+
+def at_least_single(number: jax.Array, like: jax.Array) -> jax.Array:
+    """Return a real number in the precision of an array, but no less than that of float32."""
+    return number.astype(jnp.promote_types(jnp.finfo(like.dtype).dtype, jnp.float32))
 
 
 def real_zeros(p: jax.Array) -> jax.Array:
