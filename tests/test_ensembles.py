@@ -23,6 +23,32 @@ SCHEDULES = {
 }
 
 
+OPTIMIZERS = {
+    'masters of what is wide': lambda lr: bo.SGD(lr, master_dtype='float32'),
+    'masters that are narrow': lambda lr: bo.Adam(lr, master_dtype='bfloat16'),
+    'lbfgs': lambda lr: bo.LBFGS(lr),
+}
+
+
+@pytest.mark.parametrize('make', OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_every_optimizer_trains_as_an_ensemble(make):
+    def member(lr):
+        w = ParamState(jnp.ones(3))
+        return w, make(lr).register_trainable_weights({'w': w})
+
+    found = []
+    vmap_new_states(in_axes=0)(lambda lr: found.extend(member(lr)))(jnp.array(RATES))
+    w, opt = found[-2:]
+    step = mapped(lambda: opt.step({'w': 2 * w.value - 1}), None)
+    for _ in range(3):
+        step()
+    for i, lr in enumerate(RATES):
+        alone, single = member(lr)
+        for _ in range(3):
+            single.step({'w': 2 * alone.value - 1})
+        np.testing.assert_allclose(w.value[i], alone.value, rtol=1e-6)
+
+
 def built(lr, make):
     w = ParamState(jnp.ones(3))
     return w, bo.AdamW(make(lr)).register_trainable_weights({'w': w})

@@ -433,6 +433,17 @@ def test_what_construction_refuses(kwargs, error, says):
         bo.LBFGS(**kwargs)
 
 
+@pytest.mark.parametrize('search', ['zoom', 'backtracking', 'strong_wolfe'])
+@pytest.mark.parametrize('dtypes', [('bfloat16', 'float32'), ('float16', 'bfloat16')])
+def test_a_search_over_parameters_of_several_dtypes(dtypes, search):
+    w, v = (ParamState(jnp.array([2.0, -1.5], dtype)) for dtype in dtypes)
+    opt = bo.LBFGS(1.0, linesearch=search).register_trainable_weights({'w': w, 'v': v})
+    for _ in range(4):
+        opt.step(lambda: sum((x.value.astype(jnp.float32) ** 2).sum() for x in (w, v)))
+    assert (w.value.dtype, v.value.dtype) == dtypes
+    np.testing.assert_allclose(w.value, 0.0, atol=0.02)
+
+
 def test_both_spellings_may_agree():
     opt = bo.LBFGS(
         memory_size=7, history_size=7, linesearch='strong_wolfe', line_search_fn='strong_wolfe'

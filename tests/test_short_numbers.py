@@ -20,11 +20,11 @@ def after(opt, dtype, value, grads):
 
 
 CASES = {
-    'radam divides before it scales': (
+    'radam with a factor far below one': (
         *(lambda: bo.RAdam(0.1, eps=1e-4), [0.0] * 3, [[8e-6, 3e-6, -8e-6]] * 10),
         *([-1.38e-4, -5.3e-5, 1.38e-4], 0.03),  # its first moment has three bits there
     ),
-    'adagrad divides before it scales': (
+    'adagrad with a factor far below one': (
         lambda: bo.Adagrad(1.0, lr_decay=2.0, eps=1e-3),
         [0.0] * 3,
         [[1e-6, 3e-7, 1e-7]] * 4 + [[-1e-6, -3e-7, -1e-7]] * 8,
@@ -72,8 +72,3 @@ def test_yogi_rests_where_squares_overflow(dtype):
     grads = [[3e19, 1.0], [1e19, 1.0], [4e19, 1.0], [1.0, 1.0]]
     found = np.asarray(after(bo.Yogi(1e-2), dtype, [1.0, 1.0], grads), float)
     assert found[0] == 1.0 and 0.9 < found[1] < 0.99
-
-
-def test_nadam_rests_where_a_moment_overflows():
-    found = after(bo.Nadam(1e-3), jnp.float32, [1.0, 1.0], [[3.3e38, 3e37]])
-    np.testing.assert_array_equal(found, [1.0, 1.0])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import saiunit as u
 from brainstate import ParamState
 from training import BATCHES, Net, by_hand, digest, registered, square
 
@@ -49,6 +50,50 @@ def test_a_line_search_sees_the_random_numbers_and_states_of_its_step():
         assert jnp.any(jax.random.key_data(key) != jax.random.key_data(model.random.value))
     # with other noise in each evaluation no search would find a decrease in every step
     assert seen[-1] < 0.8 * seen[0]
+
+
+SEARCHED = {
+    'maximize': {'maximize': True},
+    'bounded entries': {'grad_clip_value': 0.5},
+    'bounded norm': {'grad_clip_norm': 1.0},
+    'none': {},
+}
+
+
+@pytest.mark.parametrize('search', ['strong_wolfe', 'zoom', 'backtracking'])
+@pytest.mark.parametrize('kind', SEARCHED)
+def test_a_search_is_given_the_gradient_that_the_chain_is(kind, search):
+    sign = -1.0 if kind == 'maximize' else 1.0
+
+    def curve(values):
+        return sign * jnp.sum(jnp.cosh(values['w']) + 0.3 * jnp.sin(3 * values['w']))
+
+    found = []
+    for whole in (True, False):
+        w = ParamState(jnp.array([2.0, -1.5, 1.0]))
+        opt = bo.LBFGS(1.0, linesearch=search, **SEARCHED[kind]).register_trainable_weights(
+            {'w': w}
+        )
+        step = bo.train_step(w, opt, lambda w=w: curve({'w': w.value}))
+        for _ in range(3):
+            if whole:
+                step()
+            else:
+                grads = jax.grad(curve)({'w': w.value})
+                opt.step(grads, value=curve({'w': w.value}), value_fn=curve)
+        found.append(w.value)
+    np.testing.assert_allclose(*found, atol=1e-4)
+    assert sign * curve({'w': found[0]}) < 5.0  # from 7.9
+
+
+@pytest.mark.parametrize('search', ['strong_wolfe', 'zoom', 'backtracking'])
+@pytest.mark.parametrize('start', [jnp.ones(3) * u.ms, jnp.ones(3) + 1j], ids=['unit', 'complex'])
+def test_a_search_over_units_and_complex_numbers(start, search):
+    w = ParamState(start)
+    opt = bo.LBFGS(1.0, linesearch=search).register_trainable_weights({'w': w})
+    step = bo.train_step(w, opt, lambda: jnp.sum(jnp.abs(u.get_mantissa(w.value)) ** 2))
+    losses = [float(step()) for _ in range(4)]
+    assert losses[-1] < 0.1 * losses[0]
 
 
 def test_value_fn_for_a_given_chain():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Unpack
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from brainstate.graph import Node
@@ -21,6 +23,7 @@ from ..ranges import NON_NEGATIVE
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import descend, scale_by_strong_wolfe, step_by_lbfgs
+from ..transforms.wide import cast_like
 from .arguments import one_of_two
 
 __all__ = ['LBFGS']
@@ -223,7 +226,10 @@ class LBFGS(OptaxOptimizer):
         value_fn = extra['value_fn']
         paths = view.computation.manager.unique_paths
         objective = view.objective(lambda held: value_fn(nest(paths, held)))
-        return {**extra, 'value': view.sign * without_unit(extra['value']), 'value_fn': objective}
+        value = view.sign * without_unit(extra['value'])
+        # The gradient is that which the chain is given, turned and bounded, not optax's ``grad``.
+        rest = {name: x for name, x in extra.items() if name != 'grad'}
+        return {**rest, 'value': value, 'value_fn': objective}
 
     def _descend(
         self, h: Hyper, chain: Any, value_fn: Any, params: Any, state: Any, value: Any, grads: Any
@@ -243,9 +249,39 @@ class LBFGS(OptaxOptimizer):
         )
 
 
+def _in_one_dtype(
+    search: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """Let a search of optax see parameters of several dtypes in one that holds them all."""
+
+    def common(tree: Any) -> Any:
+        dtype = jnp.result_type(*(x.dtype for x in jax.tree.leaves(tree)))
+        return jax.tree.map(lambda x: x.astype(dtype), tree)
+
+    def init(params: Any) -> Any:
+        return search.init(common(params))
+
+    def update(
+        updates: Any, state: Any, params: Any, *, grad: Any, value_fn: Callable, **extra: Any
+    ) -> tuple[Any, Any]:
+        steps, state = search.update(
+            common(updates),
+            state,
+            common(params),
+            grad=common(grad),
+            value_fn=lambda wide: value_fn(cast_like(wide, params)),
+            **extra,
+        )
+        return cast_like(steps, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 _SEARCHES: dict[Any, Callable[[Hyper], Any]] = {
     None: lambda h: None,
     'strong_wolfe': lambda h: scale_by_strong_wolfe(tolerance_change=h.tolerance_change),
     'zoom': lambda h: optax.scale_by_zoom_linesearch(_STEPS, initial_guess_strategy='one'),
-    'backtracking': lambda h: optax.scale_by_backtracking_linesearch(_STEPS, store_grad=True),
+    'backtracking': lambda h: _in_one_dtype(
+        optax.scale_by_backtracking_linesearch(_STEPS, store_grad=True)
+    ),
 }

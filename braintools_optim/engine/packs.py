@@ -109,6 +109,8 @@ class Packed:
         packing = self.packing
         leaves: list[Any] = [None] * len(packing.shapes)
         for buffer, members in zip(self.buffers, packing.members, strict=True):
+            if isinstance(buffer, np.ndarray):  # where brainstate tries a function that is mapped
+                buffer = jnp.asarray(buffer)
             if len(members) == 1:
                 leaves[members[0]] = buffer
                 continue
@@ -191,8 +193,6 @@ def _overwritten(buffer: Any, arrays: list) -> Any:
 
 def _pieces(buffer: Any, shapes: list[tuple]) -> list:
     """Return the arrays of these shapes that lie in a buffer, perhaps behind axes of a batch."""
-    if isinstance(buffer, np.ndarray):
-        buffer = jnp.asarray(buffer)
     *batch, _ = buffer.shape
     axis, sizes = len(batch), list(map(math.prod, shapes))
     if is_tracer(buffer) or not isinstance(buffer.sharding, SingleDeviceSharding):

@@ -63,6 +63,6 @@ def bias_corrected(mu: Any, nu: Any, counts: jax.Array, b1: Any, b2: Any, eps: A
 
     def quotient(m: Any, v: Any, s1: Any, s2: Any) -> Any:
         root = jnp.sqrt(v) * s2.astype(v.dtype) + eps
-        return (m / root * at_least_single(s1, m)).astype(m.dtype)
+        return (m * at_least_single(s1, m) / root).astype(m.dtype)
 
     return jax.tree.map(quotient, mu, nu, scale1, scale2)

@@ -55,7 +55,7 @@ def scale_by_adamax(
         nu = optax.tree.update_infinity_moment(updates, state.nu, b2, eps)
         scale = spread(1.0 / one_minus_power(b1, counts), updates)
         updates = jax.tree.map(
-            lambda m, v, s: (m / v * at_least_single(s, m)).astype(m.dtype), mu, nu, scale
+            lambda m, v, s: (m * at_least_single(s, m) / v).astype(m.dtype), mu, nu, scale
         )
         return updates, ScaleByTwoMomentsState(counts, mu, nu)
 
@@ -106,7 +106,8 @@ def scale_by_nadam(
 
         def direction(g: Any, m: Any, v: Any, sg: Any, sm: Any, sv: Any) -> Any:
             root = jnp.sqrt(v) * sv.astype(v.dtype) + eps
-            return g / root * sg.astype(g.dtype) + m / root * sm.astype(m.dtype)
+            ahead = g * at_least_single(sg, g) + m * at_least_single(sm, m)
+            return (ahead / root).astype(g.dtype)
 
         updates = jax.tree.map(direction, updates, mu, nu, of_g, of_m, of_v)
         return updates, ScaleByNadamState(counts, products, mu, nu)
@@ -150,7 +151,7 @@ def rectified(mu: Any, nu: Any, counts: jax.Array, b1: Any, b2: Any, eps: Any) -
 
     def direction(m: Any, v: Any, s: Any, divide: Any) -> Any:
         root = jnp.where(divide, jnp.sqrt(v) + eps, 1.0)
-        return (m / root * at_least_single(s, m)).astype(m.dtype)
+        return (m * at_least_single(s, m) / root).astype(m.dtype)
 
     return jax.tree.map(direction, mu, nu, scale, spread(trusted, mu))
 

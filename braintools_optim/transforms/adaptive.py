@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from .count import advanced, spread, zero_counts
-from .moments import averaged_square
+from .moments import at_least_single, averaged_square
 
 __all__ = [
     'ScaleByAdagradState',
@@ -50,7 +50,10 @@ def scale_by_adagrad(
         sums = jax.tree.map(lambda s, g: s + g * g, state.sum, updates)
         scale = spread(1.0 / (1.0 + (counts - 1) * lr_decay), updates)
         updates = jax.tree.map(
-            lambda g, s, r: g / (jnp.sqrt(s) + eps) * r.astype(g.dtype), updates, sums, scale
+            lambda g, s, r: (g * at_least_single(r, g) / (jnp.sqrt(s) + eps)).astype(g.dtype),
+            updates,
+            sums,
+            scale,
         )
         return updates, ScaleByAdagradState(counts, sums)
 

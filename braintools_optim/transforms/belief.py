@@ -105,7 +105,7 @@ def scale_by_yogi(
         correction = jnp.sqrt(one_minus_power(b2, counts)) / one_minus_power(b1, counts)
 
         def quotient(m: Any, v: Any, s: Any) -> Any:
-            return (m / (jnp.sqrt(v) + eps) * at_least_single(s, m)).astype(m.dtype)
+            return (m * at_least_single(s, m) / (jnp.sqrt(v) + eps)).astype(m.dtype)
 
         updates = jax.tree.map(quotient, mu, nu, spread(correction, updates))
         return updates, ScaleByAdamState(counts, mu, nu, None)

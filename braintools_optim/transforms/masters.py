@@ -60,15 +60,17 @@ def with_masters(
             raise ValueError('with_masters needs params: call update(updates, state, params).')
         inner_state, (masters,) = state
         narrow, treedef = flat(params)
-        wide = list(map(current, narrow, treedef.flatten_up_to(masters)))
+        old = treedef.flatten_up_to(masters)
+        wide = list(map(current, narrow, old))
         updates, inner_state = chain.update(
             jax.tree.map(in_master_dtype, updates), inner_state, treedef.unflatten(wide), **extra
         )
         moved, kept = [], []
-        for p, before, u in zip(narrow, wide, treedef.flatten_up_to(updates), strict=True):
+        pieces = zip(narrow, old, wide, treedef.flatten_up_to(updates), strict=True)
+        for p, master, before, u in pieces:
             if is_absent(p) or not is_narrow(p):
                 moved.append(u)
-                kept.append(p if is_absent(p) else jnp.zeros(0, dtype))
+                kept.append(master)
             else:
                 now = before + u
                 goal, at = now.astype(p.dtype).astype(dtype), p.astype(dtype)

@@ -92,7 +92,10 @@ def zeros_in(params: optax.Params, dtype: Any) -> optax.Params:
 
 
 def at_least_single(number: jax.Array, like: jax.Array) -> jax.Array:
-    """Return a real number in the precision of an array, but no less than that of float32."""
+    """Return a real number in the precision of an array, but no less than that of float32.
+
+    What is multiplied by it leaves float16, where it might overflow or vanish.
+    """
     return number.astype(jnp.promote_types(jnp.finfo(like.dtype).dtype, jnp.float32))
 
 
