@@ -72,9 +72,13 @@ def test_the_last_call_steps_on_the_mean(case, x64):
         np.testing.assert_allclose(np.float64(got), np.float64(want), rtol=1e-9, atol=1e-12)
 
 
-@over_classes('accumulation')
-def test_what_has_no_gradient_in_any_call_stays(case, x64):
-    params, others = make_params(), make_params()
+KINDS = ['sgd', 'adamw', 'nadam', 'rprop', 'asgd', 'adafactor', 'sm3', 'muon', 'quad', 'mars']
+"""One row for each kind of state: none, vectors of counts, products and rates, rows and columns."""
+
+
+@pytest.mark.parametrize('name', [*KINDS, 'lookahead-adamw'])
+def test_what_has_no_gradient_in_any_call_stays(name, x64):
+    case, params, others = CASE[name], make_params(), make_params()
     opt = build(case, params, groups=2, accumulate_steps=2)
     twin = build(case, others, groups=2)
     opt.step(grads_tree(0)), opt.step(grads_tree(0))

@@ -54,9 +54,7 @@ def test_a_line_search_sees_the_random_numbers_and_states_of_its_step():
 
 SEARCHED = {
     'maximize': {'maximize': True},
-    'bounded entries': {'grad_clip_value': 0.5},
     'bounded norm': {'grad_clip_norm': 1.0},
-    'none': {},
 }
 
 
