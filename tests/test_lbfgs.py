@@ -444,6 +444,13 @@ def test_a_search_over_parameters_of_several_dtypes(dtypes, search):
     np.testing.assert_allclose(w.value, 0.0, atol=0.02)
 
 
+def test_an_entry_whose_first_gradient_is_nan_is_lost_alone(x64):
+    w = ParamState(jnp.array([-2.0, 1.0, 2.0]))
+    opt = bo.LBFGS(0.1, max_iter=1).register_trainable_weights({'w': w})
+    opt.step(lambda: jnp.sqrt(w.value[0] + 1) + (w.value[1:] ** 2).sum())
+    np.testing.assert_allclose(w.value, [np.nan, 0.8, 1.6], rtol=1e-12)  # torch 2.13.0
+
+
 def test_both_spellings_may_agree():
     opt = bo.LBFGS(
         memory_size=7, history_size=7, linesearch='strong_wolfe', line_search_fn='strong_wolfe'

@@ -28,6 +28,16 @@ def training(opt, steps=4, value=MATRIX, dtype=jnp.float32):
 # ---- Adafactor ---------------------------------------------------------------------------------
 
 
+def test_an_argument_under_its_other_name_may_be_traced():
+    def bound(given):
+        w = ParamState(jnp.ones((3, 2)))
+        opt = bo.Adafactor(0.1, clip_threshold=given).register_trainable_weights({'w': w})
+        return opt.d
+
+    found = brainstate.transform.vmap(bound)(jnp.array([1.5, 2.0]))
+    np.testing.assert_allclose(found, [1.5, 2.0])
+
+
 @pytest.mark.parametrize('wrong', [np.inf, np.nan])
 def test_adafactor_loses_what_is_not_finite_alone(wrong, x64):
     w = {'vector': ParamState(jnp.arange(1.0, 4.0)), 'stack': ParamState(1.0 + jnp.arange(8.0))}

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ..check import any_traced
 from ..signature import argument_defaults
 
 __all__ = ['FLOATS', 'one_of_two']
@@ -20,16 +19,12 @@ def one_of_two(cls: type, name: str, value: Any, other_name: str, other: Any) ->
 
     The first one has a default in the constructor of ``cls``; the other is None if not given.
     """
-    if other is None or _are_equal(value, other):
+    # For NumPy what is traced is equal to nothing.
+    if other is None or np.array_equal(value, other):
         return value
-    if not _are_equal(value, argument_defaults(cls)[name]):
+    if not np.array_equal(value, argument_defaults(cls)[name]):
         raise ValueError(
             f'{cls.__name__} has two names for one argument, {name} and {other_name}: got '
             f'{value!r} and {other!r}; give one of them.'
         )
     return other
-
-
-def _are_equal(one: Any, other: Any) -> bool:
-    """Whether two arguments are known to be equal; they may be traced, or no numbers at all."""
-    return not any_traced((one, other)) and bool(np.array_equal(one, other))
