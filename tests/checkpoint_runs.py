@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import saiunit as u
 from brainstate import ParamState
 from cases import (
     CASES,
@@ -94,6 +95,31 @@ def train_on(opt: Any, steps: range) -> None:
     for t in steps:
         opt.step(grads_tree(t))
         opt.lr.step()
+
+
+# ---- what a file tells beside numbers and arrays -------------------------------------------------
+
+
+def optioned(constrained: bool = True) -> tuple[Any, Any]:
+    """Return an optimizer with a mask, a constraint and a unit, and its parameters."""
+    params = {name: ParamState(jnp.ones(2)) for name in 'wb'}
+    params['metres'] = ParamState(jnp.ones(2) * u.meter)
+    bound = {'w': functools.partial(jnp.clip, max=0.95)} if constrained else None
+    opt = bo.AdamW(
+        weight_decay=0.1,
+        decay_mask={'w': True, 'b': False, 'metres': True},
+        constrain=bound,
+        skip_nonfinite=True,
+    )
+    return opt.register_trainable_weights(params), params
+
+
+def optioned_on(opt: Any, steps: range) -> None:
+    """Go on; every other gradient is skipped."""
+    for t in steps:
+        pull = jnp.array([0.3 - 0.2 * t, -1.0])
+        for scale in (1.0, jnp.nan):
+            opt.step({'w': scale * pull, 'b': scale * pull, 'metres': scale * pull / u.meter})
 
 
 # ---- schedulers ----------------------------------------------------------------------------------

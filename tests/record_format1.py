@@ -1,4 +1,5 @@
-"""Record files of format 1: one for every registered optimizer class, and for every scheduler.
+"""Record files of format 1: one for every registered optimizer class, for every scheduler,
+and for what a file tells beside numbers and arrays.
 
 Run by hand: ``python tests/record_format1.py``. It writes those that are missing and never writes
 one anew: what a released version wrote must load for ever. Each file holds how its run went on.
@@ -10,10 +11,17 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from checkpoint_runs import OPTIMIZERS, SCHEDULES, schedule_on, scheduled, train_on, trained
-from looking import (
-    named,
+from checkpoint_runs import (
+    OPTIMIZERS,
+    SCHEDULES,
+    optioned,
+    optioned_on,
+    schedule_on,
+    scheduled,
+    train_on,
+    trained,
 )
+from looking import named
 
 import braintools_optim as bo
 
@@ -42,6 +50,13 @@ def main() -> None:
         schedule_on(schedule, other, scheduler, EPOCHS)
         end = {k: np.asarray(v.value) for k, v in others.items()}
         opt.save(path, params=True, extra={'end': end, 'rates': other.get_last_lr()})
+        print(path.name)
+    path = GOLDEN / 'options.ckpt'
+    if not path.exists():
+        (opt, _), (other, others) = optioned(), optioned()
+        optioned_on(opt, range(STEPS.start))
+        optioned_on(other, range(STEPS.stop))
+        opt.save(path, params=True, extra={'end': named(others), 'rates': other.get_last_lr()})
         print(path.name)
 
 

@@ -19,14 +19,14 @@ from checkpoint_runs import (
     OPTIMIZERS,
     SCHEDULES,
     bits,
+    optioned,
+    optioned_on,
     schedule_on,
     scheduled,
     train_on,
     untrained,
 )
-from looking import (
-    named,
-)
+from looking import named
 from record_format1 import EPOCHS as SCHEDULED_STEPS
 from record_format1 import GOLDEN, STEPS
 
@@ -115,6 +115,16 @@ def test_a_scheduler_of_format_1_goes_on(name):
     extra = opt.load(GOLDEN / f'scheduler-{name}.ckpt').extra
     schedule_on(SCHEDULES[name], opt, scheduler, SCHEDULED_STEPS)
     check_end(extra, named(params), opt)
+
+
+def test_masks_constraints_and_units_of_format_1_are_compared():
+    """What was added to the format is in a file, too: this one goes on, and binds."""
+    opt, params = optioned()
+    extra = opt.load(GOLDEN / 'options.ckpt').extra
+    optioned_on(opt, STEPS)
+    check_end(extra, named(params), opt)
+    with pytest.raises(bo.IncompatibleCheckpoint, match='constrain of w was .*clip'):
+        optioned(constrained=False)[0].load(GOLDEN / 'options.ckpt')
 
 
 def check_end(extra, values, opt):
