@@ -3,7 +3,7 @@
 import gc
 import os
 
-from compiling import FLAGS
+from compiling import FLAGS, quickly
 
 os.environ.setdefault('XLA_FLAGS', FLAGS)
 
@@ -31,6 +31,18 @@ def x64():
     jax.config.update('jax_enable_x64', True)
     yield
     jax.config.update('jax_enable_x64', before)
+
+
+@pytest.fixture
+def quick_compiles():
+    """Compile without LLVM's optimizations, for tests that run a few steps within tolerances.
+
+    Not for what is to be equal bit for bit: a parameter may then differ by an ulp between two
+    programs with the same arithmetic.
+    """
+    jax.config.update('jax_disable_most_optimizations', quickly())
+    yield
+    jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='session', autouse=True)

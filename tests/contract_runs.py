@@ -37,3 +37,18 @@ def start_run(case, steps):
     for t in range(steps):
         opt.step(grads_tree(t))
     return opt, params
+
+
+def moments(opt):
+    """All of an optimizer's state that belongs to a parameter, as {(slot, parameter): value}."""
+    slots = [(s, v) for group in opt.state_dict()['opt_state'].values() for s, v in group.items()]
+    return {(s, name): np.asarray(v[name]) for s, v in slots for name in v if name}
+
+
+def kept(before, after, names):
+    """The slots of the parameters are bit for bit what they were."""
+    return all(
+        after[key].tobytes() == value.tobytes()
+        for key, value in before.items()
+        if any(key[1] == name for name in names)
+    )

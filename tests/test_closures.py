@@ -22,6 +22,8 @@ from looking import (
 
 import braintools_optim as bo
 
+pytestmark = pytest.mark.usefixtures('quick_compiles')
+
 # ---- a closure is compiled once, and never stale ------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CONTRACT = Path(__file__).parent / 'test_contract.py'
+CONTRACT = Path(__file__).parent / 'test_contract_groups.py'
 ROWS = ['quad', 'skew', 'adamw-amsgrad', 'muon', 'mars-shampoo']
 
 

@@ -9,10 +9,11 @@ import optax
 import pytest
 import reference_white_kron as rules
 from cases_white_kron import EXACT
-from compiling import quick_jit
 from white_kron_trees import F32, STYLES, TREE, random_tree, same_bits, stacked
 
 from braintools_optim import transforms
+
+pytestmark = pytest.mark.usefixtures('quick_compiles')
 
 
 def run(tx, params, grads, steps=None):
@@ -22,7 +23,7 @@ def run(tx, params, grads, steps=None):
         updates, state = tx.update(g, state, params)
         return state, updates
 
-    return quick_jit(lambda s, g: jax.lax.scan(one, s, g, steps)[::-1])(tx.init(params), grads)
+    return jax.jit(lambda s, g: jax.lax.scan(one, s, g, steps)[::-1])(tx.init(params), grads)
 
 
 def factors(state):
@@ -76,7 +77,7 @@ def test_vectors_are_whitened_entry_by_entry(style):
     g = np.array([3.0, -0.1, 0.02, 1.0])
     tx = getattr(transforms, f'scale_by_{style}')(None, 0.0, dtype=jnp.float32, noise_scale=0.0)
     state, q, bound = tx.init({'v': jnp.zeros(4)}), np.ones(4), 0.0
-    update = quick_jit(tx.update)
+    update = jax.jit(tx.update)
     for t in range(1, 12):
         a = q * q * g
         bound = max(0.95 * bound + 0.05 * (max(a * a) + 1), max(a * a) + 1)
@@ -112,7 +113,7 @@ def chain(style='quad', **options):
     tx = getattr(transforms, f'scale_by_{style}')(
         **{**F32, 'max_size_dense': 16, 'norm_estimator': 'power', **options}
     )
-    return tx, quick_jit(tx.update)
+    return tx, jax.jit(tx.update)
 
 
 def warm(style='quad', **options):
@@ -213,7 +214,7 @@ def test_growth_without_end_is_bounded(options):
 def test_nothing_to_do(tree):
     tx = transforms.scale_by_quad()
     state = tx.init(tree)
-    updates, after = quick_jit(tx.update)(tree, state)
+    updates, after = jax.jit(tx.update)(tree, state)
     assert jax.tree.structure((updates, after)) == jax.tree.structure((tree, state))
 
 
@@ -265,7 +266,7 @@ def test_a_bad_gradient_holds_up_no_other_leaf_of_its_shape(options):
     tx = transforms.scale_by_quad(**F32, **options)
     params = random_tree({'w': (7, 5), 'v': (7, 5)})
     grads = {k: g[0] for k, g in stacked(params, 1).items()}
-    update = quick_jit(tx.update)
+    update = jax.jit(tx.update)
     first = tx.init(params)
     (good, after_good), (bad, after_bad) = (
         update({**grads, 'v': v}, first) for v in (grads['v'], grads['v'] * jnp.nan)
@@ -286,8 +287,8 @@ def test_a_leaf_alone_steps_as_among_its_like(style):
 
     own = {name: {'w': getattr(state, name)['w']} for name in state._fields[1:]}
     alone = state._replace(leaf_counts=state.leaf_counts[:1], **own)
-    got = quick_jit(tx.update)({'w': last['w']}, alone)[0]['w']
-    want = quick_jit(tx.update)(last, state)[0]['w']
+    got = jax.jit(tx.update)({'w': last['w']}, alone)[0]['w']
+    want = jax.jit(tx.update)(last, state)[0]['w']
     assert np.abs(got - want).max() <= 2e-6 * np.abs(want).max() > 0
 
 
@@ -299,7 +300,7 @@ def test_scanned_layers_are_prefixes():
     for scanned in (True, tree):
         tx = transforms.quad(0.1, **F32, scanned_layers=scanned, norm_estimator='power')
         state = tx.init(params)
-        results.append(quick_jit(tx.update)(grads, state, params))
+        results.append(jax.jit(tx.update)(grads, state, params))
         assert state[0].Ql['w'].shape == (3, 4, 4) and state[0].Ll['v'].shape == (3,)
     assert same_bits(*results)
     assert all(not np.allclose(u, -0.1 * 0.1 * params[k]) for k, u in results[0][0].items())

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from compiling import quick_jit
 
 from braintools_optim import transforms
+
+pytestmark = pytest.mark.usefixtures('quick_compiles')
 
 GOLDEN = Path(__file__).parent / 'golden'
 FILE = np.load(GOLDEN / 'white_kron.npz')
@@ -77,7 +78,7 @@ def program(style, options, programs={}):  # noqa: B006  # a cache: variants sha
 
         return jax.lax.scan(one, (params, tx.init(params)), grads)[1]
 
-    return programs.setdefault(key, quick_jit(run))
+    return programs.setdefault(key, jax.jit(run))
 
 
 def trajectory(style, variant):
