@@ -46,7 +46,7 @@ from .saving import Savable
 from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import own_buffers
 from .signature import constructor_documentation, constructor_signature
-from .slot import belong_to_one, check_vectors, with_dtype, with_known
+from .slot import may_lie_together, check_vectors, with_dtype, with_known
 from .state import OptimState, RegisteredStates, UniqueStateManager, check_trainable
 from .transforms import scale_by_adam
 
@@ -401,7 +401,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
             before = known.paths(self._leaves)
             state = with_known(state, paths, self._core.chain(group.index), before)
         # A step may take many leaves in several calls, each with their own state.
-        own = None if are_many(leaves) else belong_to_one(state, paths)
+        own = None if are_many(leaves) else may_lie_together(state, paths)
         self._core.put_group(group.index, state, own, values)
         group.members = [*group.members, *new]
         self.param_states.adopt(manager)

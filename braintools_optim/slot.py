@@ -17,8 +17,8 @@ from .transforms.absent import is_masked
 
 __all__ = [
     'Slot',
-    'belong_to_one',
     'check_vectors',
+    'may_lie_together',
     'rebuild',
     'slots_of',
     'with_known',
@@ -83,10 +83,18 @@ def check_vectors(state: Any, parameters: Sequence[Keys], owner: str) -> None:
             )
 
 
-def belong_to_one(state: Any, parameters: Sequence[Keys]) -> list[bool]:
-    """Return whether a chain's arrays belong each to one parameter, in the order of JAX."""
-    slots = slots_of(state, parameters)
-    return [slot.parameter is not None for slot in slots if not is_masked(slot.value)]
+def may_lie_together(state: Any, parameters: Sequence[Keys]) -> list[bool]:
+    """Return whether a chain's arrays may lie with others, in the order of JAX.
+
+    Numbers of one parameter may, and how many updates each has had.
+    """
+
+    def may(slot: Slot) -> bool:
+        if slot.parameter is None:
+            return _last_word(slot) == 'leaf_counts'
+        return jnp.issubdtype(jnp.result_type(slot.value), jnp.inexact)
+
+    return [may(slot) for slot in slots_of(state, parameters) if not is_masked(slot.value)]
 
 
 def _is_per_leaf(head: tuple) -> bool:

@@ -24,7 +24,7 @@ from braintools_optim.engine import chunks, packs
 from braintools_optim.engine.packs import Packed
 
 RNG = np.random.default_rng(3)
-ALONE = ('scalar', 'empty', 'large', 'count', 'weak', 'key')
+ALONE = ('scalar', 'empty', 'large', 'weak', 'key')
 SHAPES = [(3,), (2, 3), (4,), (1, 2), (5,), (2, 2, 2), (7,)]
 
 
@@ -38,7 +38,8 @@ def tree():
         'scalar': jnp.float32(2.0),
         'empty': jnp.zeros((0, 3)),
         'large': jnp.zeros((packs._SMALL + 1,)),
-        'count': jnp.arange(4),
+        # As the bits of a float32 these are tiny, and no numbers.
+        'counts': jnp.array([0, 1, 2, 0x7F800001, 0x7FC00000, 2**31 - 1]),
         'weak': jnp.full((2,), 1.0),
         'key': jax.random.key(0),
         'nothing': None,
@@ -62,7 +63,18 @@ def test_which_arrays_lie_together():
     alone = {m[0] for m in members if len(m) == 1}
     assert alone >= {positions[f"['{k}']"] for k in ALONE}
     assert sorted(i for m in members for i in m) == list(range(len(positions)))
+    last = {positions[f"['s{i}']"] for i in (4, 5, 6)}
+    assert {positions["['counts']"], *last} in together  # one more than that would be without
     assert max(map(len, members)) == packs._TOGETHER
+
+
+def test_counts_lie_with_float32_beside_as_many_as_without():
+    arrays = [jnp.ones(2), jnp.ones(3), jnp.ones(4), jnp.ones(5), jnp.arange(1)]
+    assert packed(arrays).packing.members == ((0, 1, 2, 3, 4),)
+    assert packed(arrays[3:]).packing.members == ((0, 1),)
+    assert packed([*arrays[:2], arrays[4], arrays[4]]).packing.members == ((0, 1, 2, 3),)
+    half = [x.astype(jnp.bfloat16) for x in arrays[:2]]
+    assert packed([*half, arrays[4]]).packing.members == ((0, 1), (2,))
 
 
 def test_what_may_not_or_cannot_lies_alone():
@@ -184,7 +196,7 @@ def test_a_step_is_what_it_is_without(jitted, monkeypatch):
         monkeypatch.setattr(packs, '_TOGETHER', most)
         params = params_of([*SHAPES, (packs._SMALL + 1,), ()])
         opt = bo.AdamW(0.1, grad_clip_norm=1.0).register_trainable_weights(params)
-        assert lying(opt)[-1] == most
+        assert lying(opt)[-1] == most  # of 14 moments, and the counts beside the last two
         step = jit(opt.step) if jitted else opt.step
         for t in range(5):
             step(gradients(t, params))
@@ -194,12 +206,12 @@ def test_a_step_is_what_it_is_without(jitted, monkeypatch):
     assert_same(one[1], other[1])
 
 
-def test_only_what_belongs_to_parameters_lies_together():
+def test_only_moments_and_counts_lie_together():
     params = params_of()
     opt = bo.Nadam(0.1).register_trainable_weights(params)
     products = optax.tree.get(opt.opt_state.value, 'leaf_products')
     assert products.shape == (len(params),)
-    assert lying(opt) == [1, 1, 2, 4, 4, 4]  # the counts, the products, and 14 moments
+    assert lying(opt) == [1, 3, 4, 4, 4]  # the products; the counts and 14 moments
 
 
 def test_each_group_has_its_own_and_moments_stay_when_it_grows():
@@ -212,9 +224,9 @@ def test_each_group_has_its_own_and_moments_stay_when_it_grows():
     opt.add_param_group({k: params[k] for k in ('p3', 'p4')})
     assert opt._core.value[0][0] is own  # or many groups would take time quadratic in their number
     assert_same(opt.opt_state.value, before)
-    assert lying(opt) == [1, 1, 2, 4, 4]  # counts of two groups, 10 moments
+    assert lying(opt) == [3, 4, 5]  # counts of two groups, 10 moments
     opt.register_trainable_weights(params['p5'])
-    assert lying(opt) == [1, 1, 4, 4, 4]
+    assert lying(opt) == [4, 5, 5]
     mu = optax.tree.get(opt.opt_state.value, 'mu')
     assert all((mu[k] == optax.tree.get(before, 'mu')[k]).all() for k in ('p0', 'p1', 'p2'))
 
@@ -223,7 +235,7 @@ def test_many_leaves_lie_alone(monkeypatch):
     monkeypatch.setattr(chunks, '_MANY', len(SHAPES))
     opt = bo.Adam(0.1).register_trainable_weights(params_of())
     assert set(lying(opt)) == {1}
-    assert max(lying(bo.Adam(0.1).register_trainable_weights(params_of(SHAPES[1:])))) == 4
+    assert max(lying(bo.Adam(0.1).register_trainable_weights(params_of(SHAPES[1:])))) == 5
 
 
 def test_a_state_may_be_put_back_and_compiles_nothing():

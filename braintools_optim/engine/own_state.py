@@ -169,18 +169,18 @@ class CoreState(LateState):
         return self.peek()[index].tree
 
     def put_group(
-        self, index: int, chain: Any, of_one: list[bool] | None, arrays: Sequence[jax.Array]
+        self, index: int, chain: Any, together: list[bool] | None, arrays: Sequence[jax.Array]
     ) -> None:
         """Put the chain state of one group, which may be new, in place of its old one.
 
-        ``of_one`` says which of its arrays belong to one parameter, and so may lie with others;
-        None that no array of any group may. The count goes to where ``arrays`` are, the
+        ``together`` says which of its arrays may lie with others; None that no array of any group
+        may. The count goes to where ``arrays`` are, the
         parameters of the group.
         """
         groups, count = self.value
-        new = Packed.of(chain, of_one, len(arrays))
+        new = Packed.of(chain, together, len(arrays))
         groups = (*groups[:index], new, *groups[index + 1 :])
-        if of_one is None:
+        if together is None:
             groups = tuple(one.unpacked(one.tree) for one in groups)
         self.value = (groups, replicated_beside(count, arrays))
 

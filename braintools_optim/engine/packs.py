@@ -3,6 +3,7 @@
 Every array that a program takes or gives costs about a microsecond of the host's time, more than it
 takes to compute a small one. With four in a buffer a small step takes three quarters of the time;
 more of them, or larger ones, save little and take long to compile (`python -m benchmarks.packs`).
+The counts of a chain go along with them, bit by bit: an array for themselves costs as much.
 That is so on the CPU. Elsewhere a program's kernels cost more than its arrays, and packs need more.
 """
 
@@ -23,9 +24,10 @@ from .observe import is_tracer
 
 __all__ = ['Packed']
 
-_TOGETHER = 4  # arrays in a buffer
+_TOGETHER = 4  # arrays in a buffer, beside counts
 _SMALL = 1024  # numbers in an array, at most, that lies in a buffer with others
 _PLATFORM = 'cpu'  # where they do
+_COUNT, _CARRIER = np.dtype('int32'), np.dtype('float32')  # counts lie with numbers as wide
 
 
 class Packing:
@@ -37,15 +39,15 @@ class Packing:
     __slots__ = ('_hash', '_parts')
 
     def __init__(
-        self, treedef: Any, shapes: tuple, members: tuple[tuple[int, ...], ...], parameters: int
+        self, treedef: Any, types: tuple, members: tuple[tuple[int, ...], ...], parameters: int
     ):
-        self._parts = treedef, shapes, members, parameters
+        self._parts = treedef, types, members, parameters
         self._hash = hash(self._parts)
 
     treedef = property(lambda self: self._parts[0])
     """The structure of the tree."""
-    shapes = property(lambda self: self._parts[1])
-    """The shapes of those leaves that lie with others, by position; None of the others."""
+    types = property(lambda self: self._parts[1])
+    """The shape and dtype of each leaf that lies with others, by position; None of the others."""
     members = property(lambda self: self._parts[2])
     """The positions of the leaves in each buffer."""
     parameters = property(lambda self: self._parts[3])
@@ -75,24 +77,18 @@ class Packed:
     def of(cls, tree: Any, together: Sequence[bool] | None = None, parameters: int = 0) -> Packed:
         """Pack a tree. Leaves for which ``together`` says so lie with others, if they are small.
 
-        Those in a buffer are of one dtype and on one device. What is traced lies alone. The tree
-        is the state of so many ``parameters``.
+        Those in a buffer are of one dtype, counts aside, and on one device. What is traced lies
+        alone. The tree is the state of so many ``parameters``.
         """
         leaves, treedef = jax.tree.flatten(tree)
-        wanted = together or [False] * len(leaves)
-        alike: dict[Any, list[int]] = {}
-        for i, (x, may) in enumerate(zip(leaves, wanted, strict=True)):
-            kind = (x.dtype, x.sharding, x.committed) if may and _is_small(x) else i
-            alike.setdefault(kind, []).append(i)
-        members = sorted(
-            tuple(found[k : k + _TOGETHER])
-            for found in alike.values()
-            for k in range(0, len(found), _TOGETHER)
-        )
+        members = _members(leaves, together or [False] * len(leaves))
         packed = {i for several in members if len(several) > 1 for i in several}
-        shapes = tuple(jnp.shape(x) if i in packed else None for i, x in enumerate(leaves))
+        types = tuple(
+            (jnp.shape(x), jnp.result_type(x)) if i in packed else None
+            for i, x in enumerate(leaves)
+        )
         buffers = [_in_one_buffer([leaves[i] for i in several]) for several in members]
-        return cls(buffers, Packing(treedef, shapes, tuple(members), parameters))
+        return cls(buffers, Packing(treedef, types, members, parameters))
 
     def tree_flatten(self) -> tuple[Sequence[Any], Packing]:
         """Return the buffers and their packing, for JAX."""
@@ -107,15 +103,15 @@ class Packed:
     def tree(self) -> Any:
         """The tree of the arrays."""
         packing = self.packing
-        leaves: list[Any] = [None] * len(packing.shapes)
+        leaves: list[Any] = [None] * len(packing.types)
         for buffer, members in zip(self.buffers, packing.members, strict=True):
             if isinstance(buffer, np.ndarray):  # where brainstate tries a function that is mapped
                 buffer = jnp.asarray(buffer)
             if len(members) == 1:
                 leaves[members[0]] = buffer
                 continue
-            shapes = [packing.shapes[i] for i in members]
-            for i, piece in zip(members, _pieces(buffer, shapes), strict=True):
+            types = [packing.types[i] for i in members]
+            for i, piece in zip(members, _pieces(buffer, types), strict=True):
                 leaves[i] = piece
         return jax.tree.unflatten(packing.treedef, leaves)
 
@@ -135,9 +131,9 @@ class Packed:
         leaves = [jnp.asarray(x) if isinstance(x, np.ndarray) else x for x in leaves]
         tree = jax.tree.unflatten(treedef, leaves)
         fits = treedef == packing.treedef and all(
-            shape is None or _fits(leaves[i], shape, buffer)
+            kind is None or _fits(leaves[i], kind, buffer)
             for buffer, members in zip(self.buffers, packing.members, strict=True)
-            for i, shape in ((i, packing.shapes[i]) for i in members)
+            for i, kind in ((i, packing.types[i]) for i in members)
         )
         return self.like(tree) if fits else self.unpacked(tree)
 
@@ -146,22 +142,45 @@ class Packed:
         return self.of(tree, parameters=self.packing.parameters)
 
 
+def _members(leaves: list, wanted: Sequence[bool]) -> tuple[tuple[int, ...], ...]:
+    """Return the positions of the leaves in each buffer: of those that are wanted with others."""
+    alike: dict[Any, list[int]] = {}
+    counts: dict[int, Any] = {}  # by position: the kind of buffer that takes them along
+    for i, (x, may) in enumerate(zip(leaves, wanted, strict=True)):
+        if not (may and _is_small(x)):
+            alike[i] = [i]
+        elif x.dtype == _COUNT and _TOGETHER > 1:
+            counts[i] = (_CARRIER, x.sharding, x.committed)
+        else:
+            alike.setdefault((x.dtype, x.sharding, x.committed), []).append(i)
+    members = {
+        kind: [found[k : k + _TOGETHER] for k in range(0, len(found), _TOGETHER)]
+        for kind, found in alike.items()
+    }
+    for i, carrier in counts.items():
+        members.setdefault(carrier if carrier in members else i, [[]])[-1].append(i)
+    return tuple(sorted(tuple(sorted(one)) for several in members.values() for one in several))
+
+
 def _is_small(x: Any) -> bool:
-    """Whether an array is known and small enough. A scalar is not: XLA rounds it otherwise then."""
+    """Whether an array is known and small enough.
+
+    A scalar is not, unless it is a count: XLA rounds it otherwise then.
+    """
     return (
         isinstance(x, jax.Array)
         and not is_tracer(x)
-        and 1 < x.size <= _SMALL
-        and jnp.issubdtype(x.dtype, jnp.inexact)
+        and x.size <= _SMALL
+        and (x.dtype == _COUNT or (x.size > 1 and jnp.issubdtype(x.dtype, jnp.inexact)))
         and not x.weak_type
         and isinstance(x.sharding, SingleDeviceSharding)
         and all(device.platform == _PLATFORM for device in x.devices())
     )
 
 
-def _fits(x: Any, shape: tuple, buffer: Any) -> bool:
-    """Whether an array is of this shape, and has the dtype and place of a buffer."""
-    if jnp.shape(x) != shape or jnp.result_type(x) != buffer.dtype:
+def _fits(x: Any, kind: tuple[tuple, Any], buffer: Any) -> bool:
+    """Whether an array is of this shape and dtype, and has the place of a buffer."""
+    if (jnp.shape(x), jnp.result_type(x)) != kind:
         return False
     if is_tracer(x) or is_tracer(buffer):
         return True
@@ -172,7 +191,9 @@ def _in_one_buffer(arrays: list) -> Any:
     """Return known arrays in one buffer."""
     if len(arrays) == 1:
         return arrays[0]
-    return _moved(np.concatenate([np.asarray(x).reshape(-1) for x in arrays]), arrays[0])
+    dtype = next((x.dtype for x in arrays if x.dtype != _COUNT), _COUNT)
+    flat = [np.asarray(x).reshape(-1).view(dtype) for x in arrays]
+    return _moved(np.concatenate(flat), arrays[0])
 
 
 def _refilled(buffer: Any, arrays: list) -> Any:
@@ -186,23 +207,33 @@ def _overwritten(buffer: Any, arrays: list) -> Any:
     # One by one: XLA computes each then by itself, and rounds it as if it lay alone.
     start = 0
     for x in arrays:
-        buffer = jax.lax.dynamic_update_slice(buffer, x.reshape(-1), (start,))
+        flat = _with_bits(x.reshape(-1), buffer.dtype)
+        buffer = jax.lax.dynamic_update_slice(buffer, flat, (start,))
         start += x.size
     return buffer
 
 
-def _pieces(buffer: Any, shapes: list[tuple]) -> list:
-    """Return the arrays of these shapes that lie in a buffer, perhaps behind axes of a batch."""
+def _pieces(buffer: Any, types: list[tuple[tuple, Any]]) -> list:
+    """Return the arrays of these types that lie in a buffer, perhaps behind axes of a batch."""
     *batch, _ = buffer.shape
-    axis, sizes = len(batch), list(map(math.prod, shapes))
+    axis, sizes = len(batch), [math.prod(shape) for shape, _ in types]
     if is_tracer(buffer) or not isinstance(buffer.sharding, SingleDeviceSharding):
         pieces = jax.lax.split(buffer, sizes, axis)
-        return [x.reshape((*batch, *shape)) for x, shape in zip(pieces, shapes, strict=True)]
+        return [
+            _with_bits(x, dtype).reshape((*batch, *shape))
+            for x, (shape, dtype) in zip(pieces, types, strict=True)
+        ]
     # By NumPy: XLA would compile a program for each place in a buffer.
     parts = np.split(np.asarray(buffer), np.cumsum(sizes)[:-1], axis)
     return [
-        _moved(x.reshape((*batch, *shape)), buffer) for x, shape in zip(parts, shapes, strict=True)
+        _moved(np.ascontiguousarray(x).view(dtype).reshape((*batch, *shape)), buffer)
+        for x, (shape, dtype) in zip(parts, types, strict=True)
     ]
+
+
+def _with_bits(x: Any, dtype: Any) -> Any:
+    """Return an array of this dtype with the same bits."""
+    return x if x.dtype == dtype else jax.lax.bitcast_convert_type(x, dtype)
 
 
 def _moved(x: np.ndarray, like: jax.Array) -> jax.Array:
