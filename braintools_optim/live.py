@@ -39,6 +39,12 @@ def _taken() -> frozenset[str]:
     return frozenset(names - {'lr'})
 
 
+def _has_setter(cls: type, name: str) -> bool:
+    """Whether a class says itself what assigning an attribute does."""
+    attribute = getattr(cls, name, None)
+    return type(attribute) is property and attribute.fset is not None
+
+
 class LiveNumbers:
     """Mixin of `OptaxOptimizer`: hyper-parameters that are live, for each of its groups."""
 
@@ -185,7 +191,8 @@ class LiveNumbers:
                 )
             self._assign({(0, name): value})
         else:
-            self._check_attribute(name, value)
+            if not _has_setter(type(self), name):  # as current_lr has
+                self._check_attribute(name, value)
             object.__setattr__(self, name, value)
 
     def _check_attribute(self, name: str, value: Any) -> None:

@@ -243,7 +243,8 @@ class NumbersState(LateState):
 
     def replace(self, numbers: list, *others: Any) -> None:
         """Write new numbers, which may be traced; the list must not be changed any more."""
-        if not _FLOAT.issuperset(map(type, numbers)) and any(map(is_tracer, numbers)):
+        plain = _FLOAT.issuperset(map(type, numbers))  # by far the most frequent
+        if not plain and any(map(is_tracer, numbers)):
             wide = jnp.result_type(float)
             # Not stacked: under a vmap that would put the axis of the map behind, and brainstate
             # wants it where the rest of a State has it.
@@ -255,7 +256,7 @@ class NumbersState(LateState):
                 'plain JAX (jax.jit, jax.vmap ...), which would do so once, while it is traced: '
                 'use brainstate.transform.jit, or assign it outside.'
             )
-        elif any(isinstance(x, np.ndarray) for x in numbers):
+        elif not plain and any(isinstance(x, np.ndarray) for x in numbers):
             raise ValueError(
                 'these are the numbers of several optimizers, which a vmap made: assign them, and '
                 'step their schedulers, in the function that is mapped.'
