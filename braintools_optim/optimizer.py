@@ -46,7 +46,7 @@ from .saving import Savable
 from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import own_buffers
 from .signature import constructor_documentation, constructor_signature
-from .slot import may_lie_together, check_vectors, with_dtype, with_known
+from .slot import check_vectors, may_lie_together, with_dtype, with_known
 from .state import OptimState, RegisteredStates, UniqueStateManager, check_trainable
 from .transforms import scale_by_adam
 
