@@ -231,6 +231,17 @@ def test_each_group_has_its_own_and_moments_stay_when_it_grows():
     assert all((mu[k] == optax.tree.get(before, 'mu')[k]).all() for k in ('p0', 'p1', 'p2'))
 
 
+@pytest.mark.parametrize('groups', [1, 5])
+def test_more_groups_have_no_more_buffers(groups):
+    params, each = params_of([(3,)] * 10), 10 // groups
+    names = [[f'p{i}' for i in range(k, k + each)] for k in range(0, 10, each)]
+    opt = bo.AdamW(0.1).register_trainable_weights({k: params[k] for k in names[0]})
+    for some in names[1:]:
+        opt.add_param_group({k: params[k] for k in some})
+    assert len(opt.param_groups) == groups and len(lying(opt)) == 5
+    assert len(opt._core.parts()[0]) == 5
+
+
 def test_many_leaves_lie_alone(monkeypatch):
     monkeypatch.setattr(chunks, '_MANY', len(SHAPES))
     opt = bo.Adam(0.1).register_trainable_weights(params_of())

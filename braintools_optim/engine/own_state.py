@@ -174,8 +174,7 @@ class CoreState(LateState):
         """Put the chain state of one group, which may be new, in place of its old one.
 
         ``together`` says which of its arrays may lie with others; None that no array of any group
-        may. The count goes to where ``arrays`` are, the
-        parameters of the group.
+        may. The count goes to where ``arrays`` are, the parameters of the group.
         """
         groups, count = self.value
         new = Packed.of(chain, together, len(arrays))

@@ -191,7 +191,7 @@ def _in_one_buffer(arrays: list) -> Any:
     """Return known arrays in one buffer."""
     if len(arrays) == 1:
         return arrays[0]
-    dtype = next((x.dtype for x in arrays if x.dtype != _COUNT), _COUNT)
+    dtype = next(x.dtype for x in arrays if x.dtype != _COUNT)
     flat = [np.asarray(x).reshape(-1).view(dtype) for x in arrays]
     return _moved(np.concatenate(flat), arrays[0])
 
