@@ -277,7 +277,12 @@ class LiveNumbers:
             group = self._groups[index]
             if group.fixed_chain is not None and name != 'lr':
                 raise self._without_effect(name)
-            checked[index, name] = self._checked(name, value, self._numbers[name], not by_hand)
+            driven = not by_hand or self._may_be_negative(index, name, value)
+            try:
+                checked[index, name] = self._checked(name, value, self._numbers[name], driven)
+            except TypeError:
+                self._core.refuse_several()  # whose numbers are arrays
+                raise
             if by_hand and name == 'lr' and self._running.rate_is_read is False:
                 pair = checked[index, name], group.number(name)
                 if any_traced(pair) or pair[0] != pair[1]:
@@ -290,6 +295,16 @@ class LiveNumbers:
         if for_all:
             checked |= {(TO_COME, name): value for (_, name), value in checked.items()}
         self._write(checked)
+
+    def _may_be_negative(self, group: int, name: str, value: Any) -> bool:
+        """Whether a group has a negative learning rate, as torch's schedulers make it, to change.
+
+        Where a schedule comes down to 0 and the rate was changed before, rounding may do so, too.
+        """
+        if name != 'lr' or (type(value) is float and value >= 0.0):
+            return False
+        present = self._table.read(group, name)
+        return type(present) is float and present < 0.0
 
     def _write(self, numbers: Mapping[tuple[int, str], Any]) -> None:
         """Write numbers of groups, and of those to come."""

@@ -300,6 +300,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
 
         Called again it adds what is new to group 0. All moments are kept.
         """
+        self._core.refuse_several()
         manager = self.param_states.copy().merge_with(param_states)
         if not len(manager):
             raise ValueError(
@@ -324,6 +325,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         **hyper
             Any hyper-parameter or flag of this optimizer.
         """
+        self._core.refuse_several()
         name = type(self).__name__
         if not len(self.param_states):
             raise ValueError(

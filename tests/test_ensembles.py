@@ -122,6 +122,9 @@ def test_one_scheduler_becomes_several_by_the_rates_it_finds(inner):
         lambda w, opt: setattr(opt, 'current_lr', 0.3),
         lambda w, opt: setattr(opt, 'betas', (0.3, 0.2)),
         lambda w, opt: opt.step({'w': w.value}),
+        lambda w, opt: opt.lr_apply(lambda lr: lr / 2),
+        lambda w, opt: opt.add_param_group({'v': ParamState(jnp.ones(3))}),
+        lambda w, opt: opt.register_trainable_weights({'v': ParamState(jnp.ones(3))}),
         lambda w, opt: opt.lr.step(),
         lambda w, opt: opt.lr.preview(3),
         lambda w, opt: opt.state_dict(),
@@ -135,6 +138,18 @@ def test_what_an_ensemble_cannot_do_outside_of_vmap(use):
         use(w, opt)
     after = [s.value for s in brainstate.graph.states(opt).values()]
     jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_an_ensemble_that_accumulates_says_the_same():
+    found = []
+
+    def member(lr):
+        w = ParamState(jnp.ones(3))
+        found.append(bo.AdamW(lr, accumulate_steps=2).register_trainable_weights({'w': w}))
+
+    vmap_new_states(in_axes=0)(member)(jnp.array(RATES))
+    with pytest.raises(ValueError, match='several, which a vmap made: use it in the function'):
+        found[-1].step({'w': jnp.ones((2, 3))})
 
 
 def test_the_states_of_a_module_hold_what_its_schedulers_remember():

@@ -38,8 +38,7 @@ def tree():
         'scalar': jnp.float32(2.0),
         'empty': jnp.zeros((0, 3)),
         'large': jnp.zeros((packs._SMALL + 1,)),
-        # As the bits of a float32 these are tiny, and no numbers.
-        'counts': jnp.array([0, 1, 2, 0x7F800001, 0x7FC00000, 2**31 - 1]),
+        'counts': jnp.array([0, 1, 2**16 - 1, 2**16, 2**24 + 1, 2**31 - 1, -1, -(2**31)]),
         'weak': jnp.full((2,), 1.0),
         'key': jax.random.key(0),
         'nothing': None,
@@ -229,6 +228,18 @@ def test_each_group_has_its_own_and_moments_stay_when_it_grows():
     assert lying(opt) == [4, 5, 5]
     mu = optax.tree.get(opt.opt_state.value, 'mu')
     assert all((mu[k] == optax.tree.get(before, 'mu')[k]).all() for k in ('p0', 'p1', 'p2'))
+
+
+def test_counts_outlive_arithmetic_on_the_states():
+    params = params_of(SHAPES[:2])
+    opt = bo.Adam(0.1).register_trainable_weights(params)
+    for t in range(3):
+        opt.step(gradients(t, params))
+    before = opt.opt_state.value
+    for state in brainstate.graph.states(opt).values():
+        state.value = jax.tree.map(lambda x: x * jnp.ones_like(x), state.value)
+    assert_same(opt.opt_state.value, before)
+    np.testing.assert_array_equal(optax.tree.get(before, 'leaf_counts'), [3, 3])
 
 
 @pytest.mark.parametrize('groups', [1, 5])

@@ -18,6 +18,7 @@ from ..slot import rebuild, slots_of
 from ..transforms.absent import is_masked
 from .finite import where_true
 from .observe import is_tracer
+from .own_state import count_of_one
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
@@ -45,7 +46,7 @@ def turn_of(count: Any, steps: int) -> Any:
     """Return the turn of the call that follows so many; where they are traced, if it updates."""
     if is_tracer(count):
         return (count + 1) % steps == 0
-    return Turn.ADDS if (int(count) + 1) % steps else Turn.UPDATES
+    return Turn.ADDS if (count_of_one(count) + 1) % steps else Turn.UPDATES
 
 
 def check_accumulation(optimizer: OptaxOptimizer) -> None:

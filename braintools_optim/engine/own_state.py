@@ -32,7 +32,7 @@ from .packs import Packed
 
 __all__ = [
     *('ChainState', 'CoreState', 'CountState', 'EpochState', 'LateState', 'NumbersState'),
-    *('PartState', 'ProgressState', 'next_step_count', 'weak_scalars'),
+    *('PartState', 'ProgressState', 'count_of_one', 'next_step_count', 'weak_scalars'),
 ]
 
 _FLOAT = frozenset([float])
@@ -58,14 +58,19 @@ def next_step_count(count: Any) -> Any:
     """Return the count of one more step, which stops at the largest integer."""
     if is_tracer(count):
         return optax.safe_increment(count)
+    count = count_of_one(count)
+    return np.int32(count if count == _MAX_COUNT else count + 1)
+
+
+def count_of_one(count: Any) -> int:
+    """Return a known step count; raise if it is that of several optimizers."""
     try:
-        count = int(count)
+        return int(count)
     except TypeError:
         raise ValueError(
-            'this optimizer stands for several, which a vmap made: step it in the function that '
+            'this optimizer stands for several, which a vmap made: use it in the function that '
             'is mapped.'
         ) from None
-    return np.int32(count if count == _MAX_COUNT else count + 1)
 
 
 class LateState(OptimState):
@@ -192,6 +197,11 @@ class CoreState(LateState):
     def count(self) -> Any:
         """The step count."""
         return self.parts()[2] if unobserved(self) else self.value[1]
+
+    def refuse_several(self) -> None:
+        """Raise if it is the state of several optimizers."""
+        if not is_tracer(count := self.count):
+            count_of_one(count)
 
     def parts(self) -> tuple[list, Any, Any]:
         """Return the buffers and tree of the chain states, and the count."""

@@ -3,14 +3,16 @@
 Every array that a program takes or gives costs about a microsecond of the host's time, more than it
 takes to compute a small one. With four in a buffer a small step takes three quarters of the time;
 more of them, or larger ones, save little and take long to compile (`python -m benchmarks.packs`).
-The counts of a chain go along with them, bit by bit: an array for themselves costs as much.
+The counts of a chain go along with them, each as two numbers: an array for themselves costs as
+much. Their bits would not do: as floats they are so small that XLA's arithmetic, to which
+collectives belong, makes zeros of them.
 That is so on the CPU. Elsewhere a program's kernels cost more than its arrays, and packs need more.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -27,7 +29,8 @@ __all__ = ['Packed']
 _TOGETHER = 4  # arrays in a buffer, beside counts
 _SMALL = 1024  # numbers in an array, at most, that lies in a buffer with others
 _PLATFORM = 'cpu'  # where they do
-_COUNT, _CARRIER = np.dtype('int32'), np.dtype('float32')  # counts lie with numbers as wide
+_COUNT, _CARRIER = np.dtype('int32'), np.dtype('float32')  # in what buffers counts lie
+_HALF = 16  # bits in each of the two numbers that a count lies there as: both are exact
 
 
 class Packing:
@@ -192,7 +195,7 @@ def _in_one_buffer(arrays: list) -> Any:
     if len(arrays) == 1:
         return arrays[0]
     dtype = next(x.dtype for x in arrays if x.dtype != _COUNT)
-    flat = [np.asarray(x).reshape(-1).view(dtype) for x in arrays]
+    flat = [piece for x in arrays for piece in _laid_in(np.asarray(x), dtype)]
     return _moved(np.concatenate(flat), arrays[0])
 
 
@@ -207,33 +210,44 @@ def _overwritten(buffer: Any, arrays: list) -> Any:
     # One by one: XLA computes each then by itself, and rounds it as if it lay alone.
     start = 0
     for x in arrays:
-        flat = _with_bits(x.reshape(-1), buffer.dtype)
-        buffer = jax.lax.dynamic_update_slice(buffer, flat, (start,))
-        start += x.size
+        for piece in _laid_in(x, buffer.dtype):
+            buffer = jax.lax.dynamic_update_slice(buffer, piece, (start,))
+            start += piece.size
     return buffer
 
 
 def _pieces(buffer: Any, types: list[tuple[tuple, Any]]) -> list:
     """Return the arrays of these types that lie in a buffer, perhaps behind axes of a batch."""
     *batch, _ = buffer.shape
-    axis, sizes = len(batch), [math.prod(shape) for shape, _ in types]
+    axis = len(batch)
+    sizes = [math.prod(shape) for shape, kind in types for _ in range(_count_of_pieces(kind))]
     if is_tracer(buffer) or not isinstance(buffer.sharding, SingleDeviceSharding):
-        pieces = jax.lax.split(buffer, sizes, axis)
-        return [
-            _with_bits(x, dtype).reshape((*batch, *shape))
-            for x, (shape, dtype) in zip(pieces, types, strict=True)
-        ]
+        pieces = iter(jax.lax.split(buffer, sizes, axis))
+        return [_taken_out(pieces, (*batch, *shape), kind) for shape, kind in types]
     # By NumPy: XLA would compile a program for each place in a buffer.
-    parts = np.split(np.asarray(buffer), np.cumsum(sizes)[:-1], axis)
-    return [
-        _moved(np.ascontiguousarray(x).view(dtype).reshape((*batch, *shape)), buffer)
-        for x, (shape, dtype) in zip(parts, types, strict=True)
-    ]
+    parts = iter(np.split(np.asarray(buffer), np.cumsum(sizes)[:-1], axis))
+    return [_moved(_taken_out(parts, (*batch, *shape), kind), buffer) for shape, kind in types]
 
 
-def _with_bits(x: Any, dtype: Any) -> Any:
-    """Return an array of this dtype with the same bits."""
-    return x if x.dtype == dtype else jax.lax.bitcast_convert_type(x, dtype)
+def _count_of_pieces(kind: Any) -> int:
+    """Return in how many pieces an array of a dtype lies in a buffer."""
+    return 2 if kind == _COUNT else 1
+
+
+def _laid_in(x: Any, kind: Any) -> list:
+    """Return the pieces, each a vector, as which an array lies in a buffer of a dtype."""
+    flat = x.reshape(-1)
+    if flat.dtype == kind:
+        return [flat]
+    return [(flat >> _HALF).astype(kind), (flat & ((1 << _HALF) - 1)).astype(kind)]
+
+
+def _taken_out(pieces: Iterator[Any], shape: tuple, kind: Any) -> Any:
+    """Return the array of this shape and dtype that the next pieces are."""
+    if _count_of_pieces(kind) == 1:
+        return next(pieces).reshape(shape)
+    high, low = (next(pieces).astype(kind).reshape(shape) for _ in range(2))
+    return (high << _HALF) | low
 
 
 def _moved(x: np.ndarray, like: jax.Array) -> jax.Array:

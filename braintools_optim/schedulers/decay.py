@@ -367,6 +367,8 @@ class MultiplicativeLR(PresentRate, LambdaLR):
 
     .. math:: \eta_t = f(t)\,\eta_{t-1}
 
+    ``step(epoch)`` multiplies it once, too, by the factor of that epoch, as torch's does.
+
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
