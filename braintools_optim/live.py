@@ -277,7 +277,7 @@ class LiveNumbers:
             group = self._groups[index]
             if group.fixed_chain is not None and name != 'lr':
                 raise self._without_effect(name)
-            driven = not by_hand or self._may_be_negative(index, name, value)
+            driven = not by_hand or self._nears_zero(index, name, value)
             try:
                 checked[index, name] = self._checked(name, value, self._numbers[name], driven)
             except TypeError:
@@ -296,15 +296,15 @@ class LiveNumbers:
             checked |= {(TO_COME, name): value for (_, name), value in checked.items()}
         self._write(checked)
 
-    def _may_be_negative(self, group: int, name: str, value: Any) -> bool:
-        """Whether a group has a negative learning rate, as torch's schedulers make it, to change.
+    def _nears_zero(self, group: int, name: str, value: Any) -> bool:
+        """Whether a negative learning rate, as torch's schedulers make it, stays or is made less.
 
-        Where a schedule comes down to 0 and the rate was changed before, rounding may do so, too.
+        Where a schedule comes down to 0 and the rate was changed before, rounding makes it so, too.
         """
-        if name != 'lr' or (type(value) is float and value >= 0.0):
+        if name != 'lr' or not isinstance(value, float) or not value < 0.0:
             return False
         present = self._table.read(group, name)
-        return type(present) is float and present < 0.0
+        return type(present) is float and present <= value
 
     def _write(self, numbers: Mapping[tuple[int, str], Any]) -> None:
         """Write numbers of groups, and of those to come."""

@@ -300,8 +300,8 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
 
         Called again it adds what is new to group 0. All moments are kept.
         """
-        self._core.refuse_several()
         manager = self.param_states.copy().merge_with(param_states)
+        self._core.refuse_several()
         if not len(manager):
             raise ValueError(
                 f'{type(self).__name__} was given no parameters; has the model any ParamState? '
@@ -325,12 +325,12 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         **hyper
             Any hyper-parameter or flag of this optimizer.
         """
-        self._core.refuse_several()
         name = type(self).__name__
         if not len(self.param_states):
             raise ValueError(
                 f'{name} has no parameters yet; call register_trainable_weights first.'
             )
+        self._core.refuse_several()
         for key in hyper:
             if key not in self._numbers and key not in self._flags:
                 raise TypeError(self._no_option(key))

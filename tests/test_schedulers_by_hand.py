@@ -91,13 +91,16 @@ def test_a_decay_stays_at_its_bound_after_a_change(x64, epoch, jitted):
     assert below[epoch + 1 :] == pytest.approx([undisturbed[epoch + 1] * 0.1] * (16 - epoch))
 
 
-def test_a_rate_that_a_schedule_made_negative_may_be_scaled_and_no_other_becomes_so():
+def test_a_rate_that_a_schedule_made_negative_may_be_made_less_and_no_other_becomes_so():
     opt = driven(bo.LambdaLR(0.1, lambda epoch: 1.0 - 2.0 * epoch))
     opt.lr.step()
     assert opt.current_lr == -0.1
     opt.lr_apply(lambda lr: lr / 2)
     opt.param_groups[0]['lr'] *= 0.5
+    opt.current_lr = opt.param_groups[0]['lr']
     assert opt.current_lr == -0.025
+    with pytest.raises(ValueError, match='lr=-0.05'):
+        opt.lr_apply(lambda lr: lr * 2)
     with pytest.raises(ValueError, match='lr=nan'):
         opt.current_lr = float('nan')
     opt.current_lr = 0.1
