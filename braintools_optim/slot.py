@@ -86,15 +86,13 @@ def check_vectors(state: Any, parameters: Sequence[Keys], owner: str) -> None:
 def may_lie_together(state: Any, parameters: Sequence[Keys]) -> list[bool]:
     """Return whether a chain's arrays may lie with others, in the order of JAX.
 
-    Numbers of one parameter may, and how many updates each has had.
+    Those of one parameter may, and how many updates each has had.
     """
-
-    def may(slot: Slot) -> bool:
-        if slot.parameter is None:
-            return _last_word(slot) == 'leaf_counts'
-        return jnp.issubdtype(jnp.result_type(slot.value), jnp.inexact)
-
-    return [may(slot) for slot in slots_of(state, parameters) if not is_masked(slot.value)]
+    return [
+        slot.parameter is not None or _last_word(slot) == 'leaf_counts'
+        for slot in slots_of(state, parameters)
+        if not is_masked(slot.value)
+    ]
 
 
 def _is_per_leaf(head: tuple) -> bool:

@@ -350,3 +350,38 @@ def test_a_tensor_is_told_how_to_become_an_array():
     step = bo.train_step(w, opt, lambda x: jnp.sum(w.value * x))
     with pytest.raises(TypeError, match=r'got a torch.Tensor for argument \[0\]; give tensor'):
         step(Tensor())
+
+
+@pytest.mark.parametrize('way', ['differentiate', 'register'])
+def test_parts_of_a_model_are_trained_as_the_message_says(way):
+    """In torch a group is made of ``model.a.parameters()``; here those have the part's keys."""
+
+    class Model(brainstate.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = brainstate.nn.Linear(3, 2), brainstate.nn.Linear(2, 1)
+
+        def loss(self):
+            return (self.b(self.a(jnp.ones(3))) ** 2).sum()
+
+    def grouped(a, b):
+        opt = bo.SGD(0.1).register_trainable_weights(a)
+        opt.add_param_group(b, lr=0.2)
+        return opt
+
+    model = Model()
+    whole = model.states(brainstate.ParamState)
+    opt = grouped(model.a.states(brainstate.ParamState), model.b.states(brainstate.ParamState))
+    with pytest.raises(KeyError, match='only parts were registered.*to_pytree.*whole model'):
+        opt.step(grads := brainstate.transform.grad(model.loss, whole)())
+    with pytest.raises(KeyError) as other_mistake:
+        opt.step((grads, None))
+    assert 'only parts' not in str(other_mistake.value)
+    if way == 'register':
+        opt = grouped(*({k: whole[k] for k in whole if k[0] == part} for part in 'ab'))
+    else:
+        whole = opt.param_states.to_pytree()
+    before = [jnp.copy(model.a.weight.value['weight']), jnp.copy(model.b.weight.value['weight'])]
+    opt.step(brainstate.transform.grad(model.loss, whole)())
+    after = [model.a.weight.value['weight'], model.b.weight.value['weight']]
+    assert all((x != y).any() for x, y in zip(before, after, strict=True))

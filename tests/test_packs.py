@@ -72,6 +72,7 @@ def test_counts_lie_with_float32_beside_as_many_as_without():
     assert packed(arrays).packing.members == ((0, 1, 2, 3, 4),)
     assert packed(arrays[3:]).packing.members == ((0, 1),)
     assert packed([*arrays[:2], arrays[4], arrays[4]]).packing.members == ((0, 1, 2, 3),)
+    assert packed([arrays[4], arrays[4]]).packing.members == ((0,), (1,))
     half = [x.astype(jnp.bfloat16) for x in arrays[:2]]
     assert packed([*half, arrays[4]]).packing.members == ((0, 1), (2,))
 

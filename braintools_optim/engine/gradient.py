@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +43,23 @@ def _unpacked(grads: Any) -> str:
     if isinstance(grads, jax.Array | float) and jnp.ndim(grads) == 0:
         return ' If this is the loss: step takes its gradients.'
     return ''
+
+
+def _of_the_whole(grads: Any, strays: list[Keys], manager: UniqueStateManager) -> str:
+    """Return a hint for gradients of a model, of which parts were registered by their own keys."""
+    parts = [elementary(path) for path in manager.aliases()]
+
+    def within(keys: Keys) -> bool:
+        keys = elementary(keys)
+        return any(keys[i : i + len(p)] == p for p in parts for i in range(len(keys)) if p)
+
+    if not isinstance(grads, Mapping) or not strays or not all(map(within, strays)):
+        return ''
+    return (
+        ' These seem to be of a model of which only parts were registered, each by its own keys: '
+        'differentiate by opt.param_states.to_pytree(), or register States that '
+        'model.states(brainstate.ParamState) of the whole model gives.'
+    )
 
 
 def _tree_of(missing: list[Leaf], leaves: list[Leaf], manager: UniqueStateManager) -> str:
@@ -119,10 +136,11 @@ def assigned(
     if foreign or not claimed or (strays and missing):
         culprits = ', '.join(map(_show, foreign or strays)) or 'no keys'
         lacking = ', '.join(leaf.name for leaf in missing) or 'none'
+        hint = _of_the_whole(grads, strays, manager) or _tree_of(missing, leaves, manager)
         raise KeyError(
             f'gradients under {culprits} match no parameter; without a gradient are '
             f'{lacking}. Expected the keys of the registered parameters: '
-            f'{", ".join(manager.names)}.{_tree_of(missing, leaves, manager)}{_unpacked(grads)}'
+            f'{", ".join(manager.names)}.{hint}{_unpacked(grads)}'
         )
     return [g for _, g in given], owned
 

@@ -3,7 +3,7 @@
 Every array that a program takes or gives costs about a microsecond of the host's time, more than it
 takes to compute a small one. With four in a buffer a small step takes three quarters of the time;
 more of them, or larger ones, save little and take long to compile (`python -m benchmarks.packs`).
-The counts of a chain go along with them, each as two numbers: an array for themselves costs as
+Integers, as counts are, go along with them, each as two numbers: an array for themselves costs as
 much. Their bits would not do: as floats they are so small that XLA's arithmetic, to which
 collectives belong, makes zeros of them.
 That is so on the CPU. Elsewhere a program's kernels cost more than its arrays, and packs need more.
