@@ -48,6 +48,7 @@ from .hyper import Hyper
 from .leafwise import leafwise
 from .optimizer import OptaxOptimizer, Optimizer
 from .other_libraries import name_here
+from .ranges import Range
 from .schedulers import (
     SWALR,
     WSDLR,
@@ -137,6 +138,7 @@ __all__ = [
     'Quad',
     'RAdam',
     'RMSprop',
+    'Range',
     'ReduceLROnPlateau',
     'RexLR',
     'Rprop',

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from saiunit import Quantity
 
-from .leafwise import is_leafwise
-
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
 
@@ -23,7 +21,7 @@ def check_decay_mask(optimizer: OptaxOptimizer) -> None:
     if not set(optimizer.weight_decays) & set(optimizer._numbers):
         missing = ' or '.join(optimizer.weight_decays)
         raise TypeError(f'{name} has no {missing}, so decay_mask would have no effect.')
-    if not is_leafwise(optimizer.transform) or optimizer._groups[0].fixed_chain is not None:
+    if not optimizer._is_leafwise():
         raise TypeError(
             f'the chain of {name} may not update each parameter by itself, so decay_mask cannot '
             f'take the decay from some of them: put these into a group with weight_decay=0, or '

@@ -20,6 +20,7 @@ from .engine.given_chain import (
     built_chain,
     check_chain,
     fixed_chain,
+    more_given,
     noting_reads,
     refuse_untaken,
 )
@@ -35,7 +36,7 @@ from .engine.writing import undone_on_error
 from .fixed_options import FixedOptions
 from .groups import Groups, ParamGroup
 from .hyper import TO_COME, Hyper, HyperTable, number_at
-from .leafwise import leafwise
+from .leafwise import is_leafwise, leafwise
 from .live import LiveNumbers
 from .other_libraries import refuse_more, refuse_parameters, refuse_rate, refuse_torch_group
 from .precision import Precision
@@ -282,8 +283,13 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
 
     def _chain_extra(self, extra: dict, view: GroupView) -> dict:
         """Return what the chain of a group takes besides gradients, given what step was given."""
-        also = {k: extra[k] for k in self.more_gradients if extra.get(k) is not None}
+        also = more_given(self, extra)
         return extra | {k: view.gradients(grads) for k, grads in also.items()}
+
+    def _is_leafwise(self) -> bool:
+        """Whether the chain of every group updates each leaf by itself."""
+        given = any(group.fixed_chain is not None for group in self._groups)
+        return is_leafwise(self.transform) and not given
 
     def _searches(self) -> bool:
         """Whether a step needs the loss, and the function that computes it."""

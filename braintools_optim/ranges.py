@@ -11,6 +11,7 @@ __all__ = [
     'DECAY',
     'FINITE',
     'NON_NEGATIVE',
+    'POSITIVE',
     'RANGES',
     'UNIT',
     'Range',
@@ -46,6 +47,7 @@ class Range(NamedTuple):
 
 
 NON_NEGATIVE = Range(0.0, open_high=True)
+POSITIVE = Range(0.0, open_low=True, open_high=True)
 UNIT = Range(0.0, 1.0)
 DECAY = Range(0.0, 1.0, open_high=True)
 CLIP = Range(0.0, open_low=True)  # infinity is allowed: it turns the clipping off

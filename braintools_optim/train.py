@@ -15,11 +15,10 @@ from brainstate.transform import ProgressBar, for_loop
 
 from .check import check_count, check_flag
 from .engine.leaf import without_unit
-from .engine.loss import check_loss, kind_of
+from .engine.loss import check_loss, shown_kind
 from .engine.objective import ClosureObjective
 from .engine.observe import traced
 from .engine.program import StatefulProgram
-from .leafwise import is_leafwise
 from .optimizer import OptaxOptimizer
 from .paths import plain_keys
 from .schedulers import Scheduler
@@ -208,7 +207,7 @@ class TrainStep:
         if self.has_aux:
             if not isinstance(out, tuple | list) or len(out) != 2:
                 raise TypeError(
-                    f'with has_aux=True loss_fn must return (loss, aux), got {kind_of(out)}.'
+                    f'with has_aux=True loss_fn must return (loss, aux), got {shown_kind(out)}.'
                 )
             loss = out[0]
         several = isinstance(out, tuple) and not self.has_aux
@@ -260,6 +259,7 @@ class TrainStep:
     def _prepared(self) -> list[State]:
         """Be ready for a trace; return all States that a step is known to touch."""
         for opt in self.optimizers:
+            opt._core.refuse_several()
             opt._ready().follow_parameters()
         own = [s for opt in self.optimizers for s in (opt._core, opt._table.state)]
         rates = [s for scheduler in self.schedulers for s in scheduler._states()]
@@ -372,7 +372,7 @@ def _as_list(name: str, given: Any, kind: type) -> list[Any]:
 
 def _may_want_loss(opt: OptaxOptimizer) -> bool:
     """Whether its chain may take the loss, as optax's reduce_on_plateau does."""
-    if is_leafwise(opt.transform) and opt._groups[0].fixed_chain is None:
+    if opt._is_leafwise():
         return False
     kinds = {p.kind for p in inspect.signature(opt.step).parameters.values()}
     return opt.accumulate_steps == 1 and inspect.Parameter.VAR_KEYWORD in kinds

@@ -194,7 +194,7 @@ def test_a_duplicate_of_a_state_shares_no_memory():
 
 @pytest.mark.parametrize(
     ('cls', 'takes'),
-    [(bo.AdamW, True), (bo.Muon, True), (bo.Mars, False), (bo.Quad, False), (bo.Lookahead, False)],
+    [(bo.AdamW, True), (bo.Muon, True), (bo.Mars, False), (bo.Quad, False), (bo.Lookahead, True)],
 )
 def test_the_signature_lacks_a_mask_that_is_refused(cls, takes):
     assert ('decay_mask' in inspect.signature(cls).parameters) == takes

@@ -122,6 +122,8 @@ def test_one_scheduler_becomes_several_by_the_rates_it_finds(inner):
         lambda w, opt: setattr(opt, 'current_lr', 0.3),
         lambda w, opt: setattr(opt, 'betas', (0.3, 0.2)),
         lambda w, opt: opt.step({'w': w.value}),
+        lambda w, opt: jit(lambda: opt.step({'w': w.value}))(),
+        lambda w, opt: bo.train_step({'w': w}, opt, lambda: jnp.sum(w.value))(),
         lambda w, opt: opt.lr_apply(lambda lr: lr / 2),
         lambda w, opt: opt.add_param_group({'v': ParamState(jnp.ones(3))}),
         lambda w, opt: opt.register_trainable_weights({'v': ParamState(jnp.ones(3))}),

@@ -414,6 +414,24 @@ def test_affine_reads_the_numbers_of_its_group(jit, x64):
         Ramp(1.0, slope=[0.4, 0.8], period=5).load_state_dict(opt.lr.state_dict())
 
 
+def test_a_formula_and_arguments_of_its_own():
+    class Named(bo.LRScheduler):
+        schedule = bo.schedules.cosine
+
+        def __init__(self, *base_lr, label='a', last_epoch=0):
+            own = {'T_max': 4, 'eta_min': 0.1}
+            super().__init__(*base_lr, last_epoch=last_epoch, fixed={'label': label}, **own)
+
+    opt = bo.SGD(lr=Named(1.0, label='b'))
+    for _ in range(2):
+        opt.lr.step()
+    assert (opt.lr.label, opt.lr.T_max) == ('b', 4) and "label='b'" in repr(opt.lr)
+    np.testing.assert_allclose(opt.current_lr, 0.55, rtol=1e-6)
+    opt.lr.eta_min = 0.2  # is checked together with what the formula takes besides
+    opt.lr.step(4)
+    np.testing.assert_allclose(opt.current_lr, 0.2, rtol=1e-6)
+
+
 def test_the_formula_of_the_base_reads_the_numbers_of_its_group():
     class Slower(bo.ExponentialLR):
         def affine(self, epoch, group):

@@ -11,6 +11,7 @@ from ..check import check_count
 from ..engine.given_chain import check_chain
 from ..engine.view import GroupView
 from ..hyper import Hyper
+from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
 from ..ranges import UNIT, Range
 from ..schedulers import LRScheduler, ParamScheduler
@@ -161,6 +162,7 @@ class Lookahead(OptaxOptimizer):
         if isinstance(self.base_optimizer, OptaxOptimizer):
             self.base_optimizer.validate(self._base_values(h))
 
+    @leafwise  # where the base optimizer's chain is
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Look ahead with the base optimizer's chain."""
         base = self.base_optimizer
@@ -178,6 +180,10 @@ class Lookahead(OptaxOptimizer):
     def _chain_extra(self, extra: dict, view: GroupView) -> dict:
         base = self.base_optimizer
         return base._chain_extra(extra, view) if isinstance(base, OptaxOptimizer) else extra
+
+    def _is_leafwise(self) -> bool:
+        base = self.base_optimizer
+        return super()._is_leafwise() and isinstance(base, OptaxOptimizer) and base._is_leafwise()
 
     def _searches(self) -> bool:
         base = self.base_optimizer

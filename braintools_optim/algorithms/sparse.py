@@ -9,7 +9,7 @@ import optax
 from ..hyper import Hyper
 from ..leafwise import leafwise
 from ..optimizer import OptaxOptimizer
-from ..ranges import Range
+from ..ranges import POSITIVE
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_sparse_adam
@@ -42,7 +42,7 @@ class SparseAdam(OptaxOptimizer):
 
     gradient_layouts = frozenset({'sparse'})
     no_accumulation = 'gradients of other rows have another sparsity'
-    ranges = {'eps': Range(0.0, open_low=True, open_high=True)}
+    ranges = {'eps': POSITIVE}
     complex_as_real = False
 
     def __init__(

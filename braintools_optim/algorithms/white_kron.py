@@ -10,7 +10,7 @@ import optax
 from ..check import check_mask
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
-from ..ranges import DECAY, NON_NEGATIVE, Range
+from ..ranges import DECAY, NON_NEGATIVE, POSITIVE
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_quad, scale_by_skew
@@ -64,7 +64,7 @@ class Quad(OptaxOptimizer):
         'b1': DECAY,
         'preconditioner_lr': DECAY,
         'preconditioner_lr_min': DECAY,
-        'preconditioner_init_scale': Range(0.0, open_low=True, open_high=True),
+        'preconditioner_init_scale': POSITIVE,
         'noise_scale': NON_NEGATIVE,
     }
     complex_as_real = False

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..leafwise import is_leafwise
 from .buffers import is_deleted
 from .bundle import StatePositions, vectors_in_order
 from .cutting import Call, Given, are_on_device, cut, kinds_of, on_device, reader
@@ -46,8 +45,7 @@ class Chunks:
         """
         optimizer = computation.optimizer
         if (
-            not is_leafwise(optimizer.transform)
-            or any(plan.group.fixed_chain is not None for plan in computation.plans)
+            not optimizer._is_leafwise()
             or 'grad_clip_norm' in optimizer._bounded_by
             or optimizer.skip_nonfinite
         ):

@@ -18,7 +18,7 @@ from ..transforms.absent import is_masked
 from .accumulate import TURN, accumulated
 from .clip import signed_and_bounded
 from .finite import all_finite, where_true
-from .given_chain import run_given_chain
+from .given_chain import more_given, run_given_chain
 from .gradient import match_gradients
 from .layout import laid_out_like
 from .leaf import Leaf, flat_values, regrouped
@@ -92,7 +92,7 @@ class Computation:
         def update(gradients: list, chains: list) -> tuple[tuple, list]:
             finite = None
             if self.optimizer.skip_nonfinite:
-                besides = [extra.get(name) for name in self.optimizer.more_gradients]
+                besides = more_given(self.optimizer, extra)
                 finite = all_finite([*gradients, *jax.tree.leaves(besides)])
             return self.advance(step, gradients, chains, finite)
 

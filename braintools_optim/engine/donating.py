@@ -17,7 +17,7 @@ from .gradient import refuse_non_arrays
 if TYPE_CHECKING:
     from .computation import Computation
 
-__all__ = ['Kind', 'StepArguments', 'StepPrograms', 'kind_of']
+__all__ = ['Kind', 'StepArguments', 'StepPrograms', 'call_kind']
 
 _CONTAINERS = frozenset([dict, list, tuple])
 
@@ -40,7 +40,7 @@ and of the first gradient, and the precision of products.
 """
 
 
-def kind_of(static: tuple, treedef: Any, args: StepArguments) -> Kind:
+def call_kind(static: tuple, treedef: Any, args: StepArguments) -> Kind:
     """Return the kind of a step's arguments."""
     # A NamedTuple would cost a hundredth of a small step.
     return static, treedef, type(args.numbers), _first_leaf_type(args.grads), matmul_precision()

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import optax
 
 from ..check import any_traced
-from ..leafwise import is_leafwise
 from ..other_libraries import did_you_mean, is_defined_here
 from ..transforms.absent import is_absent
 
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
 
 __all__ = [
-    *('HOW_TO_READ', 'built_chain', 'check_chain', 'fixed_chain', 'noting_reads'),
-    *('refuse_untaken', 'run_given_chain', 'warn_of_unread', 'where_given'),
+    *('HOW_TO_READ', 'built_chain', 'check_chain', 'fixed_chain', 'more_given'),
+    *('noting_reads', 'refuse_untaken', 'run_given_chain', 'warn_of_unread', 'where_given'),
 ]
 
 HOW_TO_READ = 'end transform(h) in optax.scale_by_learning_rate(h.lr)'
@@ -101,7 +100,7 @@ def run_given_chain(
         raise TypeError(
             f'{owner}.step got {", ".join(extra)}, but its chain takes no extra arguments.'
         )
-    also = {k: extra[k] for k in optimizer.more_gradients if extra.get(k) is not None}
+    also = more_given(optimizer, extra)
     extra = extra | {k: where_given(grads, others) for k, others in also.items()}
     try:
         return chain.update(grads, state, params, **extra)
@@ -122,6 +121,11 @@ def run_given_chain(
                 f'search takes one group.'
             )
         raise
+
+
+def more_given(optimizer: OptaxOptimizer, extra: dict[str, Any]) -> dict[str, Any]:
+    """Return which gradients a step was given besides the first argument."""
+    return {k: extra[k] for k in optimizer.more_gradients if extra.get(k) is not None}
 
 
 def where_given(grads: Any, others: Any) -> Any:
@@ -148,8 +152,7 @@ def refuse_untaken(optimizer: OptaxOptimizer, extra: dict[str, Any]) -> None:
 
     What loops give to any optimizer, by optax's protocol, is let pass.
     """
-    transform, given = optimizer.transform, optimizer._groups[0].fixed_chain
-    if given is not None or not is_leafwise(transform) or not is_defined_here(transform):
+    if not optimizer._is_leafwise() or not is_defined_here(optimizer.transform):
         return
     known = {'value', 'grad', 'value_fn', *optimizer.more_gradients}
     if unknown := sorted(extra.keys() - known):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .leaf import without_unit
 
-__all__ = ['check_loss', 'kind_of']
+__all__ = ['check_loss', 'shown_kind']
 
 
 def check_loss(owner: str, loss: Any, hint: str = '') -> None:
@@ -16,10 +16,12 @@ def check_loss(owner: str, loss: Any, hint: str = '') -> None:
     number = without_unit(loss)
     real = hasattr(number, 'dtype') and jnp.issubdtype(number.dtype, jnp.floating)
     if not isinstance(number, float) and not (real and number.shape == ()):
-        raise TypeError(f'{owner} must return the loss, a real scalar, got {kind_of(loss)}{hint}.')
+        raise TypeError(
+            f'{owner} must return the loss, a real scalar, got {shown_kind(loss)}{hint}.'
+        )
 
 
-def kind_of(x: Any) -> str:
+def shown_kind(x: Any) -> str:
     """Return the dtype and shape of an array, or the type of anything else."""
     number = without_unit(x)
     if hasattr(number, 'dtype') and hasattr(number, 'shape'):

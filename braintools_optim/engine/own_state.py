@@ -67,10 +67,14 @@ def count_of_one(count: Any) -> int:
     try:
         return int(count)
     except TypeError:
-        raise ValueError(
-            'this optimizer stands for several, which a vmap made: use it in the function that '
-            'is mapped.'
-        ) from None
+        raise _several() from None
+
+
+def _several() -> ValueError:
+    return ValueError(
+        'this optimizer stands for several, which a vmap made: use it in the function that is '
+        'mapped.'
+    )
 
 
 class LateState(OptimState):
@@ -200,8 +204,8 @@ class CoreState(LateState):
 
     def refuse_several(self) -> None:
         """Raise if it is the state of several optimizers."""
-        if not is_tracer(count := self.count):
-            count_of_one(count)
+        if np.ndim(self.count):
+            raise _several()
 
     def parts(self) -> tuple[list, Any, Any]:
         """Return the buffers and tree of the chain states, and the count."""

@@ -19,7 +19,7 @@ from .buffers import refuse_deleted
 from .closure import ClosureSteps
 from .compiled import computes_twice, split_extra
 from .computation import Computation
-from .donating import StepArguments, StepPrograms, kind_of
+from .donating import StepArguments, StepPrograms, call_kind
 from .gradient import refuse_non_arrays
 from .observe import any_hooks, is_plain, traced
 from .own_state import next_step_count
@@ -77,7 +77,7 @@ class Stepper:
         count = next_step_count(count)
         result: list = []
         try:
-            kind = kind_of(static, treedef, args)
+            kind = call_kind(static, treedef, args)
             self.donating.run_known(kind, args, result)
             if not result:
                 if self.follow_parameters():
@@ -132,6 +132,7 @@ class Stepper:
         return self.keeping[static](values, packed, vector, grads, arrays)
 
     def _run_observed(self, compute: Any, grads: Any, extra: dict[str, Any]) -> None:
+        self.core.refuse_several()
         values = [param.value for param in self.params]
         packed, count = self.core.value
         packed, moved = compute(values, packed, self.numbers.value, grads, extra)

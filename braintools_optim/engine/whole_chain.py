@@ -12,7 +12,7 @@ from jax.experimental.sparse import BCOO
 from ..transforms.absent import is_absent
 from .clip import signed_and_bounded
 from .finite import all_finite, where_true
-from .given_chain import where_given
+from .given_chain import more_given, where_given
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
@@ -65,11 +65,10 @@ def whole_chain(
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         gradients, updates = seen(updates)
-        for name in extra.keys() & set(optimizer.more_gradients):
-            if extra[name] is not None:
-                more, others = seen(extra[name])
-                extra[name] = where_given(updates, others)
-                gradients += more
+        for name, besides in more_given(optimizer, extra).items():
+            more, others = seen(besides)
+            extra[name] = where_given(updates, others)
+            gradients += more
         finite = all_finite(gradients) if optimizer.skip_nonfinite else None
         new = inner.update(updates, state, params, **extra)
         return where_true(finite, new, (jax.tree.map(jnp.zeros_like, new[0]), state))

@@ -34,7 +34,8 @@ class Arguments(Scheduler):
 
     _names: tuple[str, ...] = ()  # its live numbers ...
     _formula_names: tuple[str, ...] = ()  # ... of which the schedule's come first ...
-    _fixed: Mapping[str, Any] = {}  # ... and all else that it was given
+    _fixed: Mapping[str, Any] = {}  # ... and all else that it was given ...
+    _formula_fixed: Mapping[str, Any] = {}  # ... of which this is the schedule's
     _lists: dict[str, int]  # the arguments that were given for each group, and for how many
     _read_from: Row | None = None  # of the group whose learning rate is being computed
 
@@ -124,7 +125,7 @@ class Arguments(Scheduler):
         """Return the live numbers of one group in order, or raise where one is not allowed."""
         owner, own = type(self).__name__, {k: hyper[k] for k in self._formula_names}
         if self.schedule is not None:
-            own = self._by_formula(**self._fixed, **own)
+            own = self._by_formula(**self._formula_fixed, **own)
         return tuple(
             own[k]
             if k in self._formula_names

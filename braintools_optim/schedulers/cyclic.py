@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 from .. import schedules
 from ..check import check_count, check_number
 from ..engine.observe import is_tracer
-from ..ranges import UNIT, Range
+from ..ranges import POSITIVE, UNIT
 from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler, PerGroup
 from .scheduler import Progress, following
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
 
 __all__ = ['CyclicLR', 'OneCycleLR']
-POSITIVE = Range(0.0, open_low=True, open_high=True)
 
 
 class MomentumCycle(LRScheduler):
@@ -25,7 +24,7 @@ class MomentumCycle(LRScheduler):
 
     carries_changes = False
     ranges = {'base_momentum': UNIT, 'max_momentum': UNIT}
-    _settled = ('cycle_momentum',)
+    later_fixed: tuple[str, ...] = ('cycle_momentum',)
     base_is_private = True  # torch's constructors take it, or what it is made of
 
     def __init__(
@@ -34,15 +33,17 @@ class MomentumCycle(LRScheduler):
         last_epoch: int,
         cycle_momentum: bool | None,
         momenta: Mapping[str, Any],
+        *,
+        fixed: Mapping[str, Any] | None = None,
         **hyper: Any,
     ):
-        super().__init__(base_lr, last_epoch, numbers=momenta, **hyper)
         if not isinstance(cycle_momentum, bool | None):
             raise TypeError(
                 f'{type(self).__name__} needs True, False or None for cycle_momentum, got '
                 f'{cycle_momentum!r}.'
             )
-        self.cycle_momentum = cycle_momentum
+        own = {'cycle_momentum': cycle_momentum, **(fixed or {})}
+        super().__init__(base_lr, last_epoch, numbers=momenta, fixed=own, **hyper)
 
     def _identity(self) -> dict[str, Any]:
         cycles = self.cycle_momentum is not False
@@ -199,7 +200,7 @@ class CyclicLR(MomentumCycle):
         return self.step_size_up if down is None else down
 
     def _momentum(self, epoch: Any, base: Any, peak: Any, own: Mapping[str, Any]) -> Any:
-        a, b = self.schedule.pair(epoch, max_lr=peak, gamma=own['gamma'], **self._fixed)
+        a, b = self.schedule.pair(epoch, max_lr=peak, gamma=own['gamma'], **self._formula_fixed)
         return a + b * base
 
 
@@ -233,6 +234,7 @@ class OneCycleLR(MomentumCycle):
     """
 
     schedule = schedules.one_cycle
+    later_fixed = ('cycle_momentum', 'div_factor')
     shares_base = True
 
     @overload  # the metaclass takes the optimizer off
@@ -288,13 +290,13 @@ class OneCycleLR(MomentumCycle):
         peaks: list[Any] = list(max_lr) if isinstance(max_lr, list | tuple) else [max_lr]
         for peak in peaks:
             self._by_formula(max_lr=peak, total_steps=total_steps)
-        self._div_factor = div_factor
         bases = [peak / div_factor for peak in peaks]
         super().__init__(
             bases if isinstance(max_lr, list | tuple) else bases[0],
             last_epoch,
             cycle_momentum,
             {'base_momentum': base_momentum, 'max_momentum': max_momentum},
+            fixed={'div_factor': div_factor},
             max_lr=max_lr,
             total_steps=total_steps,
             pct_start=pct_start,
@@ -304,18 +306,10 @@ class OneCycleLR(MomentumCycle):
         )
 
     @property
-    def div_factor(self) -> float:
-        """What the highest learning rate was divided by, to give the base."""
-        return self._div_factor
-
-    @property
     def min_lrs(self) -> list:
         """The learning rate of each group at the end, as torch's ``min_lr``."""
         rows = self._progress().memory
         return [r.base / self._numbers_of(r)['final_div_factor'] for r in rows]
-
-    def _identity(self) -> dict[str, Any]:
-        return super()._identity() | {'div_factor': self._div_factor}
 
     def _check_step(self, epoch: Any) -> None:
         then = following(self._epoch(), epoch)
@@ -327,5 +321,5 @@ class OneCycleLR(MomentumCycle):
 
     def _momentum(self, epoch: Any, base: Any, peak: Any, own: Mapping[str, Any]) -> Any:
         hyper = {'pct_start': own['pct_start'], 'max_lr': peak, 'final_div_factor': 1.0}
-        a, b = self.schedule.pair(epoch, **hyper, **self._fixed)
+        a, b = self.schedule.pair(epoch, **hyper, **self._formula_fixed)
         return a + b * base

@@ -91,6 +91,9 @@ class LRScheduler(Arguments, BaseRates):
     later_numbers: Mapping[str, float] = {}
     """The numbers that snapshots of older versions lack, as they were then."""
 
+    later_fixed: tuple[str, ...] = ()
+    """The fixed arguments that these lack, and without which a scheduler cannot go on."""
+
     remembered: tuple[str, ...] = ()
     """The names of the numbers that it remembers besides those of its groups."""
 
@@ -121,7 +124,7 @@ class LRScheduler(Arguments, BaseRates):
             mine = {k: v[i] if k in self._lists else v for k, v in each.items()}
             base, own, rest = self._sorted(mine, live, numbers or {})
             rows.append(Row(base, base, base, tuple(own.values())))
-        self._fixed = {**rest, **(fixed or {})}
+        self._formula_fixed, self._fixed = rest, {**rest, **(fixed or {})}
         self._names, self._formula_names = tuple(own), tuple(k for k in own if k in live)
         self._pairs: dict[int, tuple] = {}  # the pair of the present epoch, group by group
         first = [x for row in rows for x in flat(row)] + self._first_remembered()
@@ -178,7 +181,7 @@ class LRScheduler(Arguments, BaseRates):
     def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
         """Return ``(a, b)`` of ``lr = a + b * base`` at an epoch, for one group."""
         row = self._read_from or self._progress().memory[group]
-        return self._pair(epoch, group, row)
+        return self._pair(epoch, row)
 
     def get_lr(self) -> list:
         """Return the learning rate of each group at the present epoch."""
@@ -197,11 +200,11 @@ class LRScheduler(Arguments, BaseRates):
         if type(self).affine is not LRScheduler.affine:
             return self._own_pair(epoch, group, row)
         if not is_concrete(epoch, row):
-            return self._pair(epoch, group, row)
+            return self._pair(epoch, row)
         key = epoch, row.start, row.numbers
         known = self._pairs.get(group)
         if known is None or known[0] != key:
-            known = self._pairs[group] = key, self._pair(epoch, group, row)
+            known = self._pairs[group] = key, self._pair(epoch, row)
         return known[1]
 
     def _own_pair(self, epoch: Any, group: int, row: Row) -> tuple[Any, Any]:
@@ -221,13 +224,14 @@ class LRScheduler(Arguments, BaseRates):
             ) from None
         return a, b
 
-    def _pair(self, epoch: Any, group: int, row: Row) -> tuple[Any, Any]:
+    def _pair(self, epoch: Any, row: Row) -> tuple[Any, Any]:
+        """Return what the formula says of a group."""
         if self.schedule is None:
             raise NotImplementedError(f'{type(self).__name__} must define affine or get_lr.')
         hyper = dict(zip(self._formula_names, row.numbers, strict=False))
         if self.schedule.needs_base:
             hyper['base'] = row.start
-        return self.schedule.pair(epoch, **self._fixed, **hyper)
+        return self.schedule.pair(epoch, **self._formula_fixed, **hyper)
 
     def _going_on(self, group: int, row: Row, numbers: tuple) -> Row:
         """Return a row with other numbers, which go on from the present learning rate, as torch's.
@@ -284,7 +288,7 @@ class LRScheduler(Arguments, BaseRates):
         return Row(row.base, start, new, row.numbers), new
 
     def _changed(self, epoch: Any, group: int, row: Row, lr: Any) -> Row:
-        """Return a group's row before a learning rate that was changed by hand is carried on."""
+        """Return a group's row with a learning rate that was changed by hand taken in."""
         return row
 
     def _set_out(self, epoch: Any, group: int, row: Row, start: Any) -> tuple[Row, Any]:

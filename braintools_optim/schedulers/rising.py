@@ -32,7 +32,7 @@ class Rising(LRScheduler):
     def __init__(
         self, base_lr: BaseRateArgument = OPTIMIZER_RATE, last_epoch: int = 0, **hyper: Any
     ):
-        super().__init__(base_lr, last_epoch, numbers=self.later_numbers, **hyper)
+        super().__init__(base_lr, last_epoch, numbers={'warmup_scale': 1.0}, **hyper)
 
     def _rises(self, epoch: Any) -> Any:
         return epoch < self._fixed[self.warmup_length]
@@ -40,8 +40,8 @@ class Rising(LRScheduler):
     def _scaled_by(self, row: Row, factor: Any) -> tuple:
         return (*row.numbers[:-1], factor)  # its own number is the last
 
-    def _pair(self, epoch: Any, group: int, row: Row) -> tuple[Any, Any]:
-        a, b = super()._pair(epoch, group, row)
+    def _pair(self, epoch: Any, row: Row) -> tuple[Any, Any]:
+        a, b = super()._pair(epoch, row)
         return either(self._rises(epoch), a * row.numbers[-1], a), b
 
     def _changed(self, epoch: Any, group: int, row: Row, lr: Any) -> Row:

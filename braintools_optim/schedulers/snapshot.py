@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 __all__ = ['is_code', 'other_arguments', 'resized', 'row_differences', 'row_snapshot', 'saved_rows']
 
 PER_GROUP = ('base_lrs', 'starts', 'written', 'current_lrs')  # lists of one entry for each group
-# Arguments that older files lack, and that must be equal; others are only reported.
-_LATER = ('cycle_momentum', 'div_factor')
 
 
 def is_code(value: Any) -> bool:
@@ -103,7 +101,8 @@ def row_differences(scheduler: LRScheduler, saved: Mapping[str, Any]) -> list[st
             wrong.append(str(error))
     if not isinstance(theirs := saved.get('fixed', {}), Mapping):
         return [*wrong, f'{owner}: fixed must be a dict, got {theirs!r:.80}']
-    here, there = ({k: v for k, v in x.items() if k in _LATER} for x in (mine['fixed'], theirs))
+    later = scheduler.later_fixed
+    here, there = ({k: v for k, v in x.items() if k in later} for x in (mine['fixed'], theirs))
     if there != {k: here.get(k) for k in there}:
         wrong.append(f'{owner}: it was built with {there}, here with {here}')
     return wrong
@@ -115,7 +114,8 @@ def other_arguments(scheduler: LRScheduler, saved: Any) -> list[str]:
     if not isinstance(theirs, Mapping):  # which is refused in any case
         return []
     mine = scheduler.state_dict()['fixed']
-    here, there = ({k: v for k, v in x.items() if k not in _LATER} for x in (mine, theirs))
+    later = scheduler.later_fixed
+    here, there = ({k: v for k, v in x.items() if k not in later} for x in (mine, theirs))
     if there == here:
         return []
     return [f'{type(scheduler).__name__}: it was built with {there}, here with {here}']
