@@ -13,7 +13,7 @@ from .paths import Keys
 from .slot import rebuild, slots_of
 from .transforms.mesh import named_sharding
 
-__all__ = ['replicated_beside', 'own_buffers']
+__all__ = ['beside', 'on_one_device', 'own_buffers', 'placed_alike', 'replicated_beside']
 
 
 def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
@@ -50,6 +50,30 @@ def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
             for slot in slots_of(state, paths)
         ],
     )
+
+
+def beside(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
+    """Return a state where its parameters are: on their mesh, or on the one device of all."""
+    if _mesh(params.values()) is not None:
+        return own_buffers(state, params)
+    devices = _devices(list(params.values()))
+    return jax.device_put(state, *devices) if len(devices) == 1 else state
+
+
+def on_one_device(tree: Any) -> bool:
+    """Whether all arrays are on the same single device."""
+    return len(_devices(tree)) <= 1
+
+
+def placed_alike(tree: Any, other: Any) -> bool:
+    """Whether the arrays of two trees of one structure are on the same devices, cut alike."""
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
+    return all(a.sharding.is_equivalent_to(b.sharding, a.ndim) for a, b in pairs)
+
+
+def _devices(tree: Any) -> set:
+    arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
+    return {device for x in arrays for device in x.devices()}
 
 
 def replicated_beside(value: Any, arrays: Sequence[jax.Array]) -> Any:

@@ -13,6 +13,7 @@ STEPS = 3
 OPTIMIZERS = ['SGD', 'Adam', 'AdamW', 'Lion', 'LBFGS', 'tx']
 ROADS = ['eager', 'jit', 'for_loop']
 LATE = ['eager', 'jit', 'train_step']
+MOVES = ['divided', 'gathered on a device', 'on another device', 'on a mesh']
 EXPLICIT = ['Adam', 'AdamW', 'Adafactor', 'LBFGS', 'Lamb', 'Mars', 'Muon', 'SM3']
 
 
@@ -24,6 +25,8 @@ def test_on_a_mesh():
         *('checkpoint', 'copy', 'a closure on other devices', 'a whole beside a part, scanned'),
         *(f'explicit {name}' for name in EXPLICIT),
         *(f'placed late, {kind}, {road}' for kind in ('Auto', 'Explicit') for road in LATE),
+        *(f'{move}, {road}' for move in MOVES for road in ('eager', 'train_step')),
+        'two States with one shard',
     }
     assert {what: found for what, found in complaints.items() if found} == {}
 
@@ -292,6 +295,42 @@ def main():
                 if not m.sharding.is_equivalent_to(where[k], m.ndim):
                     found.append(f'{k}: {m.sharding}')
             report[f'placed late, {kind.name}, {road}'] = found
+
+    # Moved between steps: moments follow.
+    device = jax.devices()
+    row = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
+    whole, parts = NamedSharding(row, PartitionSpec()), NamedSharding(row, PartitionSpec('data'))
+    ways = [(whole, parts), (parts, device[3]), (device[1], device[2]), (device[1], whole)]
+    for move, (here, there) in zip(MOVES, ways, strict=True):
+        for road in ('eager', 'train_step'):
+            ends = []
+            for moves in (False, True):
+                start = jnp.sin(jnp.arange(32.0)).reshape(8, 4)
+                w = ParamState(jax.device_put(start, here) if moves else start)
+                opt = bo.AdamW(lr=0.1).register_trainable_weights({'w': w})
+                step = bo.train_step(w, opt, lambda w=w: -jnp.sum(jnp.cos(3.0 * w.value)) / 3)
+                if road == 'eager':
+                    step = lambda w=w, opt=opt: opt.step({'w': jnp.sin(3.0 * w.value)})  # noqa: E731
+                step()
+                if moves:
+                    w.value = jax.device_put(w.value, there)
+                step()
+                ends.append(opt)
+            found = unequal(ends[1], ends[0])
+            for m in (w.value, *(opt.opt_state.value[0].mu.values())):
+                if not m.sharding.is_equivalent_to(jax.device_put(start, there).sharding, 2):
+                    found.append(f'{m.sharding}')
+            report[f'{move}, {road}'] = found
+
+    name = 'two States with one shard'  # which a program that takes the one over must not lose
+    net, target = ParamState(jnp.arange(64.0)), ParamState(jnp.zeros(64))
+    target.value = net.value
+    for state in (net, target):
+        state.value = jax.device_put(state.value, whole)
+    opt = bo.SGD(0.5).register_trainable_weights({'w': net})
+    loss = bo.train_step([net, target], opt, lambda: jnp.sum((net.value - target.value - 1) ** 2))()
+    wrong = float(loss) != 64.0 or not np.array_equal(target.value, np.arange(64.0))
+    report[name] = [f'{loss}, {target.value}'] if wrong else []
 
     # In a loop the compiler would follow the layout of the one for the other, and keep that.
     start = jnp.sin(jnp.arange(32.0)).reshape(8, 4)

@@ -75,6 +75,47 @@ def test_what_nobody_holds_is_written_in_place():
         assert places() == before
 
 
+def alias(x):
+    """Return another array object over the same memory."""
+    return jax.device_put(x, jax.devices()[0])
+
+
+def test_what_shares_memory_and_is_given_to_the_step_is_not_lost():
+    """After a few steps, too, when nothing but JAX looks at the arguments."""
+    w, other, target = (ParamState(jnp.full(64, x)) for x in (1.0, 2.0, 0.0))
+    opt = registered(bo.SGD(0.25), {'w': w, 'other': other})
+    states = [w, other, target]
+
+    def loss(x):
+        return jnp.sum((w.value - target.value) ** 2 + (other.value - x) ** 2)
+
+    step = bo.train_step(states, opt, loss)
+    for _ in range(3):
+        step(jnp.zeros(64))
+    target.value = alias(w.value)
+    shared = target.value
+    assert shared.unsafe_buffer_pointer() == w.value.unsafe_buffer_pointer()
+    step(jnp.zeros(64))
+    np.testing.assert_array_equal(w.value, np.full(64, 0.125))
+    np.testing.assert_array_equal(target.value, shared)
+    argument = alias(other.value)
+    step(argument)
+    np.testing.assert_array_equal(argument, other.value)
+    other.value = alias(w.value)
+    step(jnp.zeros(64))
+    np.testing.assert_allclose(other.value, np.full(64, 0.0625))
+    step(jnp.zeros(64))
+    assert not any(s.value.is_deleted() for s in states) and opt.step_count.value == 7
+
+
+def test_the_array_that_a_parameter_was_placed_from_stays():
+    start = jnp.arange(64.0)
+    w = ParamState(alias(start))
+    bo.train_step(w, registered(bo.SGD(0.5), {'w': w}), lambda: jnp.sum(w.value**2))()
+    np.testing.assert_array_equal(start, np.arange(64.0))
+    np.testing.assert_array_equal(w.value, np.zeros(64))
+
+
 def test_a_part_of_a_tree_in_a_state_is_gone():
     w = ParamState({'layer': {'kernel': jnp.ones(3)}})
     opt = registered(bo.SGD(0.1), {'w': w})

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from ..paths import path_name
 
 __all__ = [
-    *('held_leaves', 'held_trees', 'is_deleted', 'refuse_deleted', 'without_shared_buffers'),
+    *('held_leaves', 'held_trees', 'is_deleted', 'placed_whole', 'refuse_deleted'),
+    'without_shared_buffers',
 ]
 
 
@@ -37,12 +38,12 @@ def refuse_deleted(held: Iterable[tuple[str, Any]]) -> None:
 
 def without_shared_buffers(leaves: list, split: int) -> list:
     """Return leaves with copies of those to be donated, the first ones, that are there twice."""
-    rest = set(map(_buffer, leaves[split:]))
+    used = {buffer for leaf in leaves[split:] for buffer in _buffers(leaf)}
     new = []
     for leaf in leaves[:split]:
-        buffer = _buffer(leaf)
-        new.append(jnp.copy(leaf) if buffer in rest else leaf)
-        rest.add(buffer)
+        buffers = _buffers(leaf)
+        new.append(jnp.copy(leaf) if used & buffers else leaf)
+        used |= buffers
     return [*new, *leaves[split:]]
 
 
@@ -59,6 +60,18 @@ def held_trees(cells: list[dict]) -> list[bool]:
     return [getrefcount(cell['_value']) > _OF_TREE for cell in cells]
 
 
+def placed_whole(leaves: list) -> set[int]:
+    """Return which leaves may share memory with the array that they were placed from.
+
+    JAX copies nothing that lies there already.
+    """
+    return {
+        i
+        for i, x in enumerate(leaves)
+        if isinstance(x, jax.Array) and x.committed and x.is_fully_replicated
+    }
+
+
 def _lowest_counts() -> tuple[int, int]:
     """Return the counts of references that those functions find where nobody else has any."""
     cell = {'_value': object()}
@@ -70,9 +83,9 @@ def _lowest_counts() -> tuple[int, int]:
 _OF_LEAF, _OF_TREE = _lowest_counts()
 
 
-def _buffer(x: Any) -> Any:
-    """Return what tells whether two arrays are one in memory."""
+def _buffers(x: Any) -> set:
+    """Return what tells whether two arrays are one in memory, on any device."""
     if isinstance(x, jax.Array) and not jnp.issubdtype(x.dtype, jax.dtypes.extended):
-        if x.size and len(x.devices()) == 1 and not x.is_deleted():
-            return 'at', x.unsafe_buffer_pointer()
-    return 'is', id(x)
+        if x.size and not x.is_deleted():
+            return {('at', x.data.unsafe_buffer_pointer()) for x in x.addressable_shards}
+    return {('is', id(x))}

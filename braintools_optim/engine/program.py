@@ -22,6 +22,7 @@ from .buffers import (
     held_leaves,
     held_trees,
     is_deleted,
+    placed_whole,
     refuse_deleted,
     without_shared_buffers,
 )
@@ -79,10 +80,10 @@ class StatefulProgram:
             try:
                 # The results are in the list before Python can look for an interrupt.
                 result.extend(starmap(program.entry, ((leaves[:split], leaves[split:]),)))
-            except (TypeError, ValueError):  # made for other types, or a buffer stands there twice:
-                pass  # nothing has run
-            except RuntimeError:
-                if not any(map(is_deleted, leaves)):
+            except (TypeError, ValueError):  # made for other types: nothing has run
+                pass
+            except RuntimeError as error:  # nor if a buffer stands there twice, or is gone
+                if 'donate' not in str(error) and not any(map(is_deleted, leaves)):
                     raise
             if result:
                 return program.store(result[0])
@@ -145,6 +146,7 @@ class Program:
         *donated, copied, _ = self._values()
         self.new_tree, self.copied_tree = map(jax.tree.structure, (tuple(donated), copied))
         self.donated_count = len(jax.tree.leaves(donated))
+        self.donated_in_cells = len(jax.tree.leaves(donated[0]))
         self.keys = list(map(_key_kind, jax.tree.leaves(copied)))
         self.program: Any = None
         self.entry: Any = None
@@ -204,9 +206,14 @@ class Program:
 
     # ---- running -------------------------------------------------------------------------
 
-    def spare(self, leaves: list) -> None:
-        """Put copies in place of leaves that would be donated, and that somebody else holds."""
+    def spare(self, leaves: list, met: bool = True) -> None:
+        """Put copies in place of leaves that would be donated, and that somebody else holds.
+
+        Those of the first call were not made by a step, which shares nothing.
+        """
         held = held_leaves(leaves, self.donated_count)
+        if not met:
+            held = held | placed_whole(leaves[: self.donated_in_cells])
         cells = self.trees_of_cells
         for (_, part), is_held in zip(cells, held_trees([cell for cell, _ in cells]), strict=True):
             held = held.union(part) if is_held else held
@@ -249,7 +256,7 @@ class Program:
         """Run it where JAX may not have met such arguments."""
         refuse_deleted((s.name or type(s).__name__, s._value) for s in self.order)
         leaves, *_ = self.gathered(args, kwargs)
-        self.spare(leaves)
+        self.spare(leaves, met=False)
         kinds, split = tuple(map(type, leaves)), self.donated_count
         program = self.compiled(leaves)
         leaves = without_shared_buffers(leaves, split)

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 from brainstate import State
 
-from ..sharding import own_buffers, replicated_beside
-from ..transforms.mesh import mesh_of, named_sharding
+from ..sharding import beside, on_one_device, placed_alike
 from .accumulate import TURN, turn_of
 from .buffers import refuse_deleted
 from .closure import ClosureSteps
@@ -91,23 +90,26 @@ class Stepper:
             raise
 
     def follow_parameters(self) -> bool:
-        """Bring the state onto the mesh on which parameters were put after they were registered.
+        """Bring the state to where parameters were put after they were registered.
 
         Return whether it moved.
         """
         values = [param.value for param in self.params]
         packed, count = self.core.value
-        there = map(named_sharding, jax.tree.leaves(packed))
-        if mesh_of(jax.tree.leaves(values)) is None or all(there):
+        if on_one_device((values, packed)):
             return False
         leaves, old = self.computation.leaves, self.computation.leaf_values(values)
         arrays = {x.path: x.encode(value) for x, value in zip(leaves, old, strict=True)}
-        moved = []
-        for one, plan in zip(packed, self.computation.plans, strict=True):
-            members = {leaves[i].path: arrays[leaves[i].path] for i in plan.leaves}
-            moved.append(one.unpacked(own_buffers(one.tree, members)))
-        self.core.value = tuple(moved), replicated_beside(count, list(arrays.values()))
-        return all(map(named_sharding, jax.tree.leaves(moved)))
+        before = [one.tree for one in packed]
+        after = [
+            beside(tree, {leaves[i].path: arrays[leaves[i].path] for i in plan.leaves})
+            for tree, plan in zip(before, self.computation.plans, strict=True)
+        ]
+        if placed_alike(before, after):
+            return False
+        moved = tuple(one.unpacked(tree) for one, tree in zip(packed, after, strict=True))
+        self.core.value = moved, beside(count, arrays)
+        return True
 
     def _copied(self, leaves: list) -> list:
         refuse_deleted([(f'the state of {type(self.optimizer).__name__}', leaves)])
