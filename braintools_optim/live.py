@@ -253,6 +253,13 @@ class LiveNumbers:
             )
         return check_number(type(self).__name__, name, value, like, allowed)
 
+    def _check_number(self, name: str, value: Any) -> None:
+        """Raise where a live number, of groups or of the whole optimizer, may not be that."""
+        if name in self._numbers:
+            self._checked(name, value, self._numbers[name], driven=True)
+        else:
+            check_number(type(self).__name__, name, value)
+
     def _checked_flag(self, name: str, value: Any, like: Any) -> Any:
         """Return an option that is fixed at construction, or raise where it is not allowed."""
         ranged = name in self.static and name in self.ranges and is_live(like)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import optax
 from brainstate.graph import Node
 
+from .chains import RunsChains
 from .check import check_count, check_flag, check_number, is_zero
 from .constraint import check_constraints, check_constraints_met
 from .copying import Copied
@@ -17,12 +18,7 @@ from .engine.accumulate import GradientSum, check_accumulation
 from .engine.chunks import are_many
 from .engine.closure import step_with_functions
 from .engine.given_chain import (
-    built_chain,
     check_chain,
-    fixed_chain,
-    more_given,
-    noting_reads,
-    refuse_untaken,
 )
 from .engine.leaf import Leaf, all_leaves, leaves_of
 from .engine.observe import traced
@@ -30,15 +26,17 @@ from .engine.own_state import ChainState, CoreState, CountState
 from .engine.plan import GroupPlan
 from .engine.running import Running
 from .engine.step import Stepper
-from .engine.view import GroupView
-from .engine.whole_chain import whole_chain
 from .engine.writing import undone_on_error
 from .fixed_options import FixedOptions
 from .groups import Groups, ParamGroup
-from .hyper import TO_COME, Hyper, HyperTable, number_at
-from .leafwise import is_leafwise, leafwise
+from .hyper import TO_COME, HyperTable, number_at
 from .live import LiveNumbers
-from .other_libraries import refuse_more, refuse_parameters, refuse_rate, refuse_torch_group
+from .other_libraries import (
+    refuse_more,
+    refuse_parameters,
+    refuse_rate,
+    refuse_torch_group,
+)
 from .precision import Precision
 from .ranges import inherit_ranges
 from .rates import DrivenRates
@@ -49,7 +47,6 @@ from .sharding import own_buffers
 from .signature import constructor_documentation, constructor_signature
 from .slot import check_vectors, may_lie_together, with_dtype, with_known
 from .state import OptimState, RegisteredStates, UniqueStateManager, check_trainable
-from .transforms import scale_by_adam
 
 __all__ = ['OptaxOptimizer', 'Optimizer']
 
@@ -78,7 +75,9 @@ class Optimizer(Node):
         raise NotImplementedError(f'{type(self).__name__} must define update.')
 
 
-class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Optimizer):
+class OptaxOptimizer(
+    RunsChains, LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Optimizer
+):
     """An optimizer whose algorithm is an optax chain.
 
     Every number given at construction (learning rate, decays, ...) is live: assign it on the
@@ -150,19 +149,6 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
     ...         return optax.chain(optax.scale_by_sign(), optax.scale_by_learning_rate(h.lr))
     """
 
-    complex_as_real = True
-    """Whether the chain sees complex parameters as pairs of reals, as torch treats them."""
-    gradient_layouts: frozenset[str] = frozenset({'dense'})
-    """What gradients the chain takes: 'dense' arrays, 'sparse' `jax.experimental.sparse.BCOO`."""
-    more_gradients: tuple[str, ...] = ()
-    """The arguments of a step that are gradients, too, and go the way of ``grads`` to the chain."""
-    no_accumulation: str = ''
-    """Why it cannot add up the gradients of several steps, empty where it can."""
-    first_moments: tuple[str, ...] = ('mu',)
-    """The names of what the chain keeps in ``mu_dtype``, where that is given."""
-    weight_decays: tuple[str, ...] = ('weight_decay',)
-    """The numbers that are zero for what ``decay_mask`` takes the decay from."""
-
     param_states: RegisteredStates
     step_count: OptimState
 
@@ -223,82 +209,6 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
             check_decay_mask(self)
         self._lr_scheduler.attach_optimizer(self)
 
-    # ---- the algorithm -------------------------------------------------------------------
-
-    @leafwise
-    def transform(self, h: Hyper) -> optax.GradientTransformation:
-        """Return the chain for one group's values: what a subclass overrides.
-
-        It is called wherever a step is traced. The numbers in ``h`` are traced there, so use
-        them in arithmetic, not in conditions; flags are plain values.
-        """
-        return optax.chain(
-            optax.add_decayed_weights(h.weight_decay),
-            scale_by_adam(),
-            optax.scale_by_learning_rate(h.lr),
-        )
-
-    def default_tx(self) -> optax.GradientTransformation:
-        """Return the chain that runs when no ``tx`` is given.
-
-        Programs written for braintools override this. Such a chain is built once for each group;
-        its learning rate is live through ``self._lr_scheduler``, all else in it is fixed.
-        :meth:`transform` keeps everything live.
-        """
-        return self._live(lambda: self._running.hyper_for_rate() or self._groups[0].hyper())
-
-    @property
-    def tx(self) -> optax.GradientTransformation:
-        """The live optax transformation of group 0: it follows every change of its values.
-
-        It does what a step does to gradients, clipping and signs included; its state is that of the
-        chain. Under ``jax.jit``, which does not know of States, the values stay as they were when
-        the function was traced: if they change, use :meth:`step`, or brainstate's ``jit``.
-        """
-        group = self._groups[0]
-        chain = group.fixed_chain or self._live(lambda: group.hyper())
-        return whole_chain(self, group, self._precision.over(chain))
-
-    def _live(self, current: Callable[[], Hyper]) -> optax.GradientTransformationExtraArgs:
-        def init(params: Any) -> Any:
-            return self.transform(current()).init(params)
-
-        def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> Any:
-            chain = optax.with_extra_args_support(self.transform(current()))
-            return chain.update(updates, state, params, **extra)
-
-        return optax.GradientTransformationExtraArgs(init, update)
-
-    def _chain(self, group: ParamGroup, h: Hyper) -> optax.GradientTransformation:
-        chain = group.fixed_chain
-        if chain is None:
-            chain = built_chain(f'{type(self).__name__}.transform', self.transform, h)
-        return self._precision.over(noting_reads(self, chain, h))
-
-    def _checked_extra(self, extra: dict[str, Any]) -> dict[str, Any]:
-        """Return what a step is given besides gradients, or raise if it lacks something."""
-        if extra:
-            refuse_untaken(self, extra)
-        return extra
-
-    def _chain_extra(self, extra: dict, view: GroupView) -> dict:
-        """Return what the chain of a group takes besides gradients, given what step was given."""
-        also = more_given(self, extra)
-        return extra | {k: view.gradients(grads) for k, grads in also.items()}
-
-    def _is_leafwise(self) -> bool:
-        """Whether the chain of every group updates each leaf by itself."""
-        given = any(group.fixed_chain is not None for group in self._groups)
-        return is_leafwise(self.transform) and not given
-
-    def _searches(self) -> bool:
-        """Whether a step needs the loss, and the function that computes it."""
-        return False
-
-    def _fixed_chain(self, h: Hyper) -> optax.GradientTransformation | None:
-        """Return the chain that is built once for a group's values, if this is such a class."""
-        return fixed_chain(self, OptaxOptimizer, h)
-
     # ---- parameters and groups -----------------------------------------------------------
 
     def register_trainable_weights(self, param_states: Any) -> Self:
@@ -307,7 +217,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
         Called again it adds what is new to group 0. All moments are kept.
         """
         manager = self.param_states.copy().merge_with(param_states)
-        self._core.refuse_several()
+        self._core.refuse_to_grow(f'{type(self).__name__}.register_trainable_weights')
         if not len(manager):
             raise ValueError(
                 f'{type(self).__name__} was given no parameters; has the model any ParamState? '
@@ -336,7 +246,7 @@ class OptaxOptimizer(LiveNumbers, FixedOptions, DrivenRates, Savable, Copied, Op
             raise ValueError(
                 f'{name} has no parameters yet; call register_trainable_weights first.'
             )
-        self._core.refuse_several()
+        self._core.refuse_to_grow(f'{name}.add_param_group')
         for key in hyper:
             if key not in self._numbers and key not in self._flags:
                 raise TypeError(self._no_option(key))

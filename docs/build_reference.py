@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import braintools_optim
-from braintools_optim import ranges, schedules, transforms
+from braintools_optim import schedules, transforms
 from braintools_optim.signature import CommonOptions
 
 PARTS = {
@@ -78,14 +78,13 @@ def modules() -> Iterator[ModuleType]:
 
 
 def public() -> dict[str, Any]:
-    """Return all public names, with those of the two public modules, and `Range`."""
+    """Return all public names, with those of the two public modules."""
     found = {name: getattr(braintools_optim, name) for name in braintools_optim.__all__}
     for part in (schedules, transforms):
         found |= {
             f'{part.__name__.rpartition(".")[2]}.{name}': getattr(part, name)
             for name in part.__all__
         }
-    found['ranges.Range'] = ranges.Range
     return {name: x for name, x in found.items() if not isinstance(x, ModuleType)}
 
 
@@ -228,7 +227,7 @@ def described(name: str, thing: Any) -> str:
     short = name.rpartition('.')[2]
     error = isinstance(thing, type) and issubclass(thing, Exception)
     head = [f'### {short}']
-    state = hasattr(thing, '_fields') and thing is not ranges.Range
+    state = hasattr(thing, '_fields') and thing is not braintools_optim.Range
     plain = error or state or short in MADE_ELSEWHERE
     if callable(thing) and not plain:
         head.append(f'```python\n{call(short, thing)}\n```')

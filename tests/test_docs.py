@@ -18,7 +18,6 @@ import saiunit as u
 
 import braintools_optim as bo
 from braintools_optim.checkpoint import codec
-from braintools_optim.ranges import Range
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / 'docs'
@@ -233,7 +232,7 @@ def test_every_page_is_linked_from(start):
 
 def public_names():
     parts = {'': bo, 'schedules.': bo.schedules, 'transforms.': bo.transforms}
-    return [('ranges.Range', Range)] + [
+    return [
         (prefix + name, getattr(part, name))
         for prefix, part in parts.items()
         for name in part.__all__

@@ -27,8 +27,8 @@ LAYERS = {  # from the ground up; what stands together may import one another
     ],
     'engine': ['engine'],
     'optimizer': [
-        *('checkpoint', 'copying', 'groups', 'hyper', 'live', 'optimizer', 'rates', 'report'),
-        *('saving', 'schedulers'),
+        *('chains', 'checkpoint', 'copying', 'groups', 'hyper', 'live', 'optimizer', 'rates'),
+        *('report', 'saving', 'schedulers'),
     ],
     'uses': ['algorithms', 'averaging', 'demo', 'train', '__init__', '__main__'],
 }

@@ -13,7 +13,6 @@ import pytest
 from brainstate import ParamState
 
 import braintools_optim as bo
-from braintools_optim.ranges import Range
 from braintools_optim.signature import CommonOptions
 
 
@@ -154,7 +153,7 @@ class Own(bo.OptaxOptimizer):
 
     structural = ('pair[0]',)
     static = ('rounds',)
-    ranges = {'rounds': Range(1, 10)}
+    ranges = {'rounds': bo.Range(1, 10)}
 
     def __init__(self, lr=0.1, pair=(0.0, 0.9), rounds=3, slope=1.0, **common):
         super().__init__(lr=lr, pair=pair, rounds=rounds, slope=slope, **common)
@@ -208,7 +207,7 @@ def test_what_is_a_float_by_default_is_a_number(wrong):
         ({'structural': 'slope'}, "is a tuple of names, got 'slope'"),
         ({'static': ('round',)}, "names 'round'.*Did you mean 'rounds'"),
         ({'none_is_zero': ('slop',)}, "names 'slop'.*Did you mean 'slope'"),
-        ({'ranges': {'slopes': Range(0, 1)}}, "names 'slopes'.*Did you mean 'slope'"),
+        ({'ranges': {'slopes': bo.Range(0, 1)}}, "names 'slopes'.*Did you mean 'slope'"),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else '',
 )
@@ -293,7 +292,7 @@ def test_numbers_without_a_transform():
 
 def test_a_number_may_have_no_default():
     class Needs(bo.OptaxOptimizer):
-        ranges = {'k': Range(0, 5)}
+        ranges = {'k': bo.Range(0, 5)}
 
         def __init__(self, k, lr=0.1):
             super().__init__(lr=lr, k=k)
@@ -354,7 +353,7 @@ def test_help_tells_the_ranges():
     class Told(bo.OptaxOptimizer):
         """With a number of its own."""
 
-        ranges = {'rho': Range(0, 1, open_high=True)}
+        ranges = {'rho': bo.Range(0, 1, open_high=True)}
 
         def __init__(self, lr=0.1, rho=0.5, **common: Unpack[CommonOptions]):
             super().__init__(lr=lr, rho=rho, **common)

@@ -6,12 +6,11 @@ import pytest
 import braintools_optim as bo
 from braintools_optim import other_libraries
 from braintools_optim.check import check_number
-from braintools_optim.ranges import Range
 
 
 def test_ranges_of_one_class_do_not_bind_another():
     class Own(bo.OptaxOptimizer):
-        ranges = {'factor': Range(1.0, 4.0)}
+        ranges = {'factor': bo.Range(1.0, 4.0)}
 
         def __init__(self, lr=0.1, d=0.5, factor=2.0, alpha='fixed', pair=(2.0, 3.0)):
             super().__init__(lr=lr, d=d, factor=factor, alpha=alpha, pair=pair)
@@ -28,7 +27,7 @@ def test_ranges_of_one_class_do_not_bind_another():
     with pytest.raises(ValueError, match=r'Own needs factor in \[1, 4\], got factor=0.5'):
         opt.factor = 0.5
     with pytest.raises(ValueError, match=r'pair\[1\] in \[0, 1\]'):
-        check_number('Own', 'pair', (0.5, 3.0), (0.0, 0.0), Range(0.0, 1.0))
+        check_number('Own', 'pair', (0.5, 3.0), (0.0, 0.0), bo.Range(0.0, 1.0))
 
 
 def test_lookahead_keeps_the_ranges_of_its_base():
@@ -41,7 +40,7 @@ def test_lookahead_keeps_the_ranges_of_its_base():
 
 def test_a_subclass_has_the_ranges_of_its_bases():
     class Own(bo.RMSprop):
-        ranges = {'warmth': Range(0.0, 1.0)}
+        ranges = {'warmth': bo.Range(0.0, 1.0)}
 
         def __init__(self, lr=0.1, alpha=0.9, warmth=0.5):
             super(bo.RMSprop, self).__init__(
@@ -53,7 +52,7 @@ def test_a_subclass_has_the_ranges_of_its_bases():
             Own(**{name: 1.5})
 
     class OwnPlateau(bo.ReduceLROnPlateau):
-        ranges = {'factor': Range(0.4, 0.6)}
+        ranges = {'factor': bo.Range(0.4, 0.6)}
 
     for name, value in (('factor', 0.1), ('min_lr', -1.0)):
         with pytest.raises(ValueError, match=f'OwnPlateau needs {name} in'):
@@ -62,7 +61,7 @@ def test_a_subclass_has_the_ranges_of_its_bases():
 
 
 class OwnLookahead(bo.Lookahead):
-    ranges = {'alpha': Range(0.0, 0.5)}
+    ranges = {'alpha': bo.Range(0.0, 0.5)}
 
 
 def test_lookahead_over_lookahead_keeps_all_numbers():
@@ -83,7 +82,7 @@ def test_lookahead_takes_none_where_its_base_does():
 
 def test_a_class_of_somebody_else_binds_no_other():
     class Warm(bo.OptaxOptimizer):
-        ranges = {'temperature': Range(0.0, 1.0)}
+        ranges = {'temperature': bo.Range(0.0, 1.0)}
 
     for known in ('_classes_of_ours', '_numbers_of_ours', '_arguments_of_ours'):
         getattr(other_libraries, known).cache_clear()

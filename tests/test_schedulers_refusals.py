@@ -211,3 +211,19 @@ def test_every_plot_of_the_docs_is_of_one_scheduler():
 def test_an_array_is_not_one_number(use):
     with pytest.raises(TypeError, match='StepLR needs one number for gamma, or a list .*, got'):
         use()
+
+
+@pytest.mark.parametrize(
+    ('make', 'says'),
+    [
+        (lambda opt: bo.ParamScheduler(opt, 'weight_decay', lambda epoch: None), 'weight_decay'),
+        (lambda opt: bo.ParamScheduler(opt, 'betas', (lambda _: None, 0.9)), 'betas'),
+        (lambda opt: bo.LambdaLR(opt, lambda epoch: None), 'LambdaLR'),
+        (lambda opt: bo.MultiplicativeLR(opt, lambda epoch: None).step(), 'MultiplicativeLR'),
+    ],
+)
+def test_a_function_without_a_return_is_named(make, says):
+    opt = bo.AdamW(0.1, weight_decay=0.5)
+    with pytest.raises(TypeError, match=f'function of .*{says} must return a number, got None'):
+        make(opt)
+    assert opt.weight_decay == 0.5 and opt.betas == (0.9, 0.999)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from brainstate.transform import for_loop, jit
 from interrupts import interrupted, nth
 
 import braintools_optim as bo
@@ -107,3 +108,39 @@ def test_a_subclass_without_constructor_keeps_weight_decay():
     copy.deepcopy(opt)
     opt.step({'w': jnp.zeros(2)})
     np.testing.assert_allclose(w.value, 1 - 0.1 * 0.2, rtol=1e-6)
+
+
+@pytest.mark.parametrize('road', [jit, jax.jit, lambda f: lambda: for_loop(f, jnp.arange(2))])
+def test_an_optimizer_from_outside_does_not_grow_in_a_trace(road):
+    """What brainstate puts back at its end, or after an error, would not fit the rest."""
+    opt, before = trained(), everything(trained())
+    late = param(3)
+
+    def add(*_):
+        opt.add_param_group({'b': late})
+
+    def register(*_):
+        opt.register_trainable_weights({'b': late})
+
+    for grow in (add, register):
+        with pytest.raises(ValueError, match='in a function that is being traced.*call it before'):
+            road(grow)()
+        assert everything(opt) == before
+        opt.state_dict()
+    add()
+    opt.step({'a': jnp.ones(2), 'b': jnp.ones(3)})
+    assert len(opt.param_groups) == 2
+
+
+def test_an_optimizer_of_the_trace_grows_there():
+    @jit
+    def train():
+        a, b = param(2), param(3)
+        opt = bo.SGD(0.5).register_trainable_weights({'a': a})
+        opt.add_param_group({'b': b}, lr=0.25)
+        opt.step({'a': jnp.ones(2), 'b': jnp.ones(3)})
+        return a.value, b.value
+
+    a, b = train()
+    np.testing.assert_array_equal(a, param(2).value - 0.5)
+    np.testing.assert_array_equal(b, param(3).value - 0.25)

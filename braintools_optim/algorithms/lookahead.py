@@ -185,6 +185,10 @@ class Lookahead(OptaxOptimizer):
         base = self.base_optimizer
         return super()._is_leafwise() and isinstance(base, OptaxOptimizer) and base._is_leafwise()
 
+    def _is_known(self) -> bool:
+        base = self.base_optimizer
+        return super()._is_known() and isinstance(base, OptaxOptimizer) and base._is_known()
+
     def _searches(self) -> bool:
         base = self.base_optimizer
         return isinstance(base, OptaxOptimizer) and base._searches()

@@ -117,6 +117,10 @@ def _with_rate(chain: Chain, slot: Slot, path: Any, order: Any) -> Any:
     return None if trace is None else (trace * -chain.numbers['lr']).astype(trace.dtype)
 
 
+def _first_rate(chain: Chain, slot: Slot, path: Any, order: Any) -> Any:
+    return float(np.asarray(chain.numbers['lr'], slot.value.dtype))
+
+
 def _signs(chain: Chain, slot: Slot, path: Any, order: Any) -> Any:
     moved = chain.field('prev_updates', path)
     return None if moved is None else np.sign(moved)
@@ -241,7 +245,7 @@ _RULES: dict[str, Rule] = {
     'accumulators': _axes,
     'size': _field('step_sizes'),
     'sign': _signs,
-    'leaf_lrs': lambda chain, slot, path, order: chain.numbers['lr'],
+    'leaf_lrs': _first_rate,
 }
 
 _OF_CLASS: dict[tuple[str, str], Rule] = {

@@ -227,6 +227,24 @@ def _examine_groups(
             }
         if key in states or not judge.strict:
             found.states.append(checked_slots(optimizer, group, slots, judge))
+    _check_order(optimizer, groups, judge)
+
+
+def _check_order(optimizer: OptaxOptimizer, groups: Mapping, judge: Judge) -> None:
+    """Refuse groups whose parameters are in another one here: that has other numbers."""
+    members: dict[str, set[str]] = {}
+    for key, group in groups.items():
+        names = plainly(group.get('params')) if isinstance(group, Mapping) else None
+        if isinstance(names, list):
+            members[key] = {judge.new_name(name) for name in names if isinstance(name, str)}
+    for group in optimizer.param_groups:
+        key, mine = str(group.index), {optimizer.param_states.names[i] for i in group.members}
+        elsewhere = sorted(k for k, names in members.items() if names & mine)
+        if key in members and elsewhere and key not in elsewhere:
+            judge.refuse(
+                f'group {key} has {sorted(mine & members[elsewhere[0]])[0]}, which the checkpoint '
+                f'has in group {elsewhere[0]}: build the groups in the order of then, new ones last'
+            )
 
 
 def checked_names(given: Any, where: str, judge: Judge) -> list[str] | None:

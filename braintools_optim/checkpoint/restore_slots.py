@@ -24,8 +24,15 @@ if TYPE_CHECKING:
 
 __all__ = ['checked_slots']
 
-_COUNTS = re.compile(r'(.*[._])?(counts?|iterations|pairs|slot|leaf_added|leaf_seen)')
-"""The names of a state's integers that are never negative."""
+_COUNTS = re.compile(r'(.*[._])?(counts?|leaf_added)')
+"""The names of integers that are never negative in the state of any chain."""
+
+_OWN = re.compile(
+    r'(.*[._])?(iterations|pairs|slot|leaf_seen|num_linesearch_steps|nu|nu_max|variance|sum'
+    r'|e_g|e_x|accumulators|row|col|Ll|Lr|leaf_products)'
+)
+"""The names of numbers that are never negative in the chains of this library: counts, and sums,
+averages and products of what is none."""
 
 
 def checked_slots(
@@ -34,6 +41,7 @@ def checked_slots(
     """Return the group's chain state as it was saved; the judge gets to know what differs."""
     slots, names = named_slots(optimizer, group, anew=True)  # what is added up here is not theirs
     where = f'group {group.index}'
+    known = optimizer._is_known()
     wanted: set[tuple[str, str]] = set()
     values: list[Any] = []
 
@@ -48,16 +56,16 @@ def checked_slots(
         mine = slot.value
         if slot.per_leaf:
             entries = [plainly(take(slot.name, name)) for name in names.values()]
-            values.append(_checked_vector(entries, mine, slot.name, where, judge))
+            values.append(_checked_vector(entries, mine, slot.name, known, where, judge))
         elif is_masked(mine):
             values.append(mine)
         else:
             name = slot_name(slot, names)
             value = take(slot.name, name)
             what = f'{where}: {slot.name} of {name or "the group"}'
-            counts = slot.parameter is None and _COUNTS.fullmatch(slot.name) is not None
+            positive = _never_negative(slot.name, mine.dtype, known)
             values.append(
-                mine if value is None else _checked_array(value, mine, what, counts, judge)
+                mine if value is None else _checked_array(value, mine, what, positive, judge)
             )
     for slot_key in saved:
         for name in saved[slot_key]:
@@ -66,25 +74,45 @@ def checked_slots(
     return rebuild(optimizer._core.chain(group.index), values)
 
 
-def _checked_vector(entries: list[Any], mine: Any, name: str, where: str, judge: Judge) -> Any:
+def _never_negative(name: str, dtype: Any, known: bool) -> bool:
+    """Whether what has this name in a chain, one of this library or not, is never negative."""
+    if known and _OWN.fullmatch(name):
+        return True
+    return _COUNTS.fullmatch(name) is not None and np.issubdtype(dtype, np.integer)
+
+
+def _checked_vector(
+    entries: list[Any], mine: Any, name: str, known: bool, where: str, judge: Judge
+) -> Any:
     """Return a vector of one number for each parameter; what is missing stays as it is."""
-    known = np.asarray(mine).tolist()
-    entries = [k if x is None else x for x, k in zip(entries, known, strict=True)]
-    allowed, fits = _entries_allowed(mine.dtype, name)
+    here = np.asarray(mine).tolist()
+    entries = [h if x is None else x for x, h in zip(entries, here, strict=True)]
+    positive = _never_negative(name, mine.dtype, known)
+    allowed, fits = _entries_allowed(mine.dtype, positive)
     if not all(map(fits, entries)):
         judge.refuse(f'{where}: {name} must be {allowed}, got {entries}')
         return None
-    return placed(np.asarray(entries, mine.dtype), mine)
+    array = judge.array(_narrowest(entries, mine.dtype), mine, f'{where}: {name}')
+    return None if array is None else placed(array, mine)
 
 
-def _checked_array(value: Any, mine: Any, what: str, counts: bool, judge: Judge) -> Any:
+def _narrowest(entries: list[Any], dtype: Any) -> np.ndarray:
+    """Return numbers in a dtype that holds them, or in the widest."""
+    given = np.asarray(entries)
+    with np.errstate(over='ignore'):
+        array = given.astype(dtype)
+    return array if np.array_equal(array, given, equal_nan=True) else given
+
+
+def _checked_array(value: Any, mine: Any, what: str, positive: bool, judge: Judge) -> Any:
     if jax.dtypes.issubdtype(mine.dtype, jax.dtypes.prng_key):
         return _checked_key(value, mine, what, judge)
     array = judge.array(value, mine, what)
     if array is None:
         return None
-    if counts and array.ndim == 0 and np.issubdtype(array.dtype, np.signedinteger) and array < 0:
-        judge.refuse(f'{what} must be a count, got {array}')
+    if positive and np.any(array < 0):
+        wish = 'be a count' if array.dtype.kind == 'i' else 'not be negative anywhere'
+        judge.refuse(f'{what} must {wish}, got {np.min(array)}')
     return placed(array, mine)
 
 
@@ -101,13 +129,14 @@ def _checked_key(value: Any, mine: Any, what: str, judge: Judge) -> Any:
     )
 
 
-def _entries_allowed(dtype: Any, name: str) -> tuple[str, Callable[[Any], bool]]:
+def _entries_allowed(dtype: Any, positive: bool) -> tuple[str, Callable[[Any], bool]]:
     """Return what may stand in a vector, in words and as a check."""
     if np.issubdtype(dtype, np.bool_):
         return 'True or False', lambda x: isinstance(x, bool)
     if not np.issubdtype(dtype, np.integer):
-        return 'numbers', is_plain_number
+        # What is not negative is nowhere compared with nan.
+        return 'numbers', lambda x: is_plain_number(x) and not (positive and x < 0)
     low, high, allowed = np.iinfo(dtype).min, np.iinfo(dtype).max, f'integers of {dtype}'
-    if _COUNTS.fullmatch(name):
+    if positive:
         low, high, allowed = 0, min(high, 2**31 - 1), 'counts in [0, 2**31)'
     return allowed, lambda x: type(x) is int and low <= x <= high

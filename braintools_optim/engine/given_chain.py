@@ -152,7 +152,7 @@ def refuse_untaken(optimizer: OptaxOptimizer, extra: dict[str, Any]) -> None:
 
     What loops give to any optimizer, by optax's protocol, is let pass.
     """
-    if not optimizer._is_leafwise() or not is_defined_here(optimizer.transform):
+    if not optimizer._is_leafwise() or not optimizer._is_known():
         return
     known = {'value', 'grad', 'value_fn', *optimizer.more_gradients}
     if unknown := sorted(extra.keys() - known):

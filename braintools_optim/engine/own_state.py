@@ -207,6 +207,16 @@ class CoreState(LateState):
         if np.ndim(self.count):
             raise _several()
 
+    def refuse_to_grow(self, method: str) -> None:
+        """Raise where what a method adds to it would be gone once a trace is over."""
+        self.refuse_several()
+        if not self._trace_state.is_valid():
+            raise ValueError(
+                f'{method} was called in a function that is being traced, and the State of an '
+                f'optimizer from outside is put back where that ends: call it before, or build the '
+                f'optimizer there, too.'
+            )
+
     def parts(self) -> tuple[list, Any, Any]:
         """Return the buffers and tree of the chain states, and the count."""
         cell = self.__dict__

@@ -10,7 +10,7 @@ from .. import schedules
 from ..check import check_number
 from ..engine.observe import is_tracer
 from ..ranges import NON_NEGATIVE
-from .functions import call_or_each, called
+from .functions import call_or_each, called, returned
 from .present import PresentRate
 from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler, PerGroup
 from .row import Row, either
@@ -355,7 +355,7 @@ class LambdaLR(LRScheduler):
 
     def _factor(self, group: int, epoch: Any) -> Any:
         function = self._functions[group if 'lr_lambda' in self._lists else 0]
-        return function(epoch)
+        return returned(type(self).__name__, function(epoch), epoch)
 
     def affine(self, epoch: Any, group: int) -> tuple[Any, Any]:
         """Return ``(0, f(epoch))``."""

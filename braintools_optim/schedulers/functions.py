@@ -9,7 +9,7 @@ import jax
 
 from ..state import OptimState
 
-__all__ = ['call_or_each', 'called', 'check_rate_function']
+__all__ = ['call_or_each', 'called', 'check_rate_function', 'returned']
 
 
 def called(owner: str, function: Callable, epoch: Any) -> Any:
@@ -26,6 +26,16 @@ def called(owner: str, function: Callable, epoch: Any) -> Any:
         if OptimState.__name__ in str(error):
             error.add_note(f'last_epoch of {owner} is a State; its number is last_epoch.value.')
         raise
+
+
+def returned(owner: str, value: Any, epoch: Any) -> Any:
+    """Return what a user's function returned for an epoch; raise for nothing."""
+    if value is None:
+        raise TypeError(
+            f'the function of {owner} must return a number, got None at epoch {epoch}; does it '
+            f'lack a return?'
+        )
+    return value
 
 
 def check_rate_function(method: str, given: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..check import is_plain_number
 from ..engine.observe import is_tracer
-from .functions import called
+from .functions import called, returned
 from .scheduler import Progress, Scheduler, following
 
 if TYPE_CHECKING:
@@ -104,9 +104,15 @@ class ParamScheduler(Scheduler):
     def _values(self, epoch: Any) -> list:
         """Return the value of each group, or of all."""
         return [
-            tuple(_at(x, epoch) for x in s) if isinstance(s, tuple) else _at(s, epoch)
+            tuple(self._at(x, epoch) for x in s) if isinstance(s, tuple) else self._at(s, epoch)
             for s in self._schedules
         ]
+
+    def _at(self, schedule: Any, epoch: Any) -> Any:
+        if not callable(schedule):
+            return schedule
+        owner = f'ParamScheduler of {self.name}'
+        return returned(owner, called(owner, schedule, epoch), epoch)
 
     def _settings(self, progress: Progress) -> dict[tuple[int, str], Any]:
         assert self.optimizer is not None
@@ -146,7 +152,20 @@ class ParamScheduler(Scheduler):
             wrong.append(
                 f'ParamScheduler: it drove {saved.get("name")!r}, here it drives {self.name!r}'
             )
+        if not wrong:
+            wrong += self._failures(saved['last_epoch'])
         return wrong
+
+    def _failures(self, epoch: Any) -> list[str]:
+        """Return what keeps it from going on at an epoch: its functions are not saved."""
+        try:
+            for value in self._values(epoch):
+                if self.optimizer is not None and value is not None:
+                    self.optimizer._check_number(self.name, value)
+        except Exception as error:  # of a user's function
+            what = f'ParamScheduler of {self.name} at epoch {epoch}'
+            return [f'{what}: {type(error).__name__}: {error}']
+        return []
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         super()._restore(saved)
@@ -154,7 +173,3 @@ class ParamScheduler(Scheduler):
 
     def __repr__(self) -> str:
         return f'ParamScheduler({self.name!r}, epoch={self._epoch()})'
-
-
-def _at(schedule: Any, epoch: Any) -> Any:
-    return called('ParamScheduler', schedule, epoch) if callable(schedule) else schedule

@@ -186,8 +186,8 @@ class ReduceLROnPlateau(PresentRate):
     def _differences(self, saved: Mapping[str, Any]) -> list[str]:
         wrong = super()._differences(saved)
         owner, best = type(self).__name__, saved.get('best')
-        if not is_plain_number(best):
-            wrong.append(f'{owner}: best must be a number, got {best!r}')
+        if not is_plain_number(best) or best not in Range():
+            wrong.append(f'{owner}: best must be a number, not nan, got {best!r}')
         for key in REMEMBERED[1:]:
             if not is_count(saved.get(key)):
                 wrong.append(f'{owner}: {key} must be a count, got {saved.get(key)!r}')

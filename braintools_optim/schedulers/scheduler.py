@@ -15,6 +15,7 @@ from brainstate import State
 
 from ..check import check_count, check_number, is_plain_number, is_real
 from ..checkpoint.errors import IncompatibleCheckpoint
+from ..checkpoint.plain import plainly, shaped_like
 from ..engine.observe import in_loop, is_tracer, recorded
 from ..engine.own_state import PartState
 from ..engine.writing import put_value, undone_on_error
@@ -403,6 +404,7 @@ class Scheduler(metaclass=_SchedulerType):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a snapshot, or raise with every difference, having changed nothing."""
+        state_dict = shaped_like(plainly(state_dict), self.state_dict())
         if wrong := [*self.peculiar(state_dict), *self.differences(state_dict)]:
             raise IncompatibleCheckpoint(wrong)
         with self._undone_on_error():

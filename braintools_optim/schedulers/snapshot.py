@@ -46,10 +46,12 @@ def _completed(scheduler: LRScheduler, saved: Mapping[str, Any]) -> Any:
 def saved_rows(scheduler: LRScheduler, saved: Mapping[str, Any]) -> list[Row]:
     """Return the rows of a snapshot that fits."""
     hyper = _completed(scheduler, saved)
-    columns = [hyper[k] for k in scheduler._names]
-    numbers = list(zip(*columns, strict=True)) or [()] * len(saved['base_lrs'])
-    parts = zip(saved['base_lrs'], saved['starts'], saved['written'], numbers, strict=True)
-    return [Row(*part) for part in parts]
+    lists = [saved[k] for k in ('base_lrs', 'starts', 'written')]
+    columns = [list(map(float, x)) for x in (*lists, *(hyper[k] for k in scheduler._names))]
+    return [
+        Row(base, start, written, tuple(numbers))
+        for base, start, written, *numbers in zip(*columns, strict=True)
+    ]
 
 
 def resized(saved: Any, mine: Any) -> Any:
