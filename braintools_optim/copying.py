@@ -88,6 +88,7 @@ def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
     Of a model that is copied in the same call, before it or after, it takes the copied parameters:
     it looks for them when it is first asked for its parameters.
     """
+    optimizer._core.refuse_several()
     new = memo[id(optimizer)] = object.__new__(type(optimizer))
     core, table = optimizer._core.duplicate(), optimizer._table.copy()
     # What another optimizer drives, as a Lookahead does with its base's, is copied with that one.

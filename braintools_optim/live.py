@@ -162,8 +162,9 @@ class LiveNumbers:
         if '_core' in known and '_table' not in known:
             raise AttributeError(  # which brainstate looks out for when it merges a module
                 f'this {type(self).__name__} was put together from its States alone, by a graph '
-                f'function of brainstate or the copy of a module that holds it: copy both by '
-                f'copy.deepcopy((model, optimizer)), or build it anew and call load_state_dict.'
+                f'function of brainstate or the copy of a module that holds it: copy it together '
+                f'with the model, as in new.net, new.opt = copy.deepcopy((old.net, old.opt)), or '
+                f'build it anew and call load_state_dict.'
             )
         if '_declared_names' not in known and name in ('param_states', 'step_count'):
             raise AttributeError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence, ValuesView
+from collections.abc import Iterable, Iterator, Mapping, Sequence, ValuesView
 from functools import cache
 from typing import Any
 
@@ -69,7 +69,10 @@ ALIASES: dict[str, tuple[str, ...]] = {
     'lr': ('base_lr',),
     **dict.fromkeys(('b1', 'b2', 'beta1', 'beta2'), ('betas',)),
     **dict.fromkeys(('l2', 'wd'), ('weight_decay',)),
-    **dict.fromkeys(('max_norm', 'grad_clip', 'clip_grad_norm'), ('grad_clip_norm',)),
+    **dict.fromkeys(('max_norm', 'grad_clip', 'clip_grad_norm', 'clip_norm'), ('grad_clip_norm',)),
+    'clip_value': ('grad_clip_value',),
+    'epsilon': ('eps',),
+    'mom': ('momentum',),
     'slow_step_size': ('alpha',),
     'init_value': ('warmup_start_lr', 'base_lr'),
     'peak_value': ('max_lr', 'base_lr'),
@@ -295,7 +298,9 @@ def is_ours(owner: Any) -> bool:
 
 def refuse_parameters(owner: str, first: Any) -> None:
     """Raise for parameters as the first argument, as torch takes them."""
-    if isinstance(first, Mapping | ValuesView | State | list | Node) or inspect.isgenerator(first):
+    of_several = isinstance(first, Mapping | ValuesView | Iterator | list | set | frozenset)
+    of_several = of_several or type(first) is tuple or getattr(first, 'shape', ()) != ()
+    if of_several or isinstance(first, State | Node):
         what = 'params'
         if isinstance(first, Node):
             what = 'model.states(brainstate.ParamState)'

@@ -73,7 +73,7 @@ def placed_alike(tree: Any, other: Any) -> bool:
 
 def _devices(tree: Any) -> set:
     arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
-    return {device for x in arrays for device in x.devices()}
+    return {device for x in arrays for device in x.sharding.device_set}
 
 
 def replicated_beside(value: Any, arrays: Sequence[jax.Array]) -> Any:

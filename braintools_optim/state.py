@@ -7,7 +7,7 @@ States under one path are two parameters, and the second gets a path of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set, ValuesView
 from typing import Any, NoReturn
 
 import brainstate
@@ -125,7 +125,9 @@ class UniqueStateManager:
         for path, leaf in leaves:
             if not is_state(leaf):
                 way = 'pass the States (for example model.states(brainstate.ParamState))'
-                if not isinstance(leaf, Node):
+                if isinstance(leaf, ValuesView | Iterator | Set):
+                    way = 'give them as a dict, or as list(...) of what came'
+                elif not isinstance(leaf, Node):
                     way += ', not their values; wrap arrays that have none: ParamState(arrays)'
                 raise TypeError(
                     f'expected a pytree of brainstate.State, got {type(leaf).__name__} at '

@@ -25,6 +25,8 @@ from .schedulers import Scheduler
 
 __all__ = ['TrainStep', 'train_step']
 
+_LOOPS = 8  # lengths and bars of which programs are kept
+
 
 def train_step(
     model_or_states: Any,
@@ -146,7 +148,8 @@ class TrainStep:
         length : int, optional
             The number of steps, where a step takes no arguments.
         progress : bool, int or ProgressBar
-            Show a bar; a number says after how many steps it moves.
+            Show a bar; a number says after how many steps it moves. Keep a bar of your own: a new
+            one is compiled anew.
         """
         args = batches if isinstance(batches, tuple) else (batches,)
         steps = _common_length(args, length)
@@ -161,6 +164,8 @@ class TrainStep:
             def loop(*args: Any) -> Any:
                 return for_loop(self._take, *args, length=told, pbar=bar)
 
+            while len(self._loops) >= _LOOPS:
+                del self._loops[next(iter(self._loops))]
             self._loops[key] = StatefulProgram(loop, self._donate, self._prepared)
         return self._loops[key](args, {})
 

@@ -1,5 +1,7 @@
 """Several models with an optimizer each, which brainstate builds and steps under vmap."""
 
+import copy
+
 import brainstate
 import jax
 import jax.numpy as jnp
@@ -129,6 +131,8 @@ def test_one_scheduler_becomes_several_by_the_rates_it_finds(inner):
         lambda w, opt: opt.register_trainable_weights({'v': ParamState(jnp.ones(3))}),
         lambda w, opt: opt.lr.step(),
         lambda w, opt: opt.lr.preview(3),
+        lambda w, opt: bo.StepLR(opt, step_size=2),
+        lambda w, opt: copy.deepcopy(opt),
         lambda w, opt: opt.state_dict(),
         lambda w, opt: opt.save('never'),
     ],

@@ -117,6 +117,7 @@ def test_groups_change_through_the_optimizer():
         (lambda opt: setattr(opt, 'wieght_decay', 0.1), "'wieght_decay' to assign.*'weight_decay'"),
         (lambda opt: setattr(opt, 'current_LR', 0.1), "'current_LR' to assign.*'current_lr'"),
         (lambda opt: setattr(opt, 'clip_grad_norm', 0.1), "to assign.*'grad_clip_norm'"),
+        (lambda opt: setattr(opt, 'epsilon', 0.1), "'epsilon' to assign.*'eps'"),
         (lambda opt: setattr(opt, 'nesterov', True), "Adam has no 'nesterov' to assign"),
         (lambda opt: setattr(opt.param_groups[0], 'lr', 0.1), r"group\['lr'\] = 0.1"),
         (lambda opt: setattr(opt, 'step_count', 3), r'step_count of Adam is a State.*value = 3'),
@@ -385,3 +386,23 @@ def test_parts_of_a_model_are_trained_as_the_message_says(way):
     opt.step(brainstate.transform.grad(model.loss, whole)())
     after = [model.a.weight.value['weight'], model.b.weight.value['weight']]
     assert all((x != y).any() for x, y in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize(
+    'form',
+    [
+        *(tuple, set, list, iter, lambda states: filter(None, states)),
+        *(lambda states: (s for s in states), lambda states: states[0], lambda _: jnp.ones(3)),
+    ],
+)
+def test_parameters_before_the_learning_rate(form):
+    """As torch takes them: a filter of those that are not frozen, a chain of those of two models."""
+    with pytest.raises(TypeError, match=r'parameters after.*lr=.*register_trainable_weights'):
+        bo.Adam(form([ParamState(jnp.ones(2))]), lr=0.1)
+
+
+@pytest.mark.parametrize('form', [dict.values, lambda d: iter(d.values()), lambda d: {*d.values()}])
+def test_states_that_came_without_keys(form):
+    states = {'w': ParamState(jnp.ones(2))}
+    with pytest.raises(TypeError, match=r'State, got .* give them as a dict, or as list\(...\)'):
+        bo.Adam(0.1).register_trainable_weights(form(states))

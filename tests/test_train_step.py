@@ -265,6 +265,15 @@ def test_scan_is_the_loop(progress, capsys):
     assert bool(shown.out + shown.err) == bool(progress)
 
 
+def test_loops_of_other_lengths_and_bars_are_not_kept_for_ever():
+    w = ParamState(jnp.ones(2))
+    step = bo.train_step(w, registered(bo.SGD(0.25), {'w': w}), lambda: (w.value**2).sum())
+    for length in range(1, 12):
+        step.scan(length=length)
+    assert len(step._loops) == 8
+    assert step.scan(length=11).shape == (11,) and len(step._loops) == 8
+
+
 def test_scan_without_arguments_and_over_one():
     w = ParamState(jnp.ones(2))
     opt = registered(bo.SGD(0.25), {'w': w})

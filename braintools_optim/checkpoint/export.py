@@ -37,7 +37,8 @@ def _refuse_mapped(optimizer: OptaxOptimizer) -> None:
     if np.ndim(optimizer._core.count):
         raise ValueError(
             f'this {type(optimizer).__name__} stands for several, which a vmap made, and has no '
-            f'state_dict: keep the values of its States, brainstate.graph.states(optimizer).'
+            f'state_dict: keep jax.tree.leaves of the values of its States, those in '
+            f'brainstate.graph.states(optimizer).'
         )
 
 

@@ -191,6 +191,7 @@ class Scheduler(metaclass=_SchedulerType):
                 f'this {owner} already drives an optimizer; give each optimizer a scheduler of '
                 f'its own.'
             )
+        optimizer._core.refuse_several()
         mine, theirs = self._states()[0], optimizer._core
         if mine._trace_state.is_valid() and not theirs._trace_state.is_valid():
             raise ValueError(
