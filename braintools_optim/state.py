@@ -118,6 +118,11 @@ class UniqueStateManager:
         return self
 
     def _take_in(self, other_pytree: Any) -> None:
+        if isinstance(other_pytree, ValuesView | Iterator | Set):
+            raise TypeError(
+                f'expected a pytree of brainstate.State, got {type(other_pytree).__name__}, which '
+                f'is none: give them as a dict, or as list(...) of what came.'
+            )
         try:
             leaves, _ = jax.tree_util.tree_flatten_with_path(other_pytree, is_leaf=is_state)
         except ValueError as error:
@@ -125,9 +130,7 @@ class UniqueStateManager:
         for path, leaf in leaves:
             if not is_state(leaf):
                 way = 'pass the States (for example model.states(brainstate.ParamState))'
-                if isinstance(leaf, ValuesView | Iterator | Set):
-                    way = 'give them as a dict, or as list(...) of what came'
-                elif not isinstance(leaf, Node):
+                if not isinstance(leaf, Node):
                     way += ', not their values; wrap arrays that have none: ParamState(arrays)'
                 raise TypeError(
                     f'expected a pytree of brainstate.State, got {type(leaf).__name__} at '

@@ -396,7 +396,7 @@ def test_parts_of_a_model_are_trained_as_the_message_says(way):
     ],
 )
 def test_parameters_before_the_learning_rate(form):
-    """As torch takes them: a filter of those that are not frozen, a chain of those of two models."""
+    """As torch takes them: a filter of those that are not frozen, a chain of two models."""
     with pytest.raises(TypeError, match=r'parameters after.*lr=.*register_trainable_weights'):
         bo.Adam(form([ParamState(jnp.ones(2))]), lr=0.1)
 
