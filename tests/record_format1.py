@@ -36,11 +36,10 @@ def main() -> None:
         path = GOLDEN / f'{name}.ckpt'
         if path.exists():
             continue
-        (opt, params), (other, others) = trained(case), trained(case)
+        (opt, _), (other, others) = trained(case), trained(case)
         train_on(other, STEPS)
         opt.save(path, params=True, extra={'end': named(others), 'rates': other.get_last_lr()})
         print(path.name)
-        del params
     for name, schedule in SCHEDULES.items():
         path = GOLDEN / f'scheduler-{name}.ckpt'
         if path.exists():

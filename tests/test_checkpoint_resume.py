@@ -100,11 +100,17 @@ def test_resumed_in_a_new_process(ends, run):
 # ---- files of the past ---------------------------------------------------------------------------
 
 
+def recorded(name):
+    path = GOLDEN / f'{name}.ckpt'
+    assert path.exists(), f'a new row: run python tests/record_format1.py, and commit {path.name}'
+    return path
+
+
 @pytest.mark.parametrize('name', OPTIMIZERS)
 def test_a_file_of_format_1_goes_on(name):
     """Every class has one, which no later version may write anew."""
     opt, params = untrained(OPTIMIZERS[name])
-    extra = opt.load(GOLDEN / f'{name}.ckpt').extra
+    extra = opt.load(recorded(name)).extra
     train_on(opt, STEPS)
     check_end(extra, named(params), opt)
 
@@ -112,7 +118,7 @@ def test_a_file_of_format_1_goes_on(name):
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_a_scheduler_of_format_1_goes_on(name):
     opt, params, scheduler = scheduled(SCHEDULES[name], bo.SGD, 0)
-    extra = opt.load(GOLDEN / f'scheduler-{name}.ckpt').extra
+    extra = opt.load(recorded(f'scheduler-{name}')).extra
     schedule_on(SCHEDULES[name], opt, scheduler, SCHEDULED_STEPS)
     check_end(extra, named(params), opt)
 

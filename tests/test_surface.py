@@ -18,13 +18,15 @@ from jax.experimental.sparse import BCOO
 from two_groups import trained
 
 import braintools_optim as bo
+from braintools_optim.fixed_options import FixedOptions
+from braintools_optim.signature import CommonOptions
 
 CLASSES = [bo.SGD, bo.Momentum, bo.MomentumNesterov, bo.Adam, bo.AdamW, bo.OptaxOptimizer]
 
 COMMON = {
     **{'grad_clip_norm': None, 'grad_clip_value': None, 'maximize': False},
     **{'state_dtype': None, 'mu_dtype': None, 'skip_nonfinite': False, 'decay_mask': None},
-    **{'accumulate_steps': 1, 'constrain': None},
+    **{'accumulate_steps': 1, 'constrain': None, 'master_dtype': None},
 }
 
 
@@ -72,6 +74,20 @@ def test_signature_is_what_the_constructor_takes():
         parameters = inspect.signature(cls).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         cls(**{k: v for k, v in defaults.items() if k not in ('beta1', 'beta2')})
+        with pytest.raises(TypeError, match='surplus'):
+            cls(surplus=1)
+
+
+def test_every_option_of_all_optimizers_is_known_everywhere():
+    """One that only the constructor knew would be hidden, and lost by what is made of others."""
+    taken = inspect.signature(bo.OptaxOptimizer.__init__).parameters.keys()
+    options = taken - {'self', 'tx', 'lr', 'weight_decay', 'hyper'}
+    assert options == CommonOptions.__annotations__.keys()
+    assert options == set(COMMON)
+    live = {'grad_clip_norm', 'grad_clip_value', 'maximize'}
+    assert {x for x in options - live if isinstance(vars(FixedOptions).get(x), property)} == (
+        options - live
+    )
 
 
 # ---- repr ---------------------------------------------------------------------------------------
