@@ -27,7 +27,8 @@ class SequentialLR(Composite):
     ----------
     schedulers : list of LRScheduler
         In the order in which they run. Each starts from the base that it was given, or else from
-        that of the first.
+        that of the first; `SWALR`, `MultiplicativeLR` and `ReduceLROnPlateau` go on from the
+        learning rate that they find.
     milestones : list of int
         The epochs at which the second, third, ... takes over.
     last_epoch : int
@@ -35,7 +36,8 @@ class SequentialLR(Composite):
 
     Notes
     -----
-    A SequentialLR among them runs as it would alone; torch's is one epoch early there.
+    A SequentialLR among them runs as it would alone; torch's is one epoch early there. A warm-up of
+    5 epochs comes to its end in the epoch 5: what goes on from there takes over at the milestone 6.
     """
 
     @overload  # the metaclass takes the optimizer off
