@@ -13,7 +13,7 @@ def leafwise(transform: Callable) -> Callable:
     A step of such a chain may be cut into several programs. State that the chain keeps for all
     leaves together must not depend on them. A method that overrides a marked one is not marked.
     """
-    transform.leafwise = True  # type: ignore[attr-defined]
+    transform.leafwise = True  # type: ignore[attr-defined]  # functions have attributes
     return transform
 
 

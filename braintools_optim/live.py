@@ -140,7 +140,7 @@ class LiveNumbers:
 
         named: dict[str, Any] = {'lr': 0.0, 'maximize': False}
         base = OptaxOptimizer
-        if type(self).transform is base.transform or type(self).__init__ is base.__init__:  # type: ignore[attr-defined]
+        if type(self).transform is base.transform or type(self).__init__ is base.__init__:  # type: ignore[attr-defined]  # mixed into one
             named['weight_decay'] = 0.0
         bases = type(self).__mro__
         for cls in reversed(bases[: bases.index(OptaxOptimizer)]):

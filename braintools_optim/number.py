@@ -21,11 +21,11 @@ class _Live:
     @property
     def value(self) -> Any:
         """The present number; assign to change it."""
-        return self._read()  # type: ignore[attr-defined]
+        return self._read()  # type: ignore[attr-defined]  # its subclasses have it
 
     @value.setter
     def value(self, new: Any) -> None:
-        self._write(new)  # type: ignore[attr-defined]
+        self._write(new)  # type: ignore[attr-defined]  # its subclasses have it
 
 
 class _Python(_Live):

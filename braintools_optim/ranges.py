@@ -38,8 +38,8 @@ class Range(NamedTuple):
 
     def __contains__(self, x: object) -> bool:
         low, high, open_low, open_high = self
-        above = x > low if open_low else x >= low  # type: ignore[operator]
-        return above and (x < high if open_high else x <= high)  # type: ignore[operator]
+        above = x > low if open_low else x >= low  # type: ignore[operator]  # anything that compares
+        return above and (x < high if open_high else x <= high)  # type: ignore[operator]  # anything that compares
 
     def __str__(self) -> str:
         left, right = '(' if self.open_low else '[', ')' if self.open_high else ']'
@@ -73,7 +73,7 @@ def inherit_ranges(cls: type) -> None:
         if not isinstance(own, Mapping) or not all(isinstance(x, Range) for x in own.values()):
             raise TypeError(f'{cls.__name__}.ranges must be a dict of Range by name, got {own!r}.')
         bases = [vars(base).get('ranges', {}) for base in reversed(cls.__mro__)]
-        cls.ranges = {name: own for ranges in bases for name, own in ranges.items()}  # type: ignore[attr-defined]
+        cls.ranges = {name: own for ranges in bases for name, own in ranges.items()}  # type: ignore[attr-defined]  # of classes that have ranges
 
 
 def range_of(name: str, own: Mapping[str, Range] = MappingProxyType({})) -> Range:

@@ -54,7 +54,7 @@ class Savable:
         rename : dict of str
             New names of parameters, or of all under a name (``{'encoder': 'backbone'}``).
         """
-        return take_over(self, Saved(state_dict), Judge(strict, cast, rename))  # type: ignore[arg-type]
+        return take_over(self, Saved(state_dict), Judge(strict, cast, rename))  # type: ignore[arg-type]  # mixed into one
 
     def save(
         self,
@@ -77,7 +77,7 @@ class Savable:
             Take a snapshot, and write it while the training goes on: call ``wait()`` on what is
             returned before you rely on the file.
         """
-        return single.save(self, path, params, extra, background)  # type: ignore[arg-type]
+        return single.save(self, path, params, extra, background)  # type: ignore[arg-type]  # mixed into one
 
     def load(
         self,
@@ -91,7 +91,7 @@ class Savable:
         The arguments and the rest are those of :meth:`load_state_dict`. What was given as
         ``extra`` is in the report.
         """
-        return single.load(self, path, Judge(strict, cast, rename))  # type: ignore[arg-type]
+        return single.load(self, path, Judge(strict, cast, rename))  # type: ignore[arg-type]  # mixed into one
 
     def _algorithm(self) -> str:
         """Return what checkpoints of it are called: its class, and what else makes it different."""
@@ -99,4 +99,4 @@ class Savable:
 
     def _apply_pending(self) -> None:
         if self._pending is not None:
-            self._pending.apply(self)  # type: ignore[arg-type]
+            self._pending.apply(self)  # type: ignore[arg-type]  # mixed into one

@@ -336,7 +336,7 @@ class RegisteredStates(UniqueStateManager):
             f'replace its array; build a new {self.owner} for other States.'
         )
 
-    clear = make_unique = merge_with = update_state = _refuse  # type: ignore[assignment]
+    clear = make_unique = merge_with = update_state = _refuse  # type: ignore[assignment]  # none of them is called
 
 
 def _renumbered(entry: Any, number: int) -> DictKey:

@@ -21,7 +21,7 @@ from .reserve import reserve
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # not on this system
 
 __all__ = ['replacing', 'sweep']
 

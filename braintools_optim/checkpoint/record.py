@@ -168,7 +168,7 @@ class Reader:
                 if length != self._room:
                     self.fail(f'it has {length} bytes, {self._room} belong here')
             piece = view[: min(PIECE, self._room)]
-            got = self._file.readinto(piece)  # type: ignore[attr-defined]
+            got = self._file.readinto(piece)  # type: ignore[attr-defined]  # typeshed does not know it
             if not got:
                 self.fail('the file ends within it')
             self._sum.add(piece[:got])

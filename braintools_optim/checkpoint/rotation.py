@@ -143,7 +143,7 @@ class Checkpointer:
         """Return those with a metric, the best first; among equals the newest."""
         sign = 1.0 if self.mode == 'min' else -1.0
         known = [k for k in kept if k.metric is not None and not math.isnan(k.metric)]
-        return sorted(known, key=lambda k: (sign * k.metric, -k.step))  # type: ignore[operator]
+        return sorted(known, key=lambda k: (sign * k.metric, -k.step))  # type: ignore[operator]  # only those with a metric
 
     # ---- saving --------------------------------------------------------------------------
 

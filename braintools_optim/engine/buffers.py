@@ -87,5 +87,5 @@ def _buffers(x: Any) -> set:
     """Return what tells whether two arrays are one in memory, on any device."""
     if isinstance(x, jax.Array) and not jnp.issubdtype(x.dtype, jax.dtypes.extended):
         if x.size and not x.is_deleted():
-            return {('at', x.data.unsafe_buffer_pointer()) for x in x.addressable_shards}
+            return {(s.device, s.data.unsafe_buffer_pointer()) for s in x.addressable_shards}
     return {('is', id(x))}

@@ -166,7 +166,7 @@ class Leaf(Codec):
     def _constrained(self, value: Any) -> Any:
         """Return what the constraint makes of a value; say what to do if it cannot be traced."""
         try:
-            return self.constraint(value)  # type: ignore[misc]
+            return self.constraint(value)  # type: ignore[misc]  # checked where it was given
         except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
             error.add_note(
                 f'constrain of {self.name} is a part of the compiled step, in which the parameter '

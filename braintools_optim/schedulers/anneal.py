@@ -187,7 +187,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         return live_count(lambda: self._cycle(self._epoch())[0])
 
     @property
-    def T_i(self) -> Any:  # noqa: N802
+    def T_i(self) -> Any:  # noqa: N802  # torch's name
         """The epochs from the last restart to the next."""
         return live_count(lambda: self._cycle(self._epoch())[1])
 

@@ -101,7 +101,7 @@ class Composite(PresentRate):
         return common or [child for child in reversed(given) if child.shares_base][:1]
 
     @property
-    def shares_base(self) -> bool:  # type: ignore[override]
+    def shares_base(self) -> bool:  # type: ignore[override]  # it is that of its parts
         """Whether what starts later starts from its base, too."""
         return self._child_with_the_base().shares_base
 

@@ -164,7 +164,7 @@ class CyclicLR(MomentumCycle):
         max_momentum: PerGroup = ...,
     ) -> None: ...
 
-    def __init__(  # type: ignore[misc]
+    def __init__(  # type: ignore[misc]  # the overloads say less
         self,
         base_lr: BaseRateArgument = OPTIMIZER_RATE,
         max_lr: PerGroup = 0.01,
@@ -258,7 +258,7 @@ class OneCycleLR(MomentumCycle):
         max_momentum: PerGroup = ...,
     ) -> None: ...
 
-    def __init__(  # type: ignore[misc]
+    def __init__(  # type: ignore[misc]  # the overloads say less
         self,
         max_lr: PerGroup = 0.01,
         total_steps: int | None = None,

@@ -51,7 +51,7 @@ class ParamScheduler(Scheduler):
     @overload
     def __init__(self, name: str, schedule: Any, last_epoch: int = ...) -> None: ...
 
-    def __init__(self, name: str, schedule: Any, last_epoch: int = 0):  # type: ignore[misc]
+    def __init__(self, name: str, schedule: Any, last_epoch: int = 0):  # type: ignore[misc]  # the overloads say less
         super().__init__(last_epoch)
         if not isinstance(name, str):
             raise TypeError(

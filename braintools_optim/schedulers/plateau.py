@@ -129,7 +129,7 @@ class ReduceLROnPlateau(PresentRate):
     def _wants_metric(self) -> bool:
         return True
 
-    def step(  # type: ignore[override]
+    def step(  # type: ignore[override]  # torch gives the metric first
         self, metric: Any = None, epoch: Any = None, *, metrics: Any = None
     ) -> None:
         """Go on to the next epoch, with what the metric (torch's ``metrics``) was in this one."""

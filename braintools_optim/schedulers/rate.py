@@ -345,7 +345,7 @@ class LRScheduler(Arguments, BaseRates):
             return Progress(self._epoch(), *self._known[1:])
         end = len(numbers) - len(self.remembered)
         rows = [
-            Row(*numbers[i : i + 3], tuple(numbers[i + 3 : i + width]))  # type: ignore[call-arg]
+            Row(*numbers[i : i + 3], tuple(numbers[i + 3 : i + width]))  # type: ignore[call-arg]  # the first three are there
             for i in range(0, end, width)
         ]
         return Progress(self._epoch(), rows, tuple(numbers[end:]))

@@ -53,7 +53,7 @@ class _SchedulerType(type):
 
     def __init__(cls, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # what a metaclass makes is built by it
         cls.__signature__ = signature.replace(parameters=[*signature.parameters.values()][1:])
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -79,7 +79,7 @@ class _SchedulerType(type):
     def _named(cls, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments that came after the optimizer by name."""
         names = list(inspect.signature(cls).parameters)
-        if names[:1] == ['base_lr'] and not cls.torch_gives_base:  # type: ignore[attr-defined]
+        if names[:1] == ['base_lr'] and not cls.torch_gives_base:  # type: ignore[attr-defined]  # what a metaclass makes has it
             names = names[1:]
         if len(args) > len(names):
             raise TypeError(

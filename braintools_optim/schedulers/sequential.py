@@ -48,7 +48,7 @@ class SequentialLR(Composite):
         self, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = ...
     ) -> None: ...
 
-    def __init__(  # type: ignore[misc]
+    def __init__(  # type: ignore[misc]  # the overloads say less
         self, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = 0
     ):
         owner = type(self).__name__

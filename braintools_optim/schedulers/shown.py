@@ -22,7 +22,7 @@ class Entries(FixedList):
         super().__init__(values)
         self._write = write
 
-    def __setitem__(self, index: Any, value: Any) -> None:  # type: ignore[override]
+    def __setitem__(self, index: Any, value: Any) -> None:  # type: ignore[override]  # one for the two of list
         new = list(self)
         new[index] = value
         self._write(new)

@@ -348,7 +348,7 @@ def _written_out(function: Callable, of: Callable) -> inspect.Signature:
 
 
 # Not for people alone: optax.inject_hyperparams reads it.
-mars.__signature__ = _written_out(mars, scale_by_mars)  # type: ignore[attr-defined]
+mars.__signature__ = _written_out(mars, scale_by_mars)  # type: ignore[attr-defined]  # inspect reads it
 
 
 def is_matrix(p: jax.Array, higher_rank: bool) -> bool:

@@ -86,11 +86,14 @@ def precondition(
         return _learnt(blocks, left, right, rule)
 
     if rule.in_branch:
-        rest = lambda left, right: (left, right)  # noqa: E731
-        left, right = _switch(jnp.any(blocks.due), learnt, rest, left, right)
+        left, right = _switch(jnp.any(blocks.due), learnt, _resting, left, right)
     else:
         left, right = learnt(left, right)
     return _whitened(blocks.grads, left, right, rule), left, right
+
+
+def _resting(left: Factor, right: Factor | None) -> tuple[Factor, Factor | None]:
+    return left, right
 
 
 def _switch(when: jax.Array, yes: Callable, no: Callable, *factors: Factor | None) -> tuple:

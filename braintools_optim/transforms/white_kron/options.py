@@ -164,5 +164,5 @@ def given_options(
         picked = Options(**{name: values.pop(name) for name in Options._fields})
         return function(picked.checked(function.__name__), **values)
 
-    taking.__signature__ = signature  # type: ignore[attr-defined]
+    taking.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it
     return taking

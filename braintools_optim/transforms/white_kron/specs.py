@@ -32,7 +32,7 @@ def get_opt_state_partition_specs(params: Any, **quad_kwargs: Any) -> Any:
     replicated.
     """
     state = jax.eval_shape(quad(**quad_kwargs).init, params)
-    bound = quad.__signature__.bind(**quad_kwargs)  # type: ignore[attr-defined]
+    bound = quad.__signature__.bind(**quad_kwargs)  # type: ignore[attr-defined]  # given_options sets it
     bound.apply_defaults()
     options = Options(**{name: bound.arguments[name] for name in Options._fields})
     leaves, structure = jax.tree.flatten(params)
