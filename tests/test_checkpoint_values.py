@@ -185,3 +185,17 @@ def test_a_scheduler_takes_what_other_encoders_make_of_its_numbers():
             scheduler.step()
         ends.append(scheduler.get_last_lr())
     assert ends == [ends[0]] * 4 and ends[0] == pytest.approx([0.9**5])
+
+
+@pytest.mark.parametrize('wrong', ['garbage', 3, [0.2], [0.1, 0.1]])
+def test_a_composed_scheduler_has_the_base_of_its_part(wrong):
+    def make():
+        parts = [bo.LinearLR(0.1, total_iters=2), bo.ExponentialLR(gamma=0.9)]
+        return bo.SGD(bo.SequentialLR(parts, milestones=[2]))
+
+    opt, _ = run = trained(make, ('a', 0.1))
+    saved = opt.state_dict()
+    assert opt.load_state_dict(saved) == bo.LoadReport()
+    saved['schedulers'][0]['base_lrs'] = wrong
+    (line,) = refusal(run, saved)
+    assert line.startswith('SequentialLR: base_lrs must be those of a part, [[0.1], [0.1]], got')

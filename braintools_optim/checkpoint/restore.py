@@ -376,7 +376,7 @@ def _checked_params(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> li
     """Return the States of the parameters with their values in the checkpoint, if it has them."""
     if saved.params is None:
         return []
-    arrays = judge.renamed(saved.params, 'params')
+    arrays = judge.renamed(judge.as_dict(saved.params, 'params'), 'params')
     new, leaves = [], iter(optimizer._leaves)
     for state in optimizer.param_states:
         old, treedef = flat_values(state.value)

@@ -106,7 +106,8 @@ def _read(path: str | os.PathLike) -> tuple[Any, list[str]]:
         return {**tree, 'opt': state_dict_of(meta, tree)}, []
     contents, states = meta.get('contents'), meta.get('states')
     known = contents if isinstance(contents, Mapping) else {}
-    return tree, [*known, *(states if isinstance(states, list) else [])]
+    places = states if isinstance(states, list) else []
+    return tree, [place for place in [*known, *places] if isinstance(place, str)]
 
 
 def restore(

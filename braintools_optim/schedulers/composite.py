@@ -214,6 +214,9 @@ class Composite(PresentRate):
             return [*wrong, f'{owner}: it is made of {len(self._children)} schedulers, got {parts}']
         for child, part in zip(self._children, parts, strict=True):
             wrong += child.differences(part)
+        bases = [part.get('base_lrs') for part in parts if isinstance(part, Mapping)]
+        if (mine := saved.get('base_lrs')) not in bases:
+            wrong.append(f'{owner}: base_lrs must be those of a part, {bases}, got {mine!r:.80}')
         return wrong
 
     def _other_arguments(self, saved: Any) -> list[str]:
