@@ -61,14 +61,18 @@ def beside(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
 
 
 def on_one_device(tree: Any) -> bool:
-    """Whether all arrays are on the same single device."""
-    return len(_devices(tree)) <= 1
+    """Whether all arrays are on the same single device, and on no mesh."""
+    return len(_devices(tree)) <= 1 and _mesh(jax.tree.leaves(tree)) is None
 
 
 def placed_alike(tree: Any, other: Any) -> bool:
-    """Whether the arrays of two trees of one structure are on the same devices, cut alike."""
+    """Whether the arrays of two trees of one structure are in the same places, on a mesh or not."""
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
-    return all(a.sharding.is_equivalent_to(b.sharding, a.ndim) for a, b in pairs)
+    return all(
+        a.sharding.is_equivalent_to(b.sharding, a.ndim)
+        and (_sharding(a) is None) == (_sharding(b) is None)
+        for a, b in pairs
+    )
 
 
 def _devices(tree: Any) -> set:

@@ -6,8 +6,16 @@ prints a JSON object with a list of complaints for every case.
 
 import json
 
+import brainstate
+import jax
+import jax.numpy as jnp
+import pytest
+from brainstate import ParamState
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from looking import chains_of
 from on_mesh import complaints_of
+
+import braintools_optim as bo
 
 STEPS = 3
 OPTIMIZERS = ['SGD', 'Adam', 'AdamW', 'Lion', 'LBFGS', 'tx']
@@ -31,6 +39,17 @@ def test_on_a_mesh():
     assert {what: found for what, found in complaints.items() if found} == {}
 
 
+@pytest.mark.parametrize('kind', [AxisType.Auto, AxisType.Explicit], ids=str)
+def test_a_mesh_of_one_device_is_one(kind):
+    mesh = jax.make_mesh((1,), ('data',), axis_types=(kind,))
+    w = ParamState(jnp.ones((4, 2)))
+    opt = bo.SM3(0.1).register_trainable_weights({'w': w})
+    w.value = jax.device_put(w.value, NamedSharding(mesh, PartitionSpec('data')))
+    for step in (opt.step, brainstate.transform.jit(opt.step)):
+        step({'w': w.value})
+    assert all(x.sharding.mesh == mesh for x in jax.tree.leaves(opt.opt_state.value))
+
+
 # ---- what the other process runs ---------------------------------------------------------------
 
 
@@ -38,15 +57,9 @@ def main():
     import copy
     from collections import Counter
 
-    import brainstate
-    import jax
-    import jax.numpy as jnp
     import numpy as np
     import optax
-    from brainstate import ParamState
-    from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-
-    import braintools_optim as bo
+    from jax.sharding import Mesh
 
     assert len(jax.devices()) == 8
     mesh = jax.make_mesh((4, 2), ('data', 'model'), axis_types=(AxisType.Auto,) * 2)
