@@ -125,14 +125,13 @@ def test_one_scheduler_becomes_several_by_the_rates_it_finds(inner):
         lambda w, opt: setattr(opt, 'betas', (0.3, 0.2)),
         lambda w, opt: opt.step({'w': w.value}),
         lambda w, opt: jit(lambda: opt.step({'w': w.value}))(),
-        lambda w, opt: bo.train_step({'w': w}, opt, lambda: jnp.sum(w.value))(),
+        lambda w, opt: bo.train_step({'w': w}, opt, lambda: w.value @ jnp.ones(3))(),
         lambda w, opt: opt.lr_apply(lambda lr: lr / 2),
         lambda w, opt: opt.add_param_group({'v': ParamState(jnp.ones(3))}),
         lambda w, opt: opt.register_trainable_weights({'v': ParamState(jnp.ones(3))}),
         lambda w, opt: opt.lr.step(),
         lambda w, opt: opt.lr.preview(3),
         lambda w, opt: bo.StepLR(opt, step_size=2),
-        lambda w, opt: copy.deepcopy(opt),
         lambda w, opt: opt.state_dict(),
         lambda w, opt: opt.save('never'),
     ],
@@ -144,6 +143,11 @@ def test_what_an_ensemble_cannot_do_outside_of_vmap(use):
         use(w, opt)
     after = [s.value for s in brainstate.graph.states(opt).values()]
     jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_a_copy_of_an_ensemble_says_that_it_is_one():
+    with pytest.raises(ValueError, match='this optimizer stands for several'):
+        copy.deepcopy(ensemble(SCHEDULES['step'])[1])
 
 
 def test_an_ensemble_that_accumulates_says_the_same():

@@ -43,7 +43,7 @@ def test_on_a_mesh():
 def test_a_mesh_of_one_device_is_one(kind):
     mesh = jax.make_mesh((1,), ('data',), axis_types=(kind,))
     w = ParamState(jnp.ones((4, 2)))
-    opt = bo.SM3(0.1).register_trainable_weights({'w': w})
+    opt = bo.LBFGS(0.1).register_trainable_weights({'w': w})  # which scatters
     w.value = jax.device_put(w.value, NamedSharding(mesh, PartitionSpec('data')))
     for step in (opt.step, brainstate.transform.jit(opt.step)):
         step({'w': w.value})

@@ -108,6 +108,19 @@ def test_what_shares_memory_and_is_given_to_the_step_is_not_lost():
     assert not any(s.value.is_deleted() for s in states) and opt.step_count.value == 7
 
 
+def test_a_target_that_was_placed_from_a_parameter_stays():
+    w = ParamState(jnp.ones(64))
+    target = ParamState(alias(w.value))
+    step = bo.train_step(
+        [w, target],
+        registered(bo.SGD(0.25), {'w': w}),
+        lambda: jnp.sum((w.value + target.value) ** 2),
+    )
+    step()
+    np.testing.assert_array_equal(target.value, np.ones(64))
+    np.testing.assert_array_equal(w.value, np.zeros(64))
+
+
 def test_the_array_that_a_parameter_was_placed_from_stays():
     start = jnp.arange(64.0)
     w = ParamState(alias(start))

@@ -231,19 +231,21 @@ def _examine_groups(
 
 
 def _check_order(optimizer: OptaxOptimizer, groups: Mapping, judge: Judge) -> None:
-    """Refuse groups whose parameters are in another one here: that has other numbers."""
-    members: dict[str, set[str]] = {}
+    """Refuse to give a group the numbers of one whose parameters, or its own, are elsewhere."""
+    names, there = optimizer.param_states.names, dict[str, set[str]]()
+    here = {str(g.index): {names[i] for i in g.members} for g in optimizer.param_groups}
     for key, group in groups.items():
-        names = plainly(group.get('params')) if isinstance(group, Mapping) else None
-        if isinstance(names, list):
-            members[key] = {judge.new_name(name) for name in names if isinstance(name, str)}
-    for group in optimizer.param_groups:
-        key, mine = str(group.index), {optimizer.param_states.names[i] for i in group.members}
-        elsewhere = sorted(k for k, names in members.items() if names & mine)
-        if key in members and elsewhere and key not in elsewhere:
+        given = plainly(group.get('params')) if isinstance(group, Mapping) else None
+        if isinstance(given, list):
+            there[key] = {judge.new_name(name) for name in given if isinstance(name, str)}
+    known = set().union(*here.values()) & set().union(*there.values())
+    for key in here.keys() & there.keys():
+        moved = sorted((here[key] | there[key]) & known)
+        if moved and not here[key] & there[key]:
+            now, then = (next(k for k in at if moved[0] in at[k]) for at in (here, there))
             judge.refuse(
-                f'group {key} has {sorted(mine & members[elsewhere[0]])[0]}, which the checkpoint '
-                f'has in group {elsewhere[0]}: build the groups in the order of then, new ones last'
+                f'{moved[0]} is in group {now}, and the checkpoint has it in group {then}: build '
+                f'the groups in the order of then, new ones last'
             )
 
 
