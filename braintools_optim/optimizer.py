@@ -32,6 +32,7 @@ from .groups import Groups, ParamGroup
 from .hyper import TO_COME, HyperTable, number_at
 from .live import LiveNumbers
 from .other_libraries import (
+    note_class,
     refuse_more,
     refuse_parameters,
     refuse_rate,
@@ -56,6 +57,7 @@ class Optimizer(Node):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        note_class(cls)
         inherit_ranges(cls)
         cls.__signature__ = constructor_signature(cls)
         cls.__doc__ = constructor_documentation(cls)

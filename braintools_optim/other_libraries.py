@@ -20,6 +20,7 @@ __all__ = [
     'is_defined_here',
     'is_ours',
     'name_here',
+    'note_class',
     'refuse_assignment',
     'refuse_class_attribute',
     'refuse_more',
@@ -257,23 +258,20 @@ def refuse_stray(owner: Any, name: str, numbers: Iterable[str], more: Iterable[s
         raise AttributeError(f'{type(owner).__name__} has no {name!r} to assign.{hint}')
 
 
-@cache
-def _classes_of_ours() -> list[Any]:
-    """Return the classes of optimizers and schedulers of this library."""
-    from .optimizer import OptaxOptimizer
-    from .schedulers import Scheduler
+_OURS: list[Any] = []  # the classes of optimizers and schedulers of this library
 
-    classes: list[Any] = [OptaxOptimizer, Scheduler]
-    for cls in classes:
-        classes += filter(is_defined_here, cls.__subclasses__())
-    return classes
+
+def note_class(cls: Any) -> None:
+    """Get to know a class of optimizers or schedulers."""
+    if is_defined_here(cls):
+        _OURS.append(cls)
 
 
 @cache
 def _numbers_of_ours() -> frozenset[str]:
     """Return the names of all numbers that optimizers and schedulers of this library have."""
     names = {*RANGES, 'learning_rate'}
-    for cls in _classes_of_ours():
+    for cls in _OURS:
         names.update(getattr(cls, 'ranges', ()))
         names.update(getattr(getattr(cls, 'schedule', None), 'numbers', ()))
     return frozenset(names)
@@ -282,7 +280,7 @@ def _numbers_of_ours() -> frozenset[str]:
 @cache
 def _arguments_of_ours() -> frozenset[str]:
     """Return what their constructors are given by name; objects of people may have a name, too."""
-    parameters = (inspect.signature(cls).parameters for cls in _classes_of_ours())
+    parameters = (inspect.signature(cls).parameters for cls in _OURS)
     return frozenset(name for names in parameters for name in names) - {'name'}
 
 

@@ -66,8 +66,8 @@ def test_a_parameter_does_not_get_the_group_of_another_one():
     saved = trained(bo.SGD, ('ad', 0.1), ('b', 0.01))[0].state_dict()
     says = refusal(trained(bo.SGD, ('d', 0.5), ('a', 0.5)), saved, strict=False)
     assert says == [
-        'a is in group 1, and the checkpoint has it in group 0: build the groups in the order of '
-        'then, new ones last'
+        'a is in group 1, and the checkpoint has it in group 0: build the groups in their old '
+        'order, new ones last'
     ]
 
 

@@ -42,9 +42,9 @@ def unit_of(path):
 
 
 def imported(path):
-    """Return what a file imports when it is imported, by the names of modules."""
+    """Return what a file imports, by the names of modules; what only type checkers read aside."""
     package = ['braintools_optim', *path.relative_to(ROOT).parts[:-1]]
-    for node in ast.parse(path.read_text()).body:
+    for node in statements(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -52,6 +52,14 @@ def imported(path):
             module = [*base, *([node.module] if node.module else [])]
             inside = module == ['braintools_optim']
             yield from ('.'.join([*module, *([x.name] * inside)]) for x in node.names)
+
+
+def statements(node):
+    """Return all that is below a node, but for what stands under TYPE_CHECKING."""
+    for below in ast.iter_child_nodes(node):
+        if not (isinstance(below, ast.If) and getattr(below.test, 'id', '') == 'TYPE_CHECKING'):
+            yield below
+            yield from statements(below)
 
 
 def test_every_module_has_its_layer():

@@ -245,7 +245,7 @@ def _check_order(optimizer: OptaxOptimizer, groups: Mapping, judge: Judge) -> No
             now, then = (next(k for k in at if moved[0] in at[k]) for at in (here, there))
             judge.refuse(
                 f'{moved[0]} is in group {now}, and the checkpoint has it in group {then}: build '
-                f'the groups in the order of then, new ones last'
+                f'the groups in their old order, new ones last'
             )
 
 

@@ -3,6 +3,7 @@
 | module | what it is |
 |---|---|
 | `scheduler` | what all share: attaching, stepping, previewing, saving |
+| `construction` | how they are constructed: with a learning rate, or an optimizer first |
 | `rate` | those of the learning rate, which is affine in the base |
 | `arguments`, `base_rates`, `row` | their numbers, their bases, and their memory of a group |
 | `anneal`, `decay`, `cyclic`, `plateau`, `param` | the classes |

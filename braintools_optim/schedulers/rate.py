@@ -12,9 +12,10 @@ from ..ranges import NON_NEGATIVE, range_of
 from ..state import OptimState
 from .arguments import Arguments
 from .base_rates import BaseRates
+from .construction import is_optimizer
 from .functions import called, check_rate_function
 from .row import Row, carried, flat, is_concrete, start_of, written
-from .scheduler import Progress, following, is_optimizer
+from .scheduler import Progress, following
 from .shown import CurrentRates
 from .snapshot import is_code, other_arguments, row_differences, row_snapshot, saved_rows
 

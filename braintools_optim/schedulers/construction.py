@@ -1,0 +1,91 @@
+"""How schedulers are constructed: with a learning rate, or with an optimizer first, as in torch."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from ..other_libraries import OF_SCHEDULERS, argument_here, did_you_mean, note_class
+
+if TYPE_CHECKING:
+    from ..optimizer import OptaxOptimizer
+
+__all__ = ['SchedulerType', 'is_optimizer']
+
+OPTIMIZER = ('optimizer', 'optim', 'opt')  # the first argument of schedulers written for torch
+
+
+class SchedulerType(type):
+    """The type of scheduler classes: ``StepLR(optimizer, step_size=30)`` means what torch's does."""
+
+    def __init__(cls, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        note_class(cls)
+        signature = inspect.signature(cls.__init__)  # type: ignore[misc]  # what a metaclass makes is built by it
+        cls.__signature__ = signature.replace(parameters=[*signature.parameters.values()][1:])
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Return a new scheduler, attached to the optimizer if there is one; or change nothing."""
+        optimizer = kwargs.pop('optimizer', None)
+        if args and is_optimizer(args[0]):
+            optimizer, args = args[0], args[1:]
+        cls._refuse_unknown(kwargs)
+        given = [optimizer, *args, *kwargs.values()]
+        with ExitStack() as stack:
+            for driven in {id(x): x for x in _optimizers_of(given)}.values():
+                stack.enter_context(driven._undone_on_error())
+            if optimizer is None:
+                scheduler = super().__call__(*args, **kwargs)
+            else:
+                if next(iter(inspect.signature(cls).parameters), None) in OPTIMIZER:
+                    scheduler = super().__call__(optimizer, *args, **kwargs)
+                else:
+                    scheduler = super().__call__(**cls._named(args, kwargs))
+                scheduler.attach_optimizer(optimizer)
+        vars(scheduler)['_built'] = True
+        return scheduler
+
+    def _named(cls, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments that came after the optimizer by name."""
+        names = list(inspect.signature(cls).parameters)
+        if names[:1] == ['base_lr'] and not cls.torch_gives_base:  # type: ignore[attr-defined]  # what a metaclass makes has it
+            names = names[1:]
+        if len(args) > len(names):
+            raise TypeError(
+                f'{cls.__name__} takes {len(names)} arguments after the optimizer, got {len(args)}.'
+            )
+        clash = sorted(set(names[: len(args)]) & set(kwargs))
+        if clash:
+            raise TypeError(f'{cls.__name__} got {clash[0]!r} twice.')
+        return dict(zip(names, args, strict=False)) | kwargs
+
+    def _refuse_unknown(cls, given: Mapping[str, Any]) -> None:
+        parameters = inspect.signature(cls).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return
+        for name in given:
+            if name not in parameters:
+                raise TypeError(
+                    f'{cls.__name__} has no argument {name!r}; it has '
+                    f'{", ".join(parameters)}.'
+                    f'{argument_here(cls.__name__, name, OF_SCHEDULERS)}'
+                    f'{did_you_mean(name, parameters)}'
+                )
+
+
+def is_optimizer(x: Any) -> TypeGuard[OptaxOptimizer]:
+    """Whether it is an optimizer that a scheduler can drive."""
+    from ..optimizer import OptaxOptimizer
+
+    return isinstance(x, OptaxOptimizer)
+
+
+def _optimizers_of(values: Iterable[Any]) -> Iterator[OptaxOptimizer]:
+    """Yield the optimizers among arguments, and those that schedulers among them drive."""
+    for value in values:
+        for x in value if isinstance(value, list | tuple) else [value]:
+            owner = x.optimizer if isinstance(type(x), SchedulerType) else x
+            if is_optimizer(owner):
+                yield owner
