@@ -18,7 +18,7 @@ OPTIMIZER = ('optimizer', 'optim', 'opt')  # the first argument of schedulers wr
 
 
 class SchedulerType(type):
-    """The type of scheduler classes: ``StepLR(optimizer, step_size=30)`` means what torch's does."""
+    """The type of schedulers: ``StepLR(optimizer, step_size=30)`` means what it means in torch."""
 
     def __init__(cls, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
