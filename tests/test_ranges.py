@@ -84,7 +84,7 @@ def test_a_class_of_somebody_else_binds_no_other():
     class Warm(bo.OptaxOptimizer):
         ranges = {'temperature': bo.Range(0.0, 1.0)}
 
-    for known in ('_classes_of_ours', '_numbers_of_ours', '_arguments_of_ours'):
+    for known in ('_numbers_of_ours', '_arguments_of_ours'):
         getattr(other_libraries, known).cache_clear()
     opt = bo.Adam()
     opt.temperature = 3.0

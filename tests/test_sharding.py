@@ -21,7 +21,12 @@ STEPS = 3
 OPTIMIZERS = ['SGD', 'Adam', 'AdamW', 'Lion', 'LBFGS', 'tx']
 ROADS = ['eager', 'jit', 'for_loop']
 LATE = ['eager', 'jit', 'train_step']
-MOVES = ['divided', 'gathered on a device', 'on another device', 'on a mesh']
+MOVES = {  # by which road
+    'divided': 'eager',
+    'gathered on a device': 'train_step',
+    'on another device': 'eager',
+    'put on a mesh': 'train_step',
+}
 EXPLICIT = ['Adam', 'AdamW', 'Adafactor', 'LBFGS', 'Lamb', 'Mars', 'Muon', 'SM3']
 
 
@@ -33,7 +38,7 @@ def test_on_a_mesh():
         *('checkpoint', 'copy', 'a closure on other devices', 'a whole beside a part, scanned'),
         *(f'explicit {name}' for name in EXPLICIT),
         *(f'placed late, {kind}, {road}' for kind in ('Auto', 'Explicit') for road in LATE),
-        *(f'{move}, {road}' for move in MOVES for road in ('eager', 'train_step')),
+        *MOVES,
         'two States with one shard',
     }
     assert {what: found for what, found in complaints.items() if found} == {}
@@ -313,27 +318,32 @@ def main():
     device = jax.devices()
     row = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
     whole, parts = NamedSharding(row, PartitionSpec()), NamedSharding(row, PartitionSpec('data'))
+    start = jnp.sin(jnp.arange(32.0)).reshape(8, 4)
+
+    def walk(here=None, there=None, road='eager'):
+        w = ParamState(start if here is None else jax.device_put(start, here))
+        opt = bo.AdamW(lr=0.1).register_trainable_weights({'w': w})
+
+        def step():
+            opt.step({'w': jnp.sin(3.0 * w.value)})
+
+        if road == 'train_step':
+            step = bo.train_step(w, opt, lambda: -jnp.sum(jnp.cos(3.0 * w.value)) / 3)
+        step()
+        if here is not None:
+            w.value = jax.device_put(w.value, there)
+        step()
+        return w, opt
+
     ways = [(whole, parts), (parts, device[3]), (device[1], device[2]), (device[1], whole)]
-    for move, (here, there) in zip(MOVES, ways, strict=True):
-        for road in ('eager', 'train_step'):
-            ends = []
-            for moves in (False, True):
-                start = jnp.sin(jnp.arange(32.0)).reshape(8, 4)
-                w = ParamState(jax.device_put(start, here) if moves else start)
-                opt = bo.AdamW(lr=0.1).register_trainable_weights({'w': w})
-                step = bo.train_step(w, opt, lambda w=w: -jnp.sum(jnp.cos(3.0 * w.value)) / 3)
-                if road == 'eager':
-                    step = lambda w=w, opt=opt: opt.step({'w': jnp.sin(3.0 * w.value)})  # noqa: E731
-                step()
-                if moves:
-                    w.value = jax.device_put(w.value, there)
-                step()
-                ends.append(opt)
-            found = unequal(ends[1], ends[0])
-            for m in (w.value, *(opt.opt_state.value[0].mu.values())):
-                if not m.sharding.is_equivalent_to(jax.device_put(start, there).sharding, 2):
-                    found.append(f'{m.sharding}')
-            report[f'{move}, {road}'] = found
+    stayed = walk()[1]
+    for (move, road), way in zip(MOVES.items(), ways, strict=True):
+        w, opt = walk(*way, road)
+        found = unequal(opt, stayed)
+        for m in (w.value, opt.opt_state.value[0].mu['w']):
+            if not m.sharding.is_equivalent_to(jax.device_put(start, way[1]).sharding, 2):
+                found.append(f'{m.sharding}')
+        report[move] = found
 
     name = 'two States with one shard'  # which a program that takes the one over must not lose
     net, target = ParamState(jnp.arange(64.0)), ParamState(jnp.zeros(64))
