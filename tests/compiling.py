@@ -10,3 +10,13 @@ FLAGS = '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_co
 def quickly():
     """Whether what hardly runs may be compiled in half the time: where the flags are ours."""
     return os.environ.get('XLA_FLAGS', '').startswith(FLAGS)
+
+
+def forget_programs():
+    """Compile anew from here on, to the bit what another process does.
+
+    Operations that other tests of this worker compiled quickly would differ from it by an ulp.
+    """
+    import jax  # not before the flags are set
+
+    jax.clear_caches()

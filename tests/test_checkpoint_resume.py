@@ -26,6 +26,7 @@ from checkpoint_runs import (
     train_on,
     untrained,
 )
+from compiling import forget_programs
 from looking import named
 from record_format1 import EPOCHS as SCHEDULED_STEPS
 from record_format1 import GOLDEN, STEPS
@@ -76,6 +77,7 @@ def file_of(folder, run):
 @pytest.fixture(scope='module')
 def ends(tmp_path_factory):
     """What each run comes to here, and in the other process."""
+    forget_programs()
     folder, here = tmp_path_factory.mktemp('runs'), {}
     for run in (*RUNS, *SCHEDULED):
         opt, params, go_on = begin(run)

@@ -12,6 +12,7 @@ import brainstate
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import forget_programs
 
 import braintools_optim
 from braintools_optim import demo
@@ -58,6 +59,7 @@ def test_readme():
 
 
 def test_demo_learns_is_killed_and_resumes(capsys):
+    forget_programs()
     run = demo.main(steps=60)
     assert np.mean(run.losses[-5:]) < 0.4 * run.losses[0]
     shown = capsys.readouterr().out
