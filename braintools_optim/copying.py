@@ -98,7 +98,7 @@ def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
     }
     own = {
         '_core': core,
-        'step_count': CountState(core),
+        'step_count': CountState(core, optimizer.accumulate_steps),
         '_table': table,
         '_number_state': table.state,
         '_groups': [group.of_copy(new) for group in optimizer._groups],

@@ -202,7 +202,7 @@ class OptaxOptimizer(
         self.param_states = RegisteredStates(name)
         self._core = CoreState()
         self._number_state = self._table.state  # seen by brainstate's graph functions
-        self.step_count = CountState(self._core)
+        self.step_count = CountState(self._core, self._accumulate_steps)
         self._lr_scheduler = scheduler or ConstantLR(self._numbers['lr'], 1.0, 0)
         self._lr_is_free = scheduler is None  # the first scheduler that is added takes its place
         self._new_group(self._numbers, self._flags, self._bounds)

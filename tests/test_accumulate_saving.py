@@ -225,3 +225,48 @@ def test_loading_forgets_what_was_added_up_here(steps):
         opt.step({'w': jnp.ones(2), 'v': jnp.ones(2)})
     np.testing.assert_array_equal(w.value, [-1.0, -1.0])
     np.testing.assert_array_equal(v.value, [-1.0, -1.0])
+
+
+def test_a_count_between_two_updates_says_how_many_gradients_are_added_up():
+    params, opt = pair(accumulate_steps=3)
+    for g in drawn(4):
+        opt.step(g)
+    before = state_of(opt, params)
+    for wrong in (0, 5, np.int32(6)):
+        with pytest.raises(
+            ValueError, match='step_count is 4, .* needs a count with the remainder'
+        ):
+            opt.step_count.value = wrong
+    with pytest.raises(ValueError, match='accumulate_steps=3 are added up: assign it outside'):
+
+        @brainstate.transform.jit
+        def assign():
+            opt.step_count.value = jnp.int32(1)
+
+        assign()
+    assert_same(state_of(opt, params), before)
+    opt.step_count.value = 1
+    twins, twin = pair(accumulate_steps=3)
+    twin.step(drawn(1)[0])
+    assert opt.step_count.value == twin.step_count.value == 1
+    copied = copy.deepcopy(opt)
+    with pytest.raises(ValueError, match='the remainder 1, got 2'):
+        copied.step_count.value = 2
+    _, plain = pair()
+    plain.step_count.value = 7
+    assert plain.step_count.value == 7
+
+
+def test_sums_of_more_gradients_than_calls_are_refused():
+    _, opt = pair(accumulate_steps=3)
+    for g in drawn(5):
+        opt.step(g)
+    saved = opt.state_dict()
+    _, other = pair(accumulate_steps=3)
+    for count, calls in ((4, 1), (6, 0)):
+        with pytest.raises(bo.IncompatibleCheckpoint) as caught:
+            other.load_state_dict({**saved, 'step_count': count}, strict=False)
+        line = f'2 gradients of a parameter are added up, in {calls} calls since the last update'
+        assert caught.value.differences == [f'group 0: {line}', f'group 1: {line}']
+    other.load_state_dict({**saved, 'step_count': 8})
+    assert other.step_count.value == 8

@@ -171,9 +171,15 @@ def negative_counter(state, tree):
 def unknown_feature(state, tree):
     state['entanglement'] = True
     state['param_groups']['1']['novelty'] = 1.0
+    for part in ('options', 'defaults', 'dtypes', 'fixed'):
+        state[part]['later'] = None
     state['schedulers'] = [{**state['schedulers'][0], 'wobble': 3}]
     return [
         "'entanglement' is unknown here",
+        *(
+            f"{part}: 'later' is unknown here"
+            for part in ('options', 'defaults', 'dtypes', 'fixed')
+        ),
         "group 1: 'novelty' is unknown here",
         "ConstantLR: 'wobble' is unknown here",
     ]

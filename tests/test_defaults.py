@@ -116,7 +116,7 @@ def test_defaults_that_do_not_fit_are_refused():
         ({'betas': [0.9, 1.5]}, r'defaults: .*betas\[1\]=1.5'),
         ({'betas': 0.9}, 'defaults: AdamW needs 2 numbers for betas'),
         ({'eps': 'x'}, 'defaults: AdamW needs a number in'),
-        ({'wonder': 1.0}, "the default 'wonder' is unknown here"),
+        ({'wonder': 1.0}, "defaults: 'wonder' is unknown here"),
         (3, 'defaults must be a dict, got int'),
     ):
         with pytest.raises(bo.IncompatibleCheckpoint, match=says):

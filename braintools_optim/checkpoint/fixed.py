@@ -30,6 +30,7 @@ def export_fixed(optimizer: OptaxOptimizer) -> dict[str, Any]:
 def check_fixed(optimizer: OptaxOptimizer, saved: Any, known: set[str], judge: Judge) -> None:
     """Let the judge know what was built differently, for the parameters ``known`` to both."""
     fixed = judge.as_dict(plainly(saved), 'fixed')
+    judge.unknown(fixed, export_fixed(optimizer), 'fixed')
     skips, mine = fixed.get('skip_nonfinite'), optimizer.skip_nonfinite
     if skips is not mine:
         judge.unexpected(f'skip_nonfinite was {skips!r:.80}, here it is {mine}')

@@ -122,6 +122,11 @@ class Judge:
         """Note what only the checkpoint has."""
         (self.wrong if self.strict else self.report.unexpected).append(line)
 
+    def unknown(self, given: Iterable, known: Iterable, where: str = '') -> None:
+        """Note the keys that only the checkpoint has."""
+        for key in sorted(set(given) - set(known), key=str):
+            self.unexpected(f'{where and f"{where}: "}{key!r} is unknown here')
+
     def scheduler(self, scheduler: Scheduler, state: Any, where: str = '') -> None:
         """Judge the snapshot of a scheduler."""
         for line in scheduler.peculiar(state):

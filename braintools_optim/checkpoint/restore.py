@@ -123,8 +123,7 @@ def examine(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> Restoratio
         judge.refuse('it comes from braintools.optim: load it with import_braintools')
     for key in sorted(set(REQUIRED) - set(state)):
         judge.refuse(f'{key!r} is missing')
-    for key in sorted(set(state) - set(KNOWN), key=str):
-        judge.unexpected(f'{key!r} is unknown here')
+    judge.unknown(state, KNOWN)
     _check_algorithm(optimizer, state, judge)
     found.count = plainly(state.get('step_count', 0))
     if not is_count(found.count):
@@ -172,6 +171,7 @@ def _check_algorithm(optimizer: OptaxOptimizer, saved: Mapping, judge: Judge) ->
             f'the state of {name} was of version {schema!r}, here it is {optimizer.state_schema}'
         )
     dtypes = judge.as_dict(saved.get('dtypes', {}), 'dtypes')
+    judge.unknown(dtypes, optimizer._precision._fields, 'dtypes')
     for key, mine in optimizer._precision._asdict().items():
         mine = None if mine is None else np.dtype(mine).name
         given = dtypes.get(key)
@@ -227,7 +227,22 @@ def _examine_groups(
             }
         if key in states or not judge.strict:
             found.states.append(checked_slots(optimizer, group, slots, judge))
+            if optimizer.accumulate_steps > 1:
+                _check_added(optimizer, found, where, judge)
     _check_order(optimizer, groups, judge)
+
+
+def _check_added(optimizer: OptaxOptimizer, found: Restoration, where: str, judge: Judge) -> None:
+    """Refuse sums of more gradients than there were calls since the last update."""
+    _, added = found.states[-1]
+    if not is_count(found.count) or added.leaf_added is None:
+        return  # refused already
+    most, calls = int(np.max(added.leaf_added)), found.count % optimizer.accumulate_steps
+    if most > calls:
+        judge.refuse(
+            f'{where}: {most} gradients of a parameter are added up, in {calls} calls since the '
+            f'last update'
+        )
 
 
 def _check_order(optimizer: OptaxOptimizer, groups: Mapping, judge: Judge) -> None:
@@ -279,8 +294,7 @@ def _checked_group(
     where = f'group {group.index}'
     for key in sorted(set(mine) - set(saved) - {'params'}):
         judge.missing(f'{where}: {key!r} is missing')
-    for key in sorted(set(saved) - set(mine), key=str):
-        judge.unexpected(f'{where}: {key!r} is unknown here')
+    judge.unknown(saved, mine, where)
     numbers: dict[tuple[int, str], Any] = {}
     for key in sorted(set(saved) & set(mine) - {'params'}):
         if key in group.flags:
@@ -304,8 +318,7 @@ def _checked_options(
 ) -> dict[tuple[int, str], Any]:
     owner = type(optimizer).__name__
     numbers: dict[tuple[int, str], Any] = {}
-    for key in sorted(set(saved) - set(optimizer._bounds), key=str):
-        judge.unexpected(f'the option {key!r} is unknown here')
+    judge.unknown(saved, optimizer._bounds, 'options')
     for key, mine in optimizer._bounds.items():
         value = saved.get(key)
         if (value is None) != (mine is None):
@@ -318,10 +331,8 @@ def _checked_options(
 def _checked_defaults(optimizer: OptaxOptimizer, saved: Mapping, judge: Judge) -> dict[str, Any]:
     """Return the numbers of groups that are to come, which older files lack."""
     numbers: dict[str, Any] = {}
-    for key in sorted(saved, key=str):
-        if key not in optimizer._numbers:
-            judge.unexpected(f'the default {key!r} is unknown here')
-            continue
+    judge.unknown(saved, optimizer._numbers, 'defaults')
+    for key in sorted(set(saved) & set(optimizer._numbers)):
         check = partial(optimizer._checked, key, saved[key], optimizer._numbers[key])
         numbers[key] = judge.passed(check, 'defaults')
     return numbers

@@ -426,9 +426,13 @@ class EpochState(PartState):
 
 
 class CountState(PartState):
-    """The step count."""
+    """The step count, of which each ``cycle`` are one update."""
 
     _whole: CoreState
+    _cycle: int
+
+    def __init__(self, whole: CoreState, cycle: int):
+        super().__init__(whole, _cycle=cycle)
 
     @property
     def value(self) -> Any:
@@ -439,8 +443,24 @@ class CountState(PartState):
     @value.setter
     def value(self, new: Any) -> None:
         _check_counter('step_count', new, np.integer)
+        if self._cycle > 1:
+            self._check_phase(new)
         packed, _ = self._whole.value
         self._whole.value = (packed, new)
+
+    def _check_phase(self, new: Any) -> None:
+        """Raise if other gradients would be added up than those that the next update divides by."""
+        now, steps = self._whole.count, f'accumulate_steps={self._cycle}'
+        if is_tracer(now) or is_tracer(new):
+            raise ValueError(
+                f'step_count is assigned in a function that is being traced, where nobody knows '
+                f'how many of the gradients of {steps} are added up: assign it outside.'
+            )
+        if np.any((np.asarray(new) - np.asarray(now)) % self._cycle):
+            raise ValueError(
+                f'step_count is {now}, and so many gradients are added up; with {steps} it needs '
+                f'a count with the remainder {now % self._cycle}, got {new!r}.'
+            )
 
 
 class ChainState(PartState):
