@@ -16,6 +16,7 @@ from .engine.running import Running
 from .groups import ParamGroup
 from .hyper import TO_COME, Hyper, HyperTable, names_in_use, with_zeros
 from .other_libraries import (
+    OF_GROUPS,
     argument_here,
     did_you_mean,
     refuse_assignment,
@@ -343,10 +344,8 @@ class LiveNumbers:
 
     def _no_option(self, name: str) -> str:
         known = sorted((*self._numbers, *self._flags))
-        hint = did_you_mean(name, known)
+        owner = type(self).__name__
+        hint = argument_here(owner, name, OF_GROUPS) or did_you_mean(name, known)
         if name in CommonOptions.__annotations__:
             hint = f' {name} is an option of the whole optimizer: give it at construction.'
-        return (
-            f'{type(self).__name__} has no per-group option {name!r}; it has '
-            f'{", ".join(known)}.{hint}'
-        )
+        return f'{owner} has no per-group option {name!r}; it has {", ".join(known)}.{hint}'

@@ -113,6 +113,7 @@ ARGUMENTS: dict[str, str] = {
     'capturable': ONE_PROGRAM,
     'differentiable': 'To differentiate through steps take jax.grad of a function that builds the '
     'States and the optimizer and steps it.',
+    'eps_root': 'Chains of optax have it: OptaxOptimizer(tx=optax.adam(lr, eps_root=...)).',
     'clipnorm': 'It is grad_clip_norm here.',
     'clipvalue': 'It is grad_clip_value here.',
     'mask': 'It is decay_mask here.',
@@ -133,6 +134,10 @@ ARGUMENTS: dict[str, str] = {
     'gradient_accumulation': 'It is accumulate_steps here.',
 }
 """Arguments of other libraries' optimizers, and what to do instead."""
+
+
+OF_GROUPS = {'initial_lr': 'Those before any schedule are opt.lr.base_lrs, one for each group.'}
+"""Entries of other libraries' parameter groups, and what to do instead."""
 
 
 _NOTHING_ELSE = {

@@ -28,6 +28,22 @@ from looking import (
 
 import braintools_optim as bo
 
+
+@pytest.mark.parametrize('committed', [True, False])
+def test_what_was_loaded_shares_no_memory_with_the_dict(committed):
+    """JAX uses the memory of an array of NumPy that lies as its own do."""
+    w = jnp.arange(16384.0)
+    w = ParamState(jax.device_put(w, jax.devices()[0]) if committed else w)
+    opt = bo.Adam(0.1).register_trainable_weights({'w': w})
+    saved = opt.state_dict()
+    room = np.zeros(16384 + 64, np.float32)
+    moment = room[-room.ctypes.data // 4 % 16 :][:16384]
+    saved['opt_state']['0']['mu']['w'] = moment
+    opt.load_state_dict(saved)
+    moment[:] = 77.0
+    assert not np.any(opt.state_dict()['opt_state']['0']['mu']['w'])
+
+
 # ---- relaxations --------------------------------------------------------------------------------
 
 

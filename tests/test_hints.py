@@ -240,6 +240,7 @@ def test_a_hint_names_nothing_private():
         (bo.AdamW, 'wd', "Did you mean 'weight_decay'?"),
         (bo.AdamW, 'max_norm', "Did you mean 'grad_clip_norm'?"),
         (bo.AdamW, 'use_ema', 'Averages of parameters are AveragedModel(model, decay=0.999).'),
+        (bo.Adam, 'eps_root', 'Chains of optax have it: OptaxOptimizer(tx=optax.adam(lr, eps_root'),
         (bo.Lamb, 'gradient_accumulation_steps', 'It is accumulate_steps here.'),
         (bo.StepLR, 'verbose', 'Leave it out, and print opt.current_lr where you want to see it.'),
         (bo.StepLR, 'lr', "Did you mean 'base_lr'?"),
@@ -324,6 +325,22 @@ def test_what_opt_save_wrote_is_loaded_by_opt_load(load, tmp_path):
         load(path, opt)
     assert len(e.value.differences) == 1
     opt.load_state_dict(bo.load(path)['opt'])
+
+
+def test_what_torch_saved_is_told_from_damage():
+    opt = ready(lr=bo.StepLR(0.1, step_size=2))
+    group = {'lr': 0.1, 'initial_lr': 0.1, 'betas': (0.9, 0.999), 'params': [0]}
+    with pytest.raises(bo.IncompatibleCheckpoint, match='it comes from torch.optim') as caught:
+        opt.load_state_dict({'state': {}, 'param_groups': [group]}, strict=False)
+    assert len(caught.value.differences) == 1
+    with pytest.raises(bo.IncompatibleCheckpoint, match='it comes from torch: step') as caught:
+        opt.lr.load_state_dict({'step_size': 2, 'gamma': 0.1, 'last_epoch': 3, '_step_count': 4})
+    assert len(caught.value.differences) == 1
+    opt.lr.step(3)
+    assert opt.current_lr == pytest.approx(0.01)
+    with pytest.raises(KeyError, match="'initial_lr'.*are opt.lr.base_lrs, one for each group"):
+        opt.param_groups[0]['initial_lr']
+    assert opt.lr.base_lrs == [0.1]
 
 
 def test_a_scan_asks_a_loss_for_its_own_arguments():

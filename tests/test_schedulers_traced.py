@@ -149,3 +149,11 @@ def test_attaching_what_old_traces_do_not_step_warns():
     fresh(grads)
     assert opt.current_lr == 0.5
     bo.ExponentialLR(opt, gamma=0.5)  # beside one that is stepped
+
+
+def test_a_preview_in_a_traced_program_is_that_of_outside(x64):
+    opt = two_groups(0.1)
+    scheduler = warmed_up(opt)
+    seen = jit(lambda: (scheduler.preview(4), scheduler.preview(0)))()
+    np.testing.assert_allclose(seen[0], scheduler.preview(4), rtol=1e-12)
+    assert seen[1].size == 0 and type(scheduler.preview(4)) is np.ndarray

@@ -18,9 +18,11 @@ __all__ = ['placed', 'placed_parameter']
 def placed(value: Any, like: Any) -> jax.Array:
     """Return an array of its own, on the devices of the live one."""
     if isinstance(like, jax.Array) and like.committed:
-        # JAX may use the memory of numpy arrays, and donates what it has been given.
+        if isinstance(value, np.ndarray):
+            value = value.copy()  # JAX uses the memory of numpy arrays, may_alias or not
         return jax.device_put(value, like.sharding, may_alias=False)
-    return jnp.array(value)
+    with jax.transfer_guard_host_to_device('allow'):  # who restores asks for it
+        return jnp.array(value)
 
 
 def placed_parameter(value: Any, old: Any, name: str, judge: Judge) -> Any:

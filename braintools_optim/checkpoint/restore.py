@@ -119,6 +119,9 @@ def examine(optimizer: OptaxOptimizer, saved: Saved, judge: Judge) -> Restoratio
     if 'optimizer' not in state and {'opt', 'opt_state'} <= set(state):  # as bo.load returns it
         judge.refuse('it is a whole file, as opt.save writes it: use opt.load(path)')
         judge.conclude()
+    if set(state) == {'state', 'param_groups'}:
+        judge.refuse('it comes from torch.optim, which has numbers of parameters, and no names')
+        judge.conclude()
     if 'param_groups_opt_states' in state:
         judge.refuse('it comes from braintools.optim: load it with import_braintools')
     for key in sorted(set(REQUIRED) - set(state)):

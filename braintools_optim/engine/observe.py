@@ -29,6 +29,7 @@ __all__ = [
         'outside_of_traces',
         'recorded',
         'traced',
+        'transfers_are_guarded',
         'unobserved',
     ),
     'x64_enabled',
@@ -80,6 +81,11 @@ def in_foreign_trace(state: State) -> bool:
 def x64_enabled() -> bool:
     """Whether JAX computes in double precision at present."""
     return bool(CONFIG.jax_enable_x64)
+
+
+def transfers_are_guarded() -> bool:
+    """Whether JAX reports or refuses what moves to a device unasked."""
+    return CONFIG.jax_transfer_guard_host_to_device not in (None, 'allow')
 
 
 def _hooked_everywhere() -> bool:

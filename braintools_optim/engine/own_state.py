@@ -25,6 +25,7 @@ from .observe import (
     outside_of_traces,
     recorded,
     traced,
+    transfers_are_guarded,
     unobserved,
     x64_enabled,
 )
@@ -225,6 +226,13 @@ class CoreState(LateState):
         packed, count = cell['_value']
         return *jax.tree.flatten(packed), count
 
+    def given_out(self) -> tuple[list, Any]:
+        """Return the buffers of the chain states, and the count, as a program takes them."""
+        buffers, _, count = self.parts()
+        if type(count) is np.int32 and transfers_are_guarded():
+            count = jax.device_put(count)
+        return buffers, count
+
 
 class NumbersState(LateState):
     """Numbers, such as the hyper-parameters, which every step reads and hardly anybody writes.
@@ -333,9 +341,9 @@ class NumbersState(LateState):
         value = self._value
         if type(value) is np.ndarray and not traced():
             cell = self.__dict__
-            if cell.get('_seen') is value:
+            if cell.get('_seen') is value or transfers_are_guarded():
                 known, numbers = cell['_made_of']
-                cell['_value'] = on_device = jnp.asarray(value)
+                cell['_value'] = on_device = jax.device_put(value)  # explicitly, as guards allow
                 cell['_made_of'] = on_device if known is value else known, numbers
                 return on_device
             cell['_seen'] = value

@@ -254,5 +254,5 @@ def _moved(x: np.ndarray, like: jax.Array) -> jax.Array:
     """Return a copy of an array of the host in the place of another one."""
     (device,) = like.devices()
     with jax.default_device(device):
-        array = jnp.array(x)
+        array = jax.device_put(x.copy())  # explicitly, as guards allow; it may use that memory
     return jax.device_put(array, like.sharding) if like.committed else array

@@ -180,7 +180,7 @@ class Program:
         """Return what is donated, in the order in which it comes back; then the rest."""
         return (
             [cell['_value'] for cell in self.donated_cells],
-            [core.parts()[::2] for core in self.donated_cores],
+            [core.given_out() for core in self.donated_cores],
             [state._value for state in self.donated_late],
             [state._value for state in self.copied],
             [s.given_out() if type(s) is NumbersState else s._value for s in self.only_read],

@@ -262,10 +262,11 @@ class Scheduler(metaclass=SchedulerType):
 
     # ---- showing -------------------------------------------------------------------------
 
-    def preview(self, n: int) -> np.ndarray:
+    def preview(self, n: int) -> np.ndarray | jax.Array:
         """Return what it will give in the next ``n`` epochs, a row for each, touching nothing.
 
-        The first row is the present. There is a column for each group.
+        The first row is the present. There is a column for each group. In a program that is traced
+        it is an array of JAX.
         """
         n = check_count(type(self).__name__, 'n', n)
         progress, lrs = self._progress_of_one(), self._lrs()
@@ -273,7 +274,8 @@ class Scheduler(metaclass=SchedulerType):
         for _ in range(n - 1):
             progress, lrs = self._advanced(progress, lrs)
             rows.append(self._shown(progress, lrs))
-        return np.array(rows[:n])
+        rows = rows[:n]
+        return jnp.array(rows) if any(map(is_tracer, jax.tree.leaves(rows))) else np.array(rows)
 
     def _shown(self, progress: Progress, lrs: list) -> list:
         return lrs
@@ -330,6 +332,10 @@ class Scheduler(metaclass=SchedulerType):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a snapshot, or raise with every difference, having changed nothing."""
+        if isinstance(state_dict, Mapping) and '_step_count' in state_dict:
+            raise IncompatibleCheckpoint(
+                [f'it comes from torch: step(epoch) takes a new {type(self).__name__} to its epoch']
+            )
         state_dict = shaped_like(plainly(state_dict), self.state_dict())
         if wrong := [*self.peculiar(state_dict), *self.differences(state_dict)]:
             raise IncompatibleCheckpoint(wrong)

@@ -30,7 +30,7 @@ def coalesced(g: BCOO) -> BCOO:
     end. A row of zeros that is there stays there.
     """
     end = jnp.array(g.shape[: g.n_sparse], g.indices.dtype)
-    inside = ((g.indices >= 0) & (g.indices < end)).all(1)
+    inside = ((g.indices >= 0) & (g.indices < end[None])).all(1)
     indices = jnp.where(inside[:, None], g.indices, end)
     data = jnp.where(inside.reshape(-1, *[1] * g.n_dense), g.data, 0)
     g = BCOO((data, indices), shape=g.shape, unique_indices=g.unique_indices)

@@ -37,7 +37,8 @@ def draws_like(
     number = jax.lax.iota(jnp.uint32, int(np.prod(shape))).reshape(shape)
     seeds = seeds_of(seeds, np.uint32(purpose))
     word = _mixed(
-        number * _ODD ^ jnp.expand_dims(seeds, tuple(range(seeds.ndim, seeds.ndim + len(shape))))
+        jnp.expand_dims(number * _ODD, tuple(range(seeds.ndim)))
+        ^ jnp.expand_dims(seeds, tuple(range(seeds.ndim, seeds.ndim + len(shape))))
     )
     quarters = [(word >> np.uint32(shift)) & np.uint32(255) for shift in (0, 8, 16, 24)]
     total = sum(quarters, start=np.uint32(0))

@@ -337,7 +337,7 @@ class Step:
         names = np.array([zlib.crc32(path.encode()) for path in self.paths], np.uint32)
         drawn = np.concatenate([_numbers(flocks[part.flock], part) for part in parts], 1)
         zero = np.zeros((len(drawn), 1), np.uint32)
-        return seeds_of(zero, self.options.seed, names[leaf], count, drawn)
+        return seeds_of(zero, self.options.seed, names[None, leaf], count[None], drawn)
 
 
 def _bucket_of(part: Part) -> tuple:

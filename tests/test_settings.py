@@ -1,0 +1,49 @@
+"""Steps, and what is read and restored, under settings of JAX that forbid something."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brainstate import ParamState
+from looking import assert_same, values_of
+
+import braintools_optim as bo
+
+pytestmark = pytest.mark.usefixtures('quick_compiles')
+
+
+def trained(steps_of):
+    """Return the parameters after some steps whose learning rates change in every way."""
+    params = {'w': ParamState(jnp.arange(6.0).reshape(2, 3)), 'b': ParamState(jnp.ones(3))}
+    opt = bo.AdamW(bo.StepLR(0.1, step_size=2)).register_trainable_weights(params)
+    x = jnp.linspace(-1.0, 1.0, 8).reshape(4, 2)
+    train = bo.train_step(
+        params, opt, lambda x: jnp.square(x @ params['w'].value + params['b'].value).sum()
+    )
+    grads = {'w': jnp.ones((2, 3)), 'b': jnp.ones(3)}
+    steps_of(opt, lambda: opt.step(grads), lambda: train(x))
+    return values_of(params)
+
+
+def test_nothing_moves_to_the_device_unasked():
+    def steps_of(opt, step, train):
+        for act in (step, train):
+            act()
+            opt.lr.step()
+            act()
+            opt.param_groups[0]['weight_decay'] = 0.2
+            act()
+            act()
+        kept = opt.state_dict()
+        assert 'AdamW' in repr(opt)
+        step()
+        opt.load_state_dict(kept)
+        train()
+
+    def guarded(opt, step, train):
+        with jax.transfer_guard('disallow'):
+            with pytest.raises(Exception, match='Disallowed host-to-device'):
+                jnp.ones(3) + np.ones(3)
+            steps_of(opt, step, train)
+
+    assert_same(jax.tree.leaves(trained(steps_of)), jax.tree.leaves(trained(guarded)))
