@@ -14,6 +14,7 @@ from brainstate.graph import Node
 from .ranges import RANGES
 
 __all__ = [
+    'OF_GROUPS',
     'OF_SCHEDULERS',
     'argument_here',
     'did_you_mean',
