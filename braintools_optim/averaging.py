@@ -16,9 +16,10 @@ from brainstate.graph import Node
 from saiunit import Quantity
 
 from .check import check_flag, check_number
+from .engine.late_state import NumbersState, weak_scalars
 from .engine.leaf import Codec, flat_values, is_unit_leaf, regrouped, without_unit
-from .engine.observe import is_tracer, traced
-from .engine.own_state import NumbersState, next_step_count, weak_scalars
+from .engine.observe import asked_for, is_tracer, traced
+from .engine.own_state import next_step_count
 from .engine.writing import write_all
 from .optimizer import Optimizer
 from .paths import path_name
@@ -156,7 +157,7 @@ class AveragedModel(brainstate.nn.Module):
         vector = None if self._decay is None else self._decay.value
         count = self.n_averaged.value
         compute = _averaged if traced() else _program
-        moved = compute(plan, _hashable(self.avg_fn), old, new, vector, count)
+        moved = compute(plan, _hashable(self.avg_fn), old, new, asked_for(vector), asked_for(count))
         changes = zip(mine.values(), moved, strict=True)
         write_all([*changes, (self.n_averaged, next_step_count(count))])
 

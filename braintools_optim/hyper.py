@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .check import is_zero
-from .engine.own_state import NumbersState, weak_scalars
+from .engine.late_state import NumbersState, weak_scalars
 
 __all__ = ['TO_COME', 'Hyper', 'HyperTable', 'names_in_use', 'number_at', 'with_zeros']
 

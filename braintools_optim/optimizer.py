@@ -326,6 +326,7 @@ class OptaxOptimizer(
         group.members = [*group.members, *new]
         self.param_states.adopt(manager)
         self._leaves = leaves
+        self._table.state.given_out()  # as wide as floats are now
         self._stepper = None
 
     def _first_state(self, plan: GroupPlan, leaves: list[Leaf], arrays: list) -> Any:

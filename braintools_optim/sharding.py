@@ -16,16 +16,18 @@ from .transforms.mesh import named_sharding
 __all__ = ['beside', 'on_one_device', 'own_buffers', 'placed_alike', 'replicated_beside']
 
 
-def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
+def own_buffers(
+    state: Any, params: Mapping[Keys, jax.Array], others: Iterable[jax.Array] = ()
+) -> Any:
     """Return a fresh chain state in buffers of its own, each placed like its parameter.
 
     A step donates its state, so no leaf may be somebody else's array, or stand there twice. What
     the chain itself has distributed over the mesh stays there. What has the shape of its parameter,
     perhaps behind one more axis, or with axes of one in place of some, is sharded like it;
-    everything else is replicated over the mesh.
+    everything else is replicated over the mesh of the parameters, or else of ``others``.
     """
     paths = list(params)
-    mesh = _mesh(params.values())
+    mesh = _mesh([*params.values(), *others])
     seen = {id(p) for p in params.values()}
     replicated = None if mesh is None else NamedSharding(mesh, PartitionSpec())
 
@@ -52,11 +54,14 @@ def own_buffers(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
     )
 
 
-def beside(state: Any, params: Mapping[Keys, jax.Array]) -> Any:
-    """Return a state where its parameters are: on their mesh, or on the one device of all."""
-    if _mesh(params.values()) is not None:
-        return own_buffers(state, params)
-    devices = _devices(list(params.values()))
+def beside(state: Any, params: Mapping[Keys, jax.Array], everything: Sequence[jax.Array]) -> Any:
+    """Return a state where its parameters are, or ``everything`` that is trained together.
+
+    That is their mesh, or the one device of all.
+    """
+    if _mesh(everything) is not None:
+        return own_buffers(state, params, everything)
+    devices = _devices(everything)
     return jax.device_put(state, *devices) if len(devices) == 1 else state
 
 

@@ -1,11 +1,13 @@
 """Steps, and what is read and restored, under settings of JAX that forbid something."""
 
+import brainstate
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from brainstate import ParamState
 from looking import assert_same, values_of
+from mistaken import MODEL
 
 import braintools_optim as bo
 
@@ -25,6 +27,23 @@ def trained(steps_of):
     return values_of(params)
 
 
+@pytest.mark.parametrize('compile_', [lambda f: f, brainstate.transform.jit], ids=['eager', 'jit'])
+def test_a_look_before_x64_is_on_leaves_numbers_as_precise(compile_, x64):
+    jax.config.update('jax_enable_x64', False)
+    opt = bo.SGD(0.1)
+    opt.state_dict()
+    jax.config.update('jax_enable_x64', True)
+    w = ParamState(jnp.zeros(2))
+    opt.register_trainable_weights({'w': w})
+    compile_(opt.step)({'w': jnp.ones(2)})
+    assert w.value[0] == -0.1
+    with jax.enable_x64(False):
+        opt.current_lr = 0.3
+        assert opt._number_state.value.dtype == np.float32
+    opt.step({'w': jnp.ones(2)})
+    assert w.value[0] == -0.1 - 0.3
+
+
 def test_nothing_moves_to_the_device_unasked():
     def steps_of(opt, step, train):
         for act in (step, train):
@@ -39,6 +58,11 @@ def test_nothing_moves_to_the_device_unasked():
         step()
         opt.load_state_dict(kept)
         train()
+        average = bo.AveragedModel(MODEL, decay=0.9)
+        for _ in range(2):
+            average.update_parameters(MODEL)
+        average.decay = 0.5
+        average.update_parameters(MODEL)
 
     def guarded(opt, step, train):
         with jax.transfer_guard('disallow'):

@@ -39,7 +39,7 @@ def test_on_a_mesh():
         *(f'explicit {name}' for name in EXPLICIT),
         *(f'placed late, {kind}, {road}' for kind in ('Auto', 'Explicit') for road in LATE),
         *MOVES,
-        'two States with one shard',
+        *('two States with one shard', 'a group that nobody placed'),
     }
     assert {what: found for what, found in complaints.items() if found} == {}
 
@@ -344,6 +344,24 @@ def main():
             if not m.sharding.is_equivalent_to(jax.device_put(start, way[1]).sharding, 2):
                 found.append(f'{m.sharding}')
         report[move] = found
+
+    # A step puts it on the mesh of the others, from which nothing takes its moments again.
+    ends = []
+    for sharded in (False, True):
+        params = {'w': ParamState(start), 'b': ParamState(jnp.ones(8))}
+        if sharded:
+            params['w'].value = jax.device_put(start, parts)
+        opt = bo.Adam(0.1).register_trainable_weights({'w': params['w']})
+        opt.add_param_group({'b': params['b']})
+        grads = {'w': jnp.cos(start), 'b': jnp.arange(8.0)}
+        opt.step({'w': grads['w']})
+        opt.step(grads)
+        params['b'].value = jnp.full(8, 2.0)
+        opt.step({'b': grads['b']})
+        opt.load_state_dict(opt.state_dict())
+        opt.step(grads)
+        ends.append(opt)
+    report['a group that nobody placed'] = unequal(ends[1], ends[0])
 
     name = 'two States with one shard'  # which a program that takes the one over must not lose
     net, target = ParamState(jnp.arange(64.0)), ParamState(jnp.zeros(64))

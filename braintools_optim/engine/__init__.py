@@ -6,7 +6,7 @@ In the order in which ``opt.step(grads)`` meets them:
 |---|---|
 | `step` | the roads that a step may take |
 | `observe` | whether anybody would notice a State being read or written |
-| `own_state`, `packs` | where chain states, counts and numbers lie between steps |
+| `late_state`, `own_state`, `packs` | where numbers, chain states and counts lie between steps |
 | `donating` | the programs of eager steps, which compute in the memory of the state |
 | `compiled`, `buffers` | what a program depends on; whose memory it takes over |
 | `chunks`, `cutting`, `bundle` | many leaves in several calls of few programs |

@@ -12,6 +12,7 @@ from operator import attrgetter
 from typing import Any
 
 import jax
+import numpy as np
 from brainstate import State
 from brainstate._state import TRACE_CONTEXT  # the only place that knows of active State traces
 from brainstate._state_global_hooks import GlobalHookRegistry
@@ -22,6 +23,7 @@ from .compiled import CONFIG
 __all__ = [
     *(
         'any_hooks',
+        'asked_for',
         'in_foreign_trace',
         'in_loop',
         'is_plain',
@@ -86,6 +88,12 @@ def x64_enabled() -> bool:
 def transfers_are_guarded() -> bool:
     """Whether JAX reports or refuses what moves to a device unasked."""
     return CONFIG.jax_transfer_guard_host_to_device not in (None, 'allow')
+
+
+def asked_for(number: Any) -> Any:
+    """Return a number that a program takes, moved to the device where guards want that said."""
+    is_host = isinstance(number, np.ndarray | np.generic)
+    return jax.device_put(number) if is_host and transfers_are_guarded() else number
 
 
 def _hooked_everywhere() -> bool:

@@ -182,12 +182,16 @@ def _is_small(x: Any) -> bool:
 
 
 def _fits(x: Any, kind: tuple[tuple, Any], buffer: Any) -> bool:
-    """Whether an array is of this shape and dtype, and has the place of a buffer."""
+    """Whether an array is of this shape and dtype, and can lie in the place of a buffer.
+
+    A step may have put the buffer on a mesh.
+    """
     if (jnp.shape(x), jnp.result_type(x)) != kind:
         return False
     if is_tracer(x) or is_tracer(buffer):
         return True
-    return not is_deleted(x) and x.sharding == buffer.sharding
+    alone = isinstance(buffer.sharding, SingleDeviceSharding)
+    return alone and not is_deleted(x) and x.sharding == buffer.sharding
 
 
 def _in_one_buffer(arrays: list) -> Any:

@@ -35,9 +35,10 @@ from .compiled import (
     modes,
     signature_of,
 )
+from .late_state import LateState, NumbersState
 from .layout import laid_out_like
 from .observe import any_hooks, is_plain, outside_of_traces
-from .own_state import CoreState, LateState, NumbersState
+from .own_state import CoreState
 from .shield import ShieldedCall
 from .writing import undone_on_error, write_all
 

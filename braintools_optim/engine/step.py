@@ -100,15 +100,15 @@ class Stepper:
             return False
         leaves, old = self.computation.leaves, self.computation.leaf_values(values)
         arrays = {x.path: x.encode(value) for x, value in zip(leaves, old, strict=True)}
-        before = [one.tree for one in packed]
+        before, everything = [one.tree for one in packed], list(arrays.values())
         after = [
-            beside(tree, {leaves[i].path: arrays[leaves[i].path] for i in plan.leaves})
+            beside(tree, {leaves[i].path: arrays[leaves[i].path] for i in plan.leaves}, everything)
             for tree, plan in zip(before, self.computation.plans, strict=True)
         ]
         if placed_alike(before, after):
             return False
         moved = tuple(one.unpacked(tree) for one, tree in zip(packed, after, strict=True))
-        self.core.value = moved, beside(count, arrays)
+        self.core.value = moved, beside(count, arrays, everything)
         return True
 
     def _copied(self, leaves: list) -> list:

@@ -48,7 +48,8 @@ class Arguments(Scheduler):
             if self._read_from is not None:
                 return self._numbers_of(self._read_from)[name]
             each = self._each(name)
-            return each if name in self._lists else each[0]
+            differ = len({x for x in each if isinstance(x, float)}) > 1
+            return each if differ or name in self._lists else each[0]
         if name in self._fixed:
             value = self._fixed[name]
             if isinstance(value, list):

@@ -6,8 +6,9 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..check import check_number
+from ..engine.late_state import ProgressState
 from ..engine.observe import is_tracer, recorded
-from ..engine.own_state import EpochState, ProgressState
+from ..engine.own_state import EpochState
 from ..ranges import NON_NEGATIVE, range_of
 from ..state import OptimState
 from .arguments import Arguments
