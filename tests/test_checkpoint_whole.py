@@ -429,3 +429,32 @@ def test_flags_of_files_are_true_or_false(tmp_path):
     ):
         with pytest.raises(TypeError, match="needs True or False for .*, got ('no'|1)"):
             use()
+
+
+def test_a_state_of_a_traced_function_is_named(tmp_path):
+    class Cell(brainstate.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = brainstate.nn.Linear(2, 2)
+
+        def init_state(self, batch_size):
+            self.hidden = brainstate.HiddenState(jnp.zeros((batch_size, 2)))
+
+        def update(self, x):
+            self.hidden.value = jnp.tanh(self.layer(x) + self.hidden.value)
+            return self.hidden.value
+
+    net = Cell()
+    brainstate.nn.init_all_states(net, batch_size=3)
+    opt = bo.Adam(0.1).register_trainable_weights(net.states(ParamState))
+
+    def loss(xs):
+        brainstate.nn.init_all_states(net, batch_size=3)
+        return brainstate.transform.for_loop(net.update, xs).mean()
+
+    bo.train_step(net, opt, loss)(jnp.ones((4, 3, 2)))
+    with pytest.raises(ValueError, match=r'net\.hidden is a State that was made in a compiled'):
+        bo.save(tmp_path / 'run', {'opt': opt, 'net': net.states()})
+    run = {'opt': opt, 'net': net.states(ParamState)}
+    bo.save(tmp_path / 'run', run)
+    bo.restore(tmp_path / 'run', run)

@@ -106,3 +106,27 @@ def test_a_rate_that_a_schedule_made_negative_may_be_made_less_and_no_other_beco
     opt.current_lr = 0.1
     with pytest.raises(ValueError, match=r'SGD needs lr in \[0, inf\), got lr=-0.025'):
         opt.current_lr = -0.025
+
+
+@pytest.mark.parametrize('name', ['gamma', 'eta_min', 'max_lr'])
+def test_a_list_that_was_assigned_reads_back(name):
+    def made():
+        a, b = ({k: brainstate.ParamState(jnp.ones(2))} for k in 'ab')
+        opt = bo.AdamW(0.1).register_trainable_weights(a)
+        opt.add_param_group(b, lr=0.01)
+        return {
+            'gamma': lambda: bo.ExponentialLR(opt, gamma=0.5),
+            'eta_min': lambda: bo.CosineAnnealingLR(opt, T_max=5, eta_min=0.5),
+            'max_lr': lambda: bo.OneCycleLR(opt, max_lr=0.5, total_steps=9),
+        }[name]()
+
+    scheduler, other = made(), made()
+    assert getattr(scheduler, name) == 0.5
+    setattr(scheduler, name, [0.5, 0.25])
+    other.load_state_dict(scheduler.state_dict())
+    for one in (scheduler, other):
+        assert getattr(one, name) == [0.5, 0.25] and f'{name}=[0.5, 0.25]' in repr(one)
+        with pytest.raises(TypeError):
+            setattr(one, name, getattr(one, name) * 0.5)
+        getattr(one, name)[1] = 0.5
+        assert getattr(one, name) == 0.5

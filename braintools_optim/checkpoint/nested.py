@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from brainstate import State
+from brainstate import State, TraceContextError
 from saiunit import Quantity
 
 from ..engine.own_state import CoreState
@@ -40,7 +40,7 @@ def encoded(
     if isinstance(node, State):
         if live is not None:
             live(node, where)
-        return encoded(node.value, where, None, depth)
+        return encoded(_value_of(node, where), where, None, depth)
     if isinstance(node, Quantity):
         return {'mantissa': node.mantissa, 'unit': str(node.unit)}
     if isinstance(node, Mapping):
@@ -59,6 +59,17 @@ def encoded(
             f'model.states()).'
         )
     return known
+
+
+def _value_of(state: State, where: str) -> Any:
+    try:
+        return state.value
+    except TraceContextError:
+        raise ValueError(
+            f'{where} is a State that was made in a compiled function, as init_all_states in a '
+            f'loss makes them, and has no value outside: save model.states(brainstate.ParamState), '
+            f'or make it anew before.'
+        ) from None
 
 
 def entries(node: Mapping, where: str) -> list[tuple[str, Any]]:

@@ -211,7 +211,7 @@ def _examine_groups(
         if what in saved and live - set(part):
             judge.missing(line)
         elif what in saved and set(part) - live:
-            judge.unexpected(line)
+            judge.unexpected(f'{line}: add_param_group comes before loading')
     for group in optimizer.param_groups:
         key, where = str(group.index), f'group {group.index}'
         if key in groups:
