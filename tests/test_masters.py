@@ -212,7 +212,7 @@ def test_masters_on_a_transformation():
     infinite = {**params, 'a': jnp.array([jnp.inf, 1.0], BF16)}
     updates, _ = tx.update(params, state, infinite)
     np.testing.assert_array_equal(updates['a'], [0.0, 0.0])
-    with pytest.raises(ValueError, match='with_masters needs params'):
+    with pytest.raises(ValueError, match='with_masters needs the parameters'):
         with_masters(optax.sgd(1e-3)).update({'a': jnp.ones(2)}, state.inner_state)
 
 

@@ -93,7 +93,7 @@ def evaluate(formula: Callable[..., Any], t: Any, /, *args: Any, **kwargs: Any) 
     """Call ``formula(xp, t, ...)``: xp is for JAX if anything is, else for arrays or numbers."""
     if _PLAIN.issuperset(map(type, (t, *args, *kwargs.values()))):
         return formula(scalar, t, *args, **kwargs)
-    values, named = plain((t, *args)), {k: plain(x) for k, x in kwargs.items()}
+    values, named = plain((_signed(t), *args)), {k: plain(x) for k, x in kwargs.items()}
     everything = (*values, *named.values())
     if any(map(is_jax, everything)):
         t = values[0]
@@ -104,6 +104,19 @@ def evaluate(formula: Callable[..., Any], t: Any, /, *args: Any, **kwargs: Any) 
         with np.errstate(over='ignore'):
             return plain(formula(array, *values, **named))
     return formula(scalar, *values, **named)
+
+
+def _signed(t: Any) -> Any:
+    """Return integer steps, of which formulas take others away, as wide integers with a sign."""
+    if not isinstance(t, jax.Array | np.ndarray) or not jnp.issubdtype(t.dtype, jnp.integer):
+        return t
+    if t.dtype.kind == 'i' and t.dtype.itemsize >= 4:
+        return t
+    host = isinstance(t, np.ndarray)
+    wide = np.dtype(np.int64) if host else jax.dtypes.canonicalize_dtype(np.int64)
+    if t.dtype.itemsize >= wide.itemsize:
+        t = (np if host else jnp).minimum(t, np.iinfo(wide).max)
+    return t.astype(wide)
 
 
 def is_jax(x: Any) -> bool:

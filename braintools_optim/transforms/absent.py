@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-__all__ = ['flat', 'is_absent', 'is_masked', 'present']
+__all__ = ['flat', 'flat_like', 'is_absent', 'is_masked', 'present']
 
 
 def is_masked(x: Any) -> bool:
@@ -24,6 +24,15 @@ def is_absent(x: Any) -> bool:
 def flat(updates: optax.Updates) -> tuple[list[Any], Any]:
     """Return the leaves of a tree, what stands for absent ones among them, and its structure."""
     return jax.tree.flatten(updates, is_leaf=is_absent)
+
+
+def flat_like(updates: optax.Updates, kept: Any) -> tuple[list[Any], Any]:
+    """Return the leaves of a tree, and the structure, that a state's tree was built with.
+
+    What stands for absent leaves of the one is among them: None, which no leaf is in the other.
+    """
+    treedef: Any = jax.tree.structure(kept, is_leaf=is_masked)
+    return treedef.flatten_up_to(updates), treedef
 
 
 def present(updates: optax.Updates) -> np.ndarray:

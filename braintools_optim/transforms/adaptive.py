@@ -47,7 +47,7 @@ def scale_by_adagrad(
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         counts = advanced(state.leaf_counts, updates)
-        sums = jax.tree.map(lambda s, g: s + g * g, state.sum, updates)
+        sums = jax.tree.map(lambda s, g: s + (g * g.conj()).real, state.sum, updates)
         scale = spread(1.0 / (1.0 + (counts - 1) * lr_decay), updates)
         updates = jax.tree.map(
             lambda g, s, r: (g * at_least_single(r, g) / (jnp.sqrt(s) + eps)).astype(g.dtype),
@@ -126,7 +126,7 @@ def scale_by_centered_rms(decay: Any = 0.99, eps: Any = 1e-8) -> optax.GradientT
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         variance = jax.tree.map(
-            lambda s, g, m: decay * (s + (1.0 - decay) * (g - m) * (g - m)),
+            lambda s, g, m: decay * (s + ((1.0 - decay) * (g - m) * (g - m).conj()).real),
             state.variance,
             updates,
             state.mu,

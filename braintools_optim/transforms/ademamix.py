@@ -19,7 +19,7 @@ from optax.tree_utils import (
 )
 
 from . import moments
-from .absent import flat, is_absent
+from .absent import flat_like, is_absent
 from .count import one_minus_power
 from .wide import widened
 
@@ -108,7 +108,7 @@ def scale_by_ademamix(
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        leaves, treedef = flat(updates)
+        leaves, treedef = flat_like(updates, state.m2)
         size = len(leaves)
 
         def at_step(f: Any) -> list[Any]:
@@ -116,7 +116,7 @@ def scale_by_ademamix(
                 return [f] * size
             return moments.by_leaf(lambda t: jnp.asarray(f(t + step_offset)), state.count_m2, size)
 
-        count, count_m2 = (moments.next_count(c, updates) for c in (state.count, state.count_m2))
+        count, count_m2 = (moments.next_count(c, leaves) for c in (state.count, state.count_m2))
         if state.m1 is not None:
             scales = moments.by_leaf(lambda t: 1.0 / one_minus_power(b1, t), count, size)
         roots = moments.root_by_leaf(b2, eps, eps_root, count, size)

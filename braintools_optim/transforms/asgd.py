@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from .count import advanced, spread, zero_counts
+from .refuse import check_params
 
 __all__ = ['StepByAsgdState', 'step_by_asgd']
 
@@ -37,8 +38,7 @@ def step_by_asgd(
         return StepByAsgdState(zero_counts(params), optax.tree.zeros_like(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        if params is None:
-            raise ValueError('step_by_asgd needs the parameters: call update(..., params).')
+        check_params('step_by_asgd', params)
         counts = advanced(state.leaf_counts, updates)
         past = jnp.maximum(counts - 1.0, 0.0)
         rate = spread(lr / (1.0 + lambd * lr * past) ** alpha, updates)

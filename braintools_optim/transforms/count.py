@@ -18,7 +18,7 @@ import optax
 from .absent import is_masked, present
 from .entry import entry, places
 
-__all__ = ['advanced', 'one_minus_power', 'spread', 'zero_counts']
+__all__ = ['advanced', 'advanced_where', 'one_minus_power', 'spread', 'zero_counts']
 
 _MANY = 32  # leaves from which on it pays to share their kernels
 
@@ -30,7 +30,12 @@ def zero_counts(params: optax.Params) -> jax.Array:
 
 def advanced(counts: jax.Array, updates: optax.Updates) -> jax.Array:
     """Add one for each leaf that is not masked in ``updates``; stop at the largest integer."""
-    one = present(updates).astype(np.int32)
+    return advanced_where(present(updates), counts)
+
+
+def advanced_where(here: np.ndarray, counts: jax.Array) -> jax.Array:
+    """Add one for each leaf that is here; stop at the largest integer."""
+    one = here.astype(np.int32)
     top = np.iinfo(np.int32).max
     return jnp.where(counts < top, counts + one, top)
 

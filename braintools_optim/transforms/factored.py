@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from .count import advanced, spread, zero_counts
-from .refuse import refuse_complex
+from .refuse import check_params, refuse_complex
 from .wide import widened
 
 __all__ = ['ScaleByAdafactorState', 'scale_by_adafactor']
@@ -74,6 +74,7 @@ def scale_by_adafactor(
         return widened(g) ** 2 + first_eps(g.dtype) if original else widened(g) ** 2
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        check_params('scale_by_adafactor', params)
         counts = advanced(state.leaf_counts, updates)
         share = spread(jnp.power(1.0 * counts, beta2_decay), updates)
         size = spread(jnp.minimum(step_size, jax.lax.rsqrt(1.0 * counts)), updates)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from .refuse import check_params
 from .wide import square_norm, widened
 
 __all__ = [
@@ -48,6 +49,7 @@ def scale_by_layer_ratio() -> optax.GradientTransformation:
         return (_unless_zero(of_p, of_g, of_p, of_g) * widened(g)).astype(g.dtype)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        check_params('scale_by_layer_ratio', params)
         return jax.tree.map(scaled, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
@@ -73,6 +75,7 @@ def scale_by_lars_ratio(
         return (ratio * (widened(g) + weight_decay * widened(p))).astype(g.dtype)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        check_params('scale_by_lars_ratio', params)
         return jax.tree.map(scaled, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
@@ -112,6 +115,8 @@ def scale_by_novograd(
         return ScaleByNovogradState(mu, zeros(), zeros() if amsgrad else None)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        check_params('scale_by_novograd', params)
+
         def averaged(v: Any, g: Any) -> Any:
             square = square_norm(g)
             return jnp.where(v == 0, square, b2 * v + (1.0 - b2) * square)
@@ -151,6 +156,8 @@ def bound_norm(bound: Any) -> optax.GradientTransformation:
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        check_params('bound_norm', params)
+
         def bounded(u: Any, p: Any, start: Any) -> Any:
             norm = _norm(p + u)
             inside = norm <= bound * start

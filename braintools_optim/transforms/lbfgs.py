@@ -10,6 +10,7 @@ import optax
 
 from .absent import present
 from .count import zero_counts
+from .refuse import refuse_complex
 from .strong_wolfe import StrongWolfeState
 from .wide import inner, largest, wide_dtype, widened
 
@@ -79,21 +80,26 @@ def step_by_lbfgs(
     search = optax.with_extra_args_support(linesearch or optax.identity())
 
     def init(params: optax.Params) -> StepByLbfgsState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        ring = jax.tree.map(lambda p: jnp.zeros((memory_size, *p.shape), p.dtype), params)
-        zero, one = jnp.zeros((), jnp.int32), jnp.ones((), wide_dtype(params))
-        curvatures = jnp.zeros(memory_size, wide_dtype(params))
+        refuse_complex(params)
+        kind = wide_dtype(params)
+
+        def zero() -> jax.Array:  # each in a buffer of its own, to be donated
+            return jnp.zeros((), jnp.int32)
+
+        def zeros(*axes: int) -> Any:
+            return jax.tree.map(lambda p: jnp.zeros((*axes, *p.shape), p.dtype), params)
+
         return StepByLbfgsState(
-            iterations=zero,
+            iterations=zero(),
             leaf_seen=zero_counts(params),
-            pairs=zero,
-            slot=zero,
-            scale=one,
-            inverse_curvatures=curvatures,
-            last_grad=zeros,
-            last_step=zeros,
-            changes=ring,
-            steps=ring,
+            pairs=zero(),
+            slot=zero(),
+            scale=jnp.ones((), kind),
+            inverse_curvatures=jnp.zeros(memory_size, kind),
+            last_grad=zeros(),
+            last_step=zeros(),
+            changes=zeros(memory_size),
+            steps=zeros(memory_size),
             search=search.init(params),
         )
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from .count import advanced, spread, zero_counts
+from .refuse import check_params
 
 __all__ = ['LookaheadState', 'lookahead']
 
@@ -37,10 +38,13 @@ def lookahead(
     inner = optax.with_extra_args_support(fast)
 
     def init(params: optax.Params) -> LookaheadState:
-        return LookaheadState(zero_counts(params), params, inner.init(params))
+        # Copies, so that both may be donated.
+        slow = jax.tree.map(jnp.copy, params)
+        return LookaheadState(zero_counts(params), slow, inner.init(params))
 
     @wraps(inner.update)  # whose arguments it takes
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        check_params('lookahead', params)
         updates, fast_state = inner.update(updates, state.fast, params, **extra)
         counts = advanced(state.leaf_counts, updates)
         due = counts >= sync_period

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from . import moments
-from .absent import flat, is_absent
+from .absent import flat_like, is_absent
 from .count import one_minus_power
 from .mesh import in_auto_axes
 from .orthogonal import NS_COEFFICIENTS, NS_EPS, NS_STEPS, newton_schulz
@@ -216,7 +216,7 @@ class _Mars:
     ) -> tuple[Any, Any]:
         """Return the directions, and the state that follows."""
         del params, extra
-        leaves, treedef = flat(updates)
+        leaves, treedef = flat_like(updates, state.mu)
         size = len(leaves)
 
         def each(tree: Any) -> list[Any]:
@@ -226,7 +226,7 @@ class _Mars:
         trees = _Kept(state.mu, squares.now, squares.top, state.mog)
         kept = [_Kept(*own) for own in zip(*map(each, trees), strict=True)]
         lasts = each(state.mog if previous_point_grads is None else previous_point_grads)
-        count = moments.next_count(state.count, updates)
+        count = moments.next_count(state.count, leaves)
         decays = self._decays(leaves, count)
         changes = _bounded(
             self._corrected(leaves, lasts, state.count), self.clip, self.max_grad_norm

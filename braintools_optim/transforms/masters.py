@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from .absent import flat, is_absent
+from .refuse import check_params
 
 __all__ = ['MasterState', 'wider', 'with_masters']
 
@@ -56,8 +57,7 @@ def with_masters(
 
     @wraps(chain.update)  # whose arguments it takes
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        if params is None:
-            raise ValueError('with_masters needs params: call update(updates, state, params).')
+        check_params('with_masters', params)
         inner_state, (masters,) = state
         narrow, treedef = flat(params)
         old = treedef.flatten_up_to(masters)

@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from .count import advanced, one_minus_power, spread, zero_counts
+from .absent import is_absent
+from .count import advanced_where, one_minus_power, spread, zero_counts
 
 __all__ = [
     'LeafCounts',
@@ -38,10 +40,11 @@ def first_count(params: optax.Params, each_leaf: bool) -> Any:
     return LeafCounts(zero_counts(params)) if each_leaf else jnp.zeros((), jnp.int32)
 
 
-def next_count(count: Any, updates: optax.Updates) -> Any:
-    """Return the count after one more update."""
+def next_count(count: Any, leaves: list[Any]) -> Any:
+    """Return the count after one more update of these leaves, of which some may be absent."""
     if isinstance(count, LeafCounts):
-        return LeafCounts(advanced(count.leaf_counts, updates))
+        here = np.array([not is_absent(x) for x in leaves], bool)
+        return LeafCounts(advanced_where(here, count.leaf_counts))
     return optax.safe_increment(count)
 
 

@@ -1,4 +1,4 @@
-"""What a transformation cannot take, said by name when it is initialized."""
+"""What a transformation cannot take, or lacks, said by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ import optax
 
 from .names import path_name
 
-__all__ = ['refuse_complex']
+__all__ = ['check_params', 'refuse_complex']
+
+
+def check_params(owner: str, params: optax.Params | None) -> None:
+    """Raise if an update that needs the parameters was not given them."""
+    if params is None:
+        raise ValueError(f'{owner} needs the parameters: call update(updates, state, params).')
 
 
 def refuse_complex(params: optax.Params) -> None:

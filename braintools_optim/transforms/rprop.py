@@ -10,6 +10,7 @@ import optax
 
 from .absent import present
 from .count import spread, zero_counts
+from .refuse import refuse_complex
 
 __all__ = ['StepByRpropState', 'step_by_rprop']
 
@@ -38,6 +39,7 @@ def step_by_rprop(
     """
 
     def init(params: optax.Params) -> StepByRpropState:
+        refuse_complex(params)
         zeros = optax.tree.zeros_like
         lrs = jnp.zeros(zero_counts(params).shape, float)
         return StepByRpropState(lrs, zeros(params), zeros(params))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -60,7 +62,8 @@ def scale_by_strong_wolfe(
     with :math:`c_1 = 10^{-4}, c_2 = 0.9`, by cubic interpolation from :math:`t = 1`, at most
     ``max_linesearch_steps`` evaluations after the first, and until the bracket moves no parameter
     by ``tolerance_change``. Unlike torch it counts a trial where the objective is not finite as too
-    far. ``update`` needs ``value``, ``grad`` and ``value_fn``, as :func:`optax.lbfgs` does.
+    far. ``update`` needs ``value``, ``grad`` and ``value_fn``, as :func:`optax.lbfgs` does, and
+    gives this function what else it takes by name, such as a ``batch``.
     """
 
     def init(params: optax.Params) -> StrongWolfeState:
@@ -80,10 +83,12 @@ def scale_by_strong_wolfe(
         grad: Any,
         value_fn: Callable[[Any], Any],
         max_linesearch_steps: Any = limit,
-        **_: Any,
+        **extra: Any,
     ) -> tuple[Any, StrongWolfeState]:
         kind = wide_dtype(params)
-        evaluate = jax.value_and_grad(value_fn)
+        known = inspect.signature(value_fn).parameters
+        given = {name: x for name, x in extra.items() if name in known}
+        evaluate = jax.value_and_grad(partial(value_fn, **given))
 
         def trial(t: jax.Array) -> Point:
             f, g = evaluate(moved(params, t, updates))
