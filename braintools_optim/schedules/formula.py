@@ -108,7 +108,7 @@ def evaluate(formula: Callable[..., Any], t: Any, /, *args: Any, **kwargs: Any) 
 
 def _signed(t: Any) -> Any:
     """Return integer steps, of which formulas take others away, as wide integers with a sign."""
-    if not isinstance(t, jax.Array | np.ndarray) or not jnp.issubdtype(t.dtype, jnp.integer):
+    if not isinstance(t, jax.Array | np.ndarray) or t.dtype.kind not in 'iu':
         return t
     if t.dtype.kind == 'i' and t.dtype.itemsize >= 4:
         return t
