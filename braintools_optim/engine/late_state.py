@@ -191,15 +191,17 @@ class NumbersState(LateState):
         return np.take(np.asarray(before), 0, axis=fits[0])
 
     def given_out(self) -> Any:
-        """Return the value as wide as JAX's floats are now; once it has stayed, it moves over."""
-        value, cell = self._value, self.__dict__
-        if (value.dtype == np.float64) is not x64_enabled() and not traced():
-            known, numbers = cell.get('_made_of', (None, None))
-            if known is value:
-                cell['_value'] = value = self.make(numbers)
+        """Return the value, which moves to the device once it has stayed for a step.
+
+        Until then it is as wide as JAX's floats are now.
+        """
+        value = self._value
         if type(value) is np.ndarray and not traced():
+            cell = self.__dict__
+            known, numbers = cell.get('_made_of', (None, None))
+            if known is value and (value.dtype == np.float64) is not x64_enabled():
+                cell['_value'] = value = known = self.make(numbers)
             if cell.get('_seen') is value or transfers_are_guarded():
-                known, numbers = cell['_made_of']
                 cell['_value'] = on_device = jax.device_put(value)  # explicitly, as guards allow
                 cell['_made_of'] = on_device if known is value else known, numbers
                 return on_device
