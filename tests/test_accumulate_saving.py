@@ -233,9 +233,7 @@ def test_a_count_between_two_updates_says_how_many_gradients_are_added_up():
         opt.step(g)
     before = state_of(opt, params)
     for wrong in (0, 5, np.int32(6)):
-        with pytest.raises(
-            ValueError, match='step_count is 4, .* needs a count with the remainder'
-        ):
+        with pytest.raises(ValueError, match='step_count is 4, where 1 of .*=3 .* the remainder 1'):
             opt.step_count.value = wrong
     with pytest.raises(ValueError, match='accumulate_steps=3 are added up: assign it outside'):
 

@@ -147,7 +147,8 @@ def fewer_groups(state, tree):
 def more_groups(state, tree):
     state['param_groups']['2'] = state['param_groups']['0']
     tree['opt_state']['2'] = tree['opt_state']['0']
-    return ["param_groups has groups ['0', '1', '2']", "opt_state has groups ['0', '1', '2']"]
+    rest = "this optimizer has ['0', '1']: add_param_group comes before loading"
+    return [f"{part} has groups ['0', '1', '2'], {rest}" for part in ('param_groups', 'opt_state')]
 
 
 def other_scheduler(state, tree):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from brainstate import ParamState
+from jax.experimental.sparse import BCOO
 from looking import assert_same, values_of
 from mistaken import MODEL
 
@@ -71,3 +72,24 @@ def test_nothing_moves_to_the_device_unasked():
             steps_of(opt, step, train)
 
     assert_same(jax.tree.leaves(trained(steps_of)), jax.tree.leaves(trained(guarded)))
+
+
+@pytest.mark.parametrize('cls', [bo.Quad, bo.Skew, bo.SparseAdam], ids=lambda cls: cls.__name__)
+def test_nothing_is_broadcast_to_more_axes(cls):
+    """As of arrays of other ranks these three did."""
+
+    def stepped():
+        table = jnp.arange(40.0).reshape(8, 5)
+        params = {'w': ParamState(table), 'v': ParamState(table)}
+        opt = cls(0.1).register_trainable_weights(params)
+        grads = {k: jnp.sin(table) for k in params}
+        if cls is bo.SparseAdam:
+            grads = {k: BCOO.fromdense(g, n_dense=1) for k, g in grads.items()}
+        opt.step(grads)
+        return jax.tree.leaves(values_of(params))
+
+    free = stepped()
+    with jax.numpy_rank_promotion('raise'):
+        with pytest.raises(ValueError, match='rank_promotion'):
+            jnp.ones((2, 2)) + jnp.ones(2)
+        assert_same(stepped(), free)

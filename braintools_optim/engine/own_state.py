@@ -242,16 +242,18 @@ class CountState(PartState):
 
     def _check_phase(self, new: Any) -> None:
         """Raise if other gradients would be added up than those that the next update divides by."""
-        now, steps = self._whole.count, f'accumulate_steps={self._cycle}'
+        now, cycle = self._whole.count, self._cycle
         if is_tracer(now) or is_tracer(new):
             raise ValueError(
                 f'step_count is assigned in a function that is being traced, where nobody knows '
-                f'how many of the gradients of {steps} are added up: assign it outside.'
+                f'how many of the gradients of accumulate_steps={cycle} are added up: assign it '
+                f'outside.'
             )
-        if np.any((np.asarray(new) - np.asarray(now)) % self._cycle):
+        if np.any((np.asarray(new) - np.asarray(now)) % cycle):
             raise ValueError(
-                f'step_count is {now}, and so many gradients are added up; with {steps} it needs '
-                f'a count with the remainder {now % self._cycle}, got {new!r}.'
+                f'step_count is {now}, where {now % cycle} of accumulate_steps={cycle} gradients '
+                f'are added up, and stays so: it needs a count with the remainder {now % cycle}, '
+                f'got {new!r}.'
             )
 
 
