@@ -7,13 +7,9 @@ from typing import Any
 
 import optax
 
-from .engine.given_chain import (
-    built_chain,
-    fixed_chain,
-    more_given,
-    noting_reads,
-    refuse_untaken,
-)
+from .engine.extra import more_given, refuse_untaken
+from .engine.given_chain import built_chain, fixed_chain
+from .engine.reads import noting_reads
 from .engine.running import Running
 from .engine.view import GroupView
 from .engine.whole_chain import whole_chain

@@ -10,8 +10,8 @@ from brainstate import State
 
 from .check import any_traced, check_flag, check_number, is_live, is_zero
 from .copying import found_params
-from .engine.given_chain import HOW_TO_READ
 from .engine.own_state import CoreState
+from .engine.reads import HOW_TO_READ
 from .engine.running import Running
 from .groups import ParamGroup
 from .hyper import TO_COME, Hyper, HyperTable, names_in_use, with_zeros

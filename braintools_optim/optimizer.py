@@ -17,9 +17,7 @@ from .decay_mask import check_decay_mask
 from .engine.accumulate import GradientSum, check_accumulation
 from .engine.chunks import are_many
 from .engine.closure import step_with_functions
-from .engine.given_chain import (
-    check_chain,
-)
+from .engine.given_chain import check_chain
 from .engine.leaf import Leaf, all_leaves, leaves_of
 from .engine.observe import traced
 from .engine.own_state import ChainState, CoreState, CountState

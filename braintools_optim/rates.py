@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .check import is_plain_number
-from .engine.given_chain import warn_of_unread
+from .engine.reads import warn_of_unread
 from .engine.running import Running
 from .fixed_list import FixedList
 from .groups import ParamGroup

@@ -15,7 +15,8 @@ In the order in which ``opt.step(grads)`` meets them:
 | `accumulate`, `clip`, `finite` | what happens to gradients before and after |
 | `view` | what one group's chain sees |
 | `layout` | new values stay where on a mesh the old ones are |
-| `running`, `given_chain` | whose chain is traced; what users give as one |
+| `running`, `reads` | whose chain is traced; whether it reads the learning rate |
+| `given_chain`, `extra` | what users give as a chain, and besides gradients to a step |
 | `whole_chain` | ``opt.tx`` |
 | `writing` | writing all States, or none |
 

@@ -17,8 +17,8 @@ from ..state import UniqueStateManager
 from ..transforms.absent import is_masked
 from .accumulate import TURN, accumulated
 from .clip import signed_and_bounded
+from .extra import more_given, run_given_chain
 from .finite import all_finite, where_true
-from .given_chain import more_given, run_given_chain
 from .gradient import match_gradients
 from .layout import laid_out_like
 from .leaf import Leaf, flat_values, regrouped

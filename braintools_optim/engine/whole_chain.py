@@ -11,8 +11,8 @@ from jax.experimental.sparse import BCOO
 
 from ..transforms.absent import is_absent
 from .clip import signed_and_bounded
+from .extra import more_given, where_given
 from .finite import all_finite, where_true
-from .given_chain import more_given, where_given
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup
