@@ -144,7 +144,7 @@ class ParamGroup(MutableMapping[str, Any]):
         return new
 
     def states(self) -> list[State]:
-        """Return the group's States."""
+        """Return the group's States in a list."""
         all_states = self._optimizer.param_states.unique_states
         return [all_states[i] for i in self.members]
 

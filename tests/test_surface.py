@@ -158,6 +158,7 @@ def test_group_is_a_dict():
     assert group.get('momentum') is None and group.get('eps') == 1e-8
     assert group['betas'] == (0.9, 0.999) and group['amsgrad'] is False
     assert list(group['params']['head']) == ['w']
+    assert group.states() == [group['params']['head']['w']]
     with pytest.raises(KeyError, match='momentum'):
         group['momentum']
 
