@@ -17,6 +17,7 @@ from ..ranges import UNIT, Range
 from ..schedulers import LRScheduler, ParamScheduler
 from ..signature import CommonOptions
 from ..transforms import lookahead
+from ..transforms.decay import add_decayed_weights
 
 __all__ = ['Lookahead']
 
@@ -169,7 +170,7 @@ class Lookahead(OptaxOptimizer):
         if isinstance(base, OptaxOptimizer):
             chain = base.transform(self._base_values(h))
         else:
-            decay = optax.add_decayed_weights(h.weight_decay)
+            decay = add_decayed_weights(h.weight_decay)
             chain = optax.chain(decay, base, optax.scale(h.lr))
         return lookahead(chain, h.sync_period, h.alpha)
 
