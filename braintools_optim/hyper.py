@@ -43,7 +43,10 @@ class Hyper:
             self.rate_is_read = True
             return self._rate
         known = ', '.join(sorted(['lr', *(k for k in self.__dict__ if not k.startswith('_'))]))
-        raise AttributeError(f'this group has no hyper-parameter {name!r}; it has {known}.')
+        raise AttributeError(
+            f'this group has no hyper-parameter {name!r}; it has {known}. What transform reads is '
+            f'given to super().__init__ by name.'
+        )
 
     def replaced(self, **numbers: Any) -> Hyper:
         """Return the values with other numbers."""

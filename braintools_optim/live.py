@@ -21,6 +21,7 @@ from .other_libraries import (
     did_you_mean,
     refuse_assignment,
     refuse_class_attribute,
+    refuse_hidden,
     refuse_read_only,
     refuse_scheduler,
     way_here,
@@ -112,6 +113,7 @@ class LiveNumbers:
         names = {*self._numbers, *self._flags, *self._bounds}
         for key in names:
             self.__dict__.pop(key, None)  # a subclass may have set it before
+        refuse_hidden(self, names)
         self._check_said(declared.keys() | argument_names(type(self)))
         self._declared_names = names
 

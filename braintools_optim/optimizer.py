@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
+import jax
 import optax
 from brainstate.graph import Node
 
@@ -63,7 +64,7 @@ class Optimizer(Node):
     def __new__(cls, *args: Any, **kwargs: Any) -> Optimizer:
         """Refuse parameters as the first argument, as torch takes them."""
         if args and not isinstance(args[0], Optimizer):
-            refuse_parameters(cls.__name__, args[0])
+            refuse_parameters(cls, args[0])
         return super().__new__(cls)
 
     def register_trainable_weights(self, param_states: Any) -> Any:
@@ -376,7 +377,7 @@ class OptaxOptimizer(
                 f'{type(self).__name__} adds up the gradients of {self._accumulate_steps} steps, '
                 f'and takes nothing besides, got {", ".join(extra)}.'
             )
-        if extra and not traced() and any(map(callable, extra.values())):
+        if extra and not traced() and any(map(callable, jax.tree.leaves(extra))):
             step_with_functions(stepper, grads, extra)
         else:
             stepper.run(grads, extra)

@@ -243,6 +243,17 @@ def refuse_class_attribute(owner: Any, name: str) -> None:
         )
 
 
+def refuse_hidden(owner: Any, names: Iterable[str]) -> None:
+    """Raise where the class of an object hides its numbers and options: it is asked first."""
+    for name in names:
+        home = next((cls for cls in type(owner).__mro__ if name in vars(cls)), None)
+        if home is not None and not isinstance(vars(home)[name], property):
+            raise TypeError(
+                f'{home.__name__} has an attribute {name}, which hides the argument {name} of '
+                f'{type(owner).__name__}: give it as the default of the argument.'
+            )
+
+
 def refuse_stray(owner: Any, name: str, numbers: Iterable[str], more: Iterable[str] = ()) -> None:
     """Raise where something is assigned that an object of this library does not have.
 
@@ -300,8 +311,14 @@ def is_ours(owner: Any) -> bool:
     return is_defined_here(type(owner))
 
 
-def refuse_parameters(owner: str, first: Any) -> None:
-    """Raise for parameters as the first argument, as torch takes them."""
+def refuse_parameters(cls: type, first: Any) -> None:
+    """Raise for parameters as the first argument, as torch takes them.
+
+    That of a constructor of the user's may be a list or array, if there are no parameters in it.
+    """
+    owner = cls.__name__
+    if not is_defined_here(cls.__init__) and not _is_made_of_states(first):  # type: ignore[misc]  # of no instance
+        return
     of_several = isinstance(first, Mapping | ValuesView | Iterator | list | set | frozenset)
     of_several = of_several or type(first) is tuple or getattr(first, 'shape', ()) != ()
     if of_several or isinstance(first, State | Node):
@@ -312,6 +329,14 @@ def refuse_parameters(owner: str, first: Any) -> None:
             f'{owner} takes its parameters after construction, got {type(first).__name__}: write '
             f'{owner}(lr=...).register_trainable_weights({what}).'
         )
+
+
+def _is_made_of_states(x: Any) -> bool:
+    if isinstance(x, Mapping):
+        return any(map(_is_made_of_states, x.values()))
+    if isinstance(x, list | tuple | set | frozenset):
+        return any(map(_is_made_of_states, x))
+    return isinstance(x, State | Node)
 
 
 def refuse_more(owner: str, more: Sequence[Any]) -> None:

@@ -14,7 +14,6 @@ from .groups import ParamGroup
 from .hyper import HyperTable
 from .schedulers import LRScheduler, Scheduler
 from .schedulers.functions import check_rate_function
-from .schedulers.row import same
 from .signature import argument_defaults
 from .state import OptimState
 
@@ -88,9 +87,7 @@ class DrivenRates:
             return lr
         default = self._default_rate()
         if is_plain_number(default) and lr.optimizer is None and not lr._was_given_base():
-            bases = [float(default)] * len(lr.base_lrs)
-            if same(lr.base_lrs, bases) is False:
-                lr._adopt(bases, bases)
+            return float(default)
         return lr.base_lrs[0]
 
     def _default_rate(self) -> Any:

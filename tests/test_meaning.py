@@ -1,8 +1,12 @@
 """What a closure reaches through the code of a library, or without naming it, is never stale."""
 
+import gc
+import weakref
+from array import array
 from collections import UserDict, deque
+from dataclasses import asdict, dataclass
 from functools import wraps
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import brainstate
 import jax
@@ -178,3 +182,144 @@ def test_the_functions_that_a_library_wraps_are_known():
         assert Meaning(function, {}).key == before
         held[0] += 1.0
         assert Meaning(function, {}).key != before, wrap
+
+
+class Namespace(dict):
+    """A dict with an attribute."""
+
+    x = 1.0
+
+
+class Twice:
+    """A descriptor."""
+
+    def __get__(self, owner, kind):
+        return 2 * owner.x
+
+
+class Described:
+    twice = Twice()
+
+    def __init__(self):
+        self.x = 1.0
+
+
+@dataclass
+class Settings:
+    x: float = 1.0
+
+
+class Measure(Settings):
+    def __floordiv__(self, other):
+        return self.x // other
+
+    def __gt__(self, other):
+        return self.x > other
+
+
+def by_attribute(thing, function):
+    return function, lambda: setattr(thing, 'x', 3.0)
+
+
+def with_attribute():
+    def function():
+        return function.x
+
+    function.x = 1.0
+    return by_attribute(function, function)
+
+
+def by_entry(held, key, read):
+    return lambda: read(held), lambda: held.__setitem__(key, 3.0)
+
+
+def far_down():
+    held = [1.0] * 20_000
+    return lambda: held[15_000], lambda: held.__setitem__(15_000, 3.0)
+
+
+def reached(thing, read):
+    return lambda: by_attribute(thing, lambda: read(thing))
+
+
+REACHED = {
+    'attribute of a dict': reached(Namespace(), lambda thing: thing.x),
+    'attribute of a function': with_attribute,
+    'far down a list': far_down,
+    'a view of a dict': lambda: by_entry(held := {'x': 1.0}, 'x', lambda _: MappingProxyType(held)),
+    'an array of Python': lambda: by_entry(array('d', [1.0]), 0, lambda held: held[0]),
+    'a descriptor': reached(Described(), lambda thing: thing.twice),
+    'floor division': reached(Measure(), lambda thing: thing // 2),
+    'a comparison': reached(Measure(), lambda thing: 2 if 2 < thing else 3),
+    'equality': reached(Measure(), lambda thing: thing == Measure()),
+    'vars': reached(SimpleNamespace(x=1.0), lambda thing: vars(thing)['x']),
+    'fields': reached(Settings(), lambda thing: asdict(thing)['x']),
+    'a name in a variable': reached(
+        SimpleNamespace(x=1.0), lambda thing, name='x': getattr(thing, name)
+    ),
+}
+
+
+@pytest.mark.parametrize('way', REACHED)
+def test_what_a_function_reaches_is_part_of_its_meaning(way):
+    function, change = REACHED[way]()
+    before = Meaning(function, {}).key
+    assert Meaning(function, {}).key == before
+    change()
+    assert Meaning(function, {}).key != before
+
+
+def test_a_method_of_a_dict_means_what_is_in_it():
+    held = {'x': 1.0}
+    read = held.__getitem__
+    before = Meaning(lambda: read('x'), {}).key
+    held['x'] = 3.0
+    assert Meaning(lambda: read('x'), {}).key != before
+
+
+def test_what_a_closure_writes_hides_nothing_beside_it():
+    """Neither other entries of a dict, nor attributes of that name elsewhere."""
+    w, seen = ParamState(jnp.ones(3)), brainstate.ShortTermState(jnp.zeros(()))
+    counted, amount = {'calls': 0, 'scale': 1.0}, SimpleNamespace(value=1.0)
+    opt = bo.LBFGS(max_iter=1).register_trainable_weights({'w': w})
+
+    def closure():
+        seen.value = seen.value + 1.0
+        counted['calls'] += 1
+        return w.value.sum() * counted['scale'] * amount.value
+
+    def step():
+        w.value = jnp.ones(3)
+        return float(opt.step(closure))
+
+    assert (step(), step()) == (3.0, 3.0)
+    calls = counted['calls']
+    assert step() == 3.0 and counted['calls'] == calls  # nothing was traced again
+    counted['scale'] = 2.0
+    assert step() == 6.0
+    amount.value = 3.0
+    assert step() == 18.0
+
+
+def test_what_closures_wrote_into_is_let_go_with_them():
+    w = ParamState(jnp.ones(3))
+    opt = bo.LBFGS(max_iter=1).register_trainable_weights({'w': w})
+
+    class Log(list):
+        """A list that can be referred to weakly."""
+
+    def closure_with(log):
+        def closure():
+            log.append(None)
+            return w.value.sum()
+
+        return closure
+
+    logs = []
+    for _ in range(20):
+        log = Log()
+        opt.step(closure_with(log))
+        logs.append(weakref.ref(log))
+        del log
+    gc.collect()
+    assert sum(ref() is not None for ref in logs) <= 16

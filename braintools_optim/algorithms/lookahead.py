@@ -83,21 +83,17 @@ class Lookahead(OptaxOptimizer):
             )
         self._adopt(base_optimizer)
         arguments = {**self._arguments_of(base_optimizer), **own}
-        for scheduler in base_optimizer._all_schedulers():
-            scheduler._set_optimizer(None)
-        try:
-            super().__init__(**arguments)
-        except BaseException:
+        with base_optimizer._undone_on_error():
             for scheduler in base_optimizer._all_schedulers():
-                scheduler._set_optimizer(base_optimizer)
-            raise
-        if 'lr' not in own:  # it may have been changed since its scheduler wrote it
-            self.current_lr = base_optimizer.current_lr
-        for scheduler in base_optimizer.schedulers:
-            if scheduler.optimizer is None:
-                if isinstance(scheduler, ParamScheduler):
-                    scheduler._rename(self._names)
-                self.add_scheduler(scheduler)
+                scheduler._set_optimizer(None)
+            super().__init__(**arguments)
+            if 'lr' not in own:  # it may have been changed since its scheduler wrote it
+                self.current_lr = base_optimizer.current_lr
+            for scheduler in base_optimizer.schedulers:
+                if scheduler.optimizer is None:
+                    if isinstance(scheduler, ParamScheduler):
+                        scheduler._rename(self._names)
+                    self.add_scheduler(scheduler)
 
     def _adopt(self, base: OptaxOptimizer) -> None:
         """Take on what the base optimizer is like; raise if it is in use."""

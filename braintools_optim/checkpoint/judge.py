@@ -144,13 +144,13 @@ class Judge:
     def new_name(self, name: str) -> str:
         """Return the name that a parameter of the checkpoint has here."""
         self._names.add(name)
-        for old in sorted(self.rename, key=len, reverse=True):
-            rest = name.removeprefix(old)
-            if name.startswith(old) and (not rest or rest[0] in '.['):
-                self._used.add(old)
-                self.report.renamed[name] = self.rename[old] + rest
-                return self.report.renamed[name]
-        return name
+        ends = (i for i in range(len(name), -1, -1) if name[i : i + 1] in ('', '.', '['))
+        old = next((name[:i] for i in ends if name[:i] in self.rename), None)
+        if old is None:
+            return name
+        self._used.add(old)
+        self.report.renamed[name] = self.rename[old] + name[len(old) :]
+        return self.report.renamed[name]
 
     def renamed(self, entries: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Return what stands under names of parameters under their names here."""

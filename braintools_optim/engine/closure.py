@@ -23,7 +23,7 @@ from .computation import StepInput, own_copies
 from .finite import all_finite, where_true
 from .gradient import refuse_non_arrays
 from .leaf import regrouped, without_unit
-from .meaning import Meaning
+from .meaning import Meaning, Place
 from .objective import ClosureObjective
 from .observe import traced
 from .own_state import next_step_count
@@ -44,7 +44,10 @@ class ClosureSteps:
     def __init__(self) -> None:
         self.compiled: dict[Any, CompiledStep] = {}  # by what closures mean
         self.alike: dict[bytes, Any] = {}  # by what XLA is told: the programs of these
-        self.written: dict[int, Any] = {}  # by id: objects into which closures write
+
+    def apart(self) -> dict[Place, Any]:
+        """Return the places into which closures write, with the objects that they are in."""
+        return {k: x for step in self.compiled.values() for k, x in step.meaning.met.items()}
 
 
 Descend = Callable[..., tuple[Any, Any]]
@@ -76,15 +79,15 @@ def _compiled_once(stepper: Stepper, take: Callable[..., Any], means: Any, *args
     settings = sorted(brainstate.environ.all().items(), key=itemgetter(0))
     means = means, matmul_precision(), *settings
     known = stepper.closures
-    meaning = Meaning(means, known.written)
+    apart = known.apart()
+    meaning = Meaning(means, apart)
     program = known.compiled.pop(meaning.key, None)
     if program is None:
         program = CompiledStep(stepper, take)
         result = program(*args)
-        traced_once = Meaning(means, known.written)
+        traced_once = Meaning(means, apart)
         if traced_once.key != meaning.key:  # what it writes into, such as a list of losses
-            known.written |= traced_once.written_since(meaning)
-            meaning = Meaning(means, known.written)
+            meaning = Meaning(means, apart | traced_once.written_since(meaning))
         program.meaning = meaning  # kept alive, since objects are known by their addresses
     else:
         result = program(*args)

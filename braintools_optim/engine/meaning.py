@@ -11,25 +11,28 @@ from __future__ import annotations
 
 import dis
 import hashlib
+import sys
+from array import array
 from collections import deque
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from functools import cache, partial
-from itertools import islice
 from types import (
+    BuiltinMethodType,
     CellType,
     CodeType,
     FunctionType,
+    MappingProxyType,
     MemberDescriptorType,
     MethodType,
     ModuleType,
 )
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 from brainstate import State
 
-__all__ = ['Meaning']
+__all__ = ['Meaning', 'Place']
 
 _CONSTANTS = frozenset([int, float, bool, str, bytes, complex, type(None)])
 _LIBRARIES = frozenset(
@@ -37,16 +40,34 @@ _LIBRARIES = frozenset(
 )
 _IMPLICIT = (
     *('__call__', '__getattr__', '__getitem__', '__missing__', '__iter__', '__next__', '__len__'),
-    *('__contains__', '__enter__', '__bool__', '__int__', '__float__', '__index__', '__array__'),
-    *('__jax_array__', '__neg__', '__abs__'),
+    *('__contains__', '__enter__', '__exit__', '__bool__', '__int__', '__float__', '__index__'),
+    *('__array__', '__jax_array__', '__get__', '__neg__', '__pos__', '__invert__', '__abs__'),
+    '__round__',
     *(
         f'__{r}{op}__'
-        for op in ('add', 'sub', 'mul', 'truediv', 'pow', 'matmul')
-        for r in ('', 'r')
+        for op in (
+            *('add', 'sub', 'mul', 'truediv', 'floordiv', 'mod', 'divmod', 'pow', 'matmul'),
+            *('and', 'or', 'xor', 'lshift', 'rshift'),
+        )
+        for r in ('', 'r', 'i')
     ),
 )
 """What code may use of an object without naming it."""
+_COMPARISONS = {
+    '==': ['__eq__'],
+    '!=': ['__ne__', '__eq__'],
+    **dict.fromkeys(['<', '>'], ['__lt__', '__gt__']),
+    **dict.fromkeys(['<=', '>='], ['__le__', '__ge__']),
+}
+"""What code uses that compares; the ``__eq__`` of a dataclass reads all that it has."""
+_REFLECTING = frozenset(['vars', '__dict__', 'asdict', 'astuple'])
+"""Names by which code comes to all attributes that an object has."""
 _MOST = 10_000  # objects that are looked into; further ones are known by their identity
+_PLAIN_CONTAINERS = frozenset([dict, list, tuple, set, frozenset, deque, MappingProxyType])
+"""What has entries, and no attributes of its own."""
+
+Place: TypeAlias = tuple[int, Hashable]
+"""The id of an object, and a key of what stands in it."""
 
 
 class Meaning:
@@ -55,32 +76,41 @@ class Meaning:
     ``key`` is equal for functions of one code that refer to the same objects, whose attributes and
     entries are the same: so a ``lambda`` in a loop means one thing, and another one once an array
     that it reads has been replaced. States and JAX's arrays are known by identity, NumPy's arrays
-    by their contents. What the code itself assigns, such as a counter, is no part of it, nor is
-    what is inside of objects with the ids ``apart``.
+    by their contents. What the code itself writes, such as a counter, is no part of it: ``apart``
+    has the places of that, with the objects that they are in.
     """
 
-    def __init__(self, function: Any, apart: Mapping[int, Any]):
+    def __init__(self, function: Any, apart: Mapping[Place, Any]):
         self._apart = apart
-        self._names: set[str] = set()  # of attributes that some code reads ...
-        self._assigned: set[str] = set()  # ... and writes
+        self._names: set[str] = set()  # of attributes that some code reads
         known = None
-        while known != (known := (len(self._names), len(self._assigned))):
+        while known != (known := len(self._names)):
             self.kept: list[Any] = []  # all that is known by its id, to be kept alive
-            self.inside: dict[int, tuple] = {}  # what stands in each object
+            self.inside: dict[int, dict[Hashable, Hashable]] = {}  # what stands in each object
+            self.met: dict[Place, Any] = {}  # what of ``apart`` there is
             self._functions: dict[int, int] = {}
             self._parts: list[Hashable] = []
-            self._sought = sorted(self._names - self._assigned)
+            self._sought = frozenset(self._names)
             top = self._token(function)
         self.key: Hashable = (top, *self._parts)
+        self._apart = self.met  # all else is to be let go
 
-    def written_since(self, before: Meaning) -> dict[int, Any]:
-        """Return the objects that had something else inside then."""
-        changed = {i for i, part in before.inside.items() if self.inside.get(i) != part}
-        return {id(x): x for x in before.kept if id(x) in changed}
+    def written_since(self, before: Meaning) -> dict[Place, Any]:
+        """Return the places where something else stood then, and the objects that they are in."""
+        objects = {id(x): x for x in before.kept}
+        places: dict[Place, Any] = {}
+        for number, then in before.inside.items():
+            now = self.inside.get(number, {})
+            for key in then.keys() | now.keys():
+                if key not in then or key not in now or then[key] != now[key]:
+                    places[number, key] = objects[number]
+        return places
 
     def _token(self, x: Any) -> Hashable:
         """Return what stands for an object in the parts of others."""
         if type(x) in _CONSTANTS:
+            if type(x) is str and 'getattr' in self._names and x.isidentifier():
+                self._names.add(x)
             return type(x), x
         if isinstance(x, MethodType):
             return self._token(x.__func__), self._token(x.__self__)
@@ -92,46 +122,60 @@ class Meaning:
         if isinstance(x, partial):
             return 'partial', *map(self._token, (x.func, x.args, *x.keywords.items()))
         if type(x) is tuple:
-            return 'tuple', *map(self._token, x[:_MOST])
+            return 'tuple', *map(self._token, x)
+        if isinstance(x, array | bytearray):
+            return 'bytes', type(x), bytes(memoryview(x))
+        if isinstance(x, BuiltinMethodType) and not isinstance(x.__self__, ModuleType | type(None)):
+            return 'method', x.__name__, self._token(x.__self__)
         number = id(x)
         self.kept.append(x)
         if (
             number not in self.inside
-            and number not in self._apart
             and len(self.inside) < _MOST
             and not isinstance(x, State | jax.Array)
         ):
-            self.inside[number] = ()  # it may hold itself
-            self.inside[number] = part = tuple(map(self._token, self._contents(x)))
-            self._parts.append((number, *part))
+            self.inside[number] = part = {}  # before it is filled: it may hold itself
+            for key, y in self._contents(x):
+                if (number, key) in self._apart:
+                    self.met[number, key] = x
+                else:
+                    part[key] = self._token(y)
+            self._parts.append((number, *part.items()))
         return number
 
-    def _contents(self, x: Any) -> list[Any]:
-        """Return what in an object may matter."""
-        if isinstance(x, dict):
-            return list(islice((y for item in x.items() for y in item), _MOST))
-        if isinstance(x, list | tuple | set | frozenset | deque):
-            return list(islice(x, _MOST))
+    def _contents(self, x: Any) -> Iterator[tuple[Hashable, Any]]:
+        """Yield what in an object may matter, each under a key of its own."""
+        if isinstance(x, dict | MappingProxyType):
+            yield from ((('entry', self._token(k)), v) for k, v in tuple(x.items()))
+        elif isinstance(x, list | tuple | set | frozenset | deque):
+            yield 'entries', tuple(x)
         if isinstance(x, FunctionType):  # a library's
             cells = [c.cell_contents for c in x.__closure__ or () if c != CellType()]
-            return [c for c in cells if isinstance(c, FunctionType | MethodType | partial)]
+            functions = (c for c in cells if isinstance(c, FunctionType | MethodType | partial))
+            yield from enumerate(functions)
+        elif isinstance(x, ModuleType):
+            yield from ((name, vars(x)[name]) for name in sorted(self._sought & vars(x).keys()))
+        elif type(x) not in _PLAIN_CONTAINERS:
+            yield from self._attributes(x)
+
+    def _attributes(self, x: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the attributes of an object that some code may read."""
         own: Mapping[str, Any] = getattr(x, '__dict__', {})
-        if isinstance(x, ModuleType):
-            return [own.get(name) for name in self._sought]
         kind = _Kind.of(x if isinstance(x, type) else type(x))
         self._names |= kind.called
-        spaces = [own, *map(vars, kind.classes)]
-        found: list[Any] = [own.get('__wrapped__')]
-        for name in (*kind.implicit, *self._sought):
-            value = next((space[name] for space in spaces if name in space), None)
+        every = not _REFLECTING.isdisjoint(self._sought)
+        names = {'__wrapped__', *kind.implicit} | self._sought
+        found: dict[str, Any] = {}
+        for space in (*map(vars, reversed(kind.classes)), own):
+            found |= {name: space[name] for name in space.keys() & names}
+        for name, value in sorted((found | dict(own) if every else found).items()):
             if isinstance(value, MemberDescriptorType) and not isinstance(x, type):  # a slot
                 value = getattr(x, name, None)
             elif isinstance(value, property):
                 value = value.fget
             elif isinstance(value, staticmethod | classmethod):
                 value = value.__func__
-            found.append(value)
-        return found
+            yield name, value
 
     def _function(self, x: FunctionType) -> int:
         """Return the number of a function among those of which there is a part."""
@@ -139,20 +183,28 @@ class Meaning:
         if number is None:
             number = self._functions[id(x)] = len(self._functions)
             self.kept.append(x)
-            read, assigned, attributes = _names(x.__code__)
+            read, assigned = _names(x.__code__)
             self._names |= read.keys()
-            self._assigned |= attributes
             refers = [x.__globals__[n] for n in read if n in x.__globals__ and n not in assigned]
             refers += [*(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
             cells = zip(x.__code__.co_freevars, x.__closure__ or (), strict=True)
             refers += [c.cell_contents for n, c in cells if n not in assigned and c != CellType()]
+            refers += [x.__dict__] * bool(x.__dict__)
             self._parts.append((x.__code__, *map(self._token, refers)))
         return number
 
 
 def _is_foreign(x: Any) -> bool:
-    """Whether a function or class is a library's, which means the same for ever."""
-    return str(x.__module__).partition('.')[0] in _LIBRARIES
+    """Whether a function or class is a library's, which means the same for ever.
+
+    Of Python's own library these are the functions: objects of its classes hold what is the user's.
+    """
+    library = str(x.__module__).partition('.')[0]
+    return library in _LIBRARIES or (
+        library in sys.stdlib_module_names
+        and x.__qualname__ == x.__name__
+        and not isinstance(x, type)
+    )
 
 
 class _Kind(NamedTuple):
@@ -174,38 +226,35 @@ class _Kind(NamedTuple):
 def _names_of_call(kind: type) -> set[str]:
     """Return the names that a library's methods read where an object of a class is called."""
     read: set[str] = set()
-    written: set[str] = set()
     ahead = ['__call__']
     while ahead:
         name = ahead.pop()
         owner = next((k for k in kind.__mro__ if name in vars(k)), object)
         method = vars(owner).get(name)
         if isinstance(method, FunctionType) and _is_foreign(owner):
-            names, _, attributes = _names(method.__code__)
+            names, _ = _names(method.__code__)
             ahead += names.keys() - read
             read |= names.keys()
-            written |= attributes
-    return read - written
+    return read
 
 
 @cache
-def _names(code: CodeType) -> tuple[dict[str, None], set[str], set[str]]:
-    """Return names that code reads beyond its own, in order; and those, and attributes, it writes.
+def _names(code: CodeType) -> tuple[dict[str, None], set[str]]:
+    """Return names that code reads beyond its own, in order, and those that it assigns.
 
     Reading an attribute is reading a name.
     """
-    read, assigned, attributes = dict.fromkeys(code.co_names), set(), set()
+    read, assigned = dict.fromkeys(code.co_names), set()
     if 'getattr' in read:
         read |= dict.fromkeys(x for x in code.co_consts if isinstance(x, str) and x.isidentifier())
     for instruction in dis.get_instructions(code):
         if instruction.opname in ('STORE_GLOBAL', 'STORE_DEREF'):
             assigned.add(str(instruction.argval))
-        elif instruction.opname == 'STORE_ATTR':
-            attributes.add(str(instruction.argval))
+        elif instruction.opname == 'COMPARE_OP':
+            read |= dict.fromkeys(_COMPARISONS[str(instruction.argval)])
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
-            more, stored, written = _names(inner)
+            more, stored = _names(inner)
             read |= more
             assigned |= stored
-            attributes |= written
-    return read, assigned, attributes
+    return read, assigned

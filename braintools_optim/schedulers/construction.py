@@ -7,7 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ..other_libraries import OF_SCHEDULERS, argument_here, did_you_mean, note_class
+from ..engine.writing import undone_on_error
+from ..other_libraries import (
+    OF_SCHEDULERS,
+    argument_here,
+    did_you_mean,
+    note_class,
+    refuse_hidden,
+)
 
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
@@ -31,26 +38,35 @@ class SchedulerType(type):
         optimizer = kwargs.pop('optimizer', None)
         if args and is_optimizer(args[0]):
             optimizer, args = args[0], args[1:]
+        for name in ('base_lr', *OPTIMIZER):
+            if is_optimizer(kwargs.get(name)):
+                optimizer = kwargs.pop(name)
         cls._refuse_unknown(kwargs)
         given = [optimizer, *args, *kwargs.values()]
         with ExitStack() as stack:
             for driven in {id(x): x for x in _optimizers_of(given)}.values():
                 stack.enter_context(driven._undone_on_error())
+            for part in _schedulers_among(given):
+                stack.enter_context(undone_on_error(*part._parts()))
             if optimizer is None:
                 scheduler = super().__call__(*args, **kwargs)
             else:
                 if next(iter(inspect.signature(cls).parameters), None) in OPTIMIZER:
                     scheduler = super().__call__(optimizer, *args, **kwargs)
                 else:
-                    scheduler = super().__call__(**cls._named(args, kwargs))
+                    named = cls._named(args, kwargs)
+                    scheduler = super().__call__(**named)
+                    if cls._finds_base() and 'base_lr' not in named:
+                        vars(scheduler)['_given'] = False  # whatever its default may be
                 scheduler.attach_optimizer(optimizer)
+            refuse_hidden(scheduler, scheduler._arguments())
         vars(scheduler)['_built'] = True
         return scheduler
 
     def _named(cls, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments that came after the optimizer by name."""
         names = list(inspect.signature(cls).parameters)
-        if names[:1] == ['base_lr'] and not cls.torch_gives_base:  # type: ignore[attr-defined]  # what a metaclass makes has it
+        if cls._finds_base():
             names = names[1:]
         if len(args) > len(names):
             raise TypeError(
@@ -60,6 +76,11 @@ class SchedulerType(type):
         if clash:
             raise TypeError(f'{cls.__name__} got {clash[0]!r} twice.')
         return dict(zip(names, args, strict=False)) | kwargs
+
+    def _finds_base(cls) -> bool:
+        """Whether an optimizer comes in the place of the base: it has one."""
+        first = next(iter(inspect.signature(cls).parameters), None)
+        return first == 'base_lr' and not cls.torch_gives_base  # type: ignore[attr-defined]  # what a metaclass makes has it
 
     def _refuse_unknown(cls, given: Mapping[str, Any]) -> None:
         parameters = inspect.signature(cls).parameters
@@ -84,8 +105,12 @@ def is_optimizer(x: Any) -> TypeGuard[OptaxOptimizer]:
 
 def _optimizers_of(values: Iterable[Any]) -> Iterator[OptaxOptimizer]:
     """Yield the optimizers among arguments, and those that schedulers among them drive."""
+    yield from filter(is_optimizer, values)
+    yield from filter(is_optimizer, (x.optimizer for x in _schedulers_among(values)))
+
+
+def _schedulers_among(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield the schedulers among arguments, and in lists among them."""
     for value in values:
-        for x in value if isinstance(value, list | tuple) else [value]:
-            owner = x.optimizer if isinstance(type(x), SchedulerType) else x
-            if is_optimizer(owner):
-                yield owner
+        each = value if isinstance(value, list | tuple) else [value]
+        yield from (x for x in each if isinstance(type(x), SchedulerType))
