@@ -10,6 +10,7 @@ from brainstate import State
 
 from .check import any_traced, check_flag, check_number, is_live, is_zero
 from .copying import found_params
+from .engine.attributes import refuse_unseen
 from .engine.own_state import CoreState
 from .engine.reads import HOW_TO_READ
 from .engine.running import Running
@@ -217,6 +218,9 @@ class LiveNumbers:
                 f'{value.value if isinstance(value, State) else value!r}.'
             )
         refuse_read_only(self, name)
+        if known.get('_stepper') is not None and self._running.hyper() is None:
+            way = f'super().__init__(..., {name}={name}) makes it a number, which is live'
+            refuse_unseen(self, name, value, ('transform', 'default_tx'), way)
 
     @property
     def _bounded_by(self) -> list[str]:

@@ -312,7 +312,9 @@ class OptaxOptimizer(
             return
         plan = GroupPlan.of(manager, leaves, group, new)
         old = all_leaves(state.value for state in manager)
-        arrays = [leaf.encode(value) for leaf, value in zip(leaves, old, strict=True)]
+        arrays: list[Any] = [None] * len(leaves)
+        for i in plan.leaves:
+            arrays[i] = leaves[i].encode(old[i])
         paths, values = plan.paths(leaves), [arrays[i] for i in plan.leaves]
         state = self._first_state(plan, leaves, arrays)
         if group.members:
@@ -331,7 +333,7 @@ class OptaxOptimizer(
     def _first_state(self, plan: GroupPlan, leaves: list[Leaf], arrays: list) -> Any:
         """Return the state with which a group's chain begins, in buffers of its own.
 
-        ``arrays`` are what chains see of all parameters.
+        ``arrays`` are what chains see of its parameters, in the places of all.
         """
         owner, paths = type(self).__name__, plan.paths(leaves)
         state = self._chain(plan.group, plan.group.hyper()).init(plan.tree(arrays))

@@ -24,6 +24,7 @@ __all__ = [
     'note_class',
     'refuse_assignment',
     'refuse_class_attribute',
+    'refuse_hidden',
     'refuse_more',
     'refuse_parameters',
     'refuse_rate',

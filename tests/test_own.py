@@ -427,50 +427,6 @@ def test_a_decay_by_another_name_can_be_masked():
     np.testing.assert_allclose(opt.param_states.to_dict()['b'].value, 1.0)
 
 
-class HiddenNumber(bo.Adam):
-    eps = 1e-4
-
-
-class HiddenOption(bo.SGD):
-    nesterov = True
-
-
-class HiddenScale(bo.OptaxOptimizer):
-    scale = 2.0
-
-    def __init__(self, lr=0.1, scale=1.0):
-        super().__init__(lr=lr, scale=scale)
-
-    def transform(self, h):
-        return optax.chain(optax.scale(h.scale), optax.scale_by_learning_rate(h.lr))
-
-
-@pytest.mark.parametrize(
-    ('cls', 'name'), [(HiddenNumber, 'eps'), (HiddenOption, 'nesterov'), (HiddenScale, 'scale')]
-)
-def test_a_class_attribute_does_not_hide_a_number(cls, name):
-    """Reads would have found it, and steps something else."""
-    with pytest.raises(TypeError, match=f'{cls.__name__} has an attribute {name}, which hides'):
-        cls()
-
-
-class BetasFirst(bo.OptaxOptimizer):
-    def __init__(self, betas=(0.9, 0.99), lr=0.1):
-        super().__init__(lr=lr, betas=betas)
-
-    def transform(self, h):
-        b1, b2 = h.betas
-        return optax.chain(optax.scale_by_adam(b1, b2), optax.scale_by_learning_rate(h.lr))
-
-
-def test_the_first_argument_of_a_constructor_may_be_a_list():
-    assert BetasFirst((0.8, 0.9)).betas == BetasFirst([0.8, 0.9]).betas == (0.8, 0.9)
-    w = ParamState(jnp.ones(2))
-    for params in ({'w': w}, [w], w, {'layer': {'w': w}}):
-        with pytest.raises(TypeError, match='takes its parameters after construction'):
-            BetasFirst(params)
-
-
 def test_functions_in_a_tuple_are_looked_into():
     """A function among a step's extra arguments is traced again where what it reads has changed."""
     factor = {'x': 1.0}

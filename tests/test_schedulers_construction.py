@@ -1,8 +1,12 @@
 """Constructing schedulers of one's own, and constructions that fail."""
 
+import jax.numpy as jnp
 import pytest
+from brainstate import ParamState
+from brainstate.transform import jit
 
 import braintools_optim as bo
+from braintools_optim.checkpoint.errors import IncompatibleCheckpoint
 
 
 class WithDefault(bo.LRScheduler):
@@ -99,3 +103,49 @@ class HiddenGamma(bo.LRScheduler):
 def test_a_class_attribute_does_not_hide_a_number():
     with pytest.raises(TypeError, match='HiddenGamma has an attribute gamma, which hides'):
         HiddenGamma(gamma=0.5)
+
+
+class WithAttributes(bo.LRScheduler):
+    """As people write them for torch: its arguments are attributes, which it reads."""
+
+    def __init__(self, optimizer, warm=10, label='a'):
+        self.warm, self.label, self.seen = warm, label, []
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        return [base * self.factor() for base in self.base_lrs]
+
+    def factor(self):
+        return 1.0 / (1.0 + self.last_epoch.value / self.warm)
+
+
+def driven(**given):
+    opt = bo.SGD(0.1).register_trainable_weights({'w': ParamState(jnp.ones(2))})
+    return opt, WithAttributes(opt, **given)
+
+
+def test_attributes_that_it_was_built_with_are_compared():
+    opt, schedule = driven(warm=10)
+    schedule.step()
+    saved = opt.state_dict()
+    other, _ = driven(warm=500)
+    with pytest.raises(IncompatibleCheckpoint, match="'warm': 10.*'warm': 500"):
+        other.load_state_dict(saved)
+    same, again = driven(warm=10)
+    again.label = 'b'  # what it was given later is not compared
+    same.load_state_dict(saved)
+    assert same.current_lr == opt.current_lr
+    older = schedule.state_dict()
+    del older['fixed']['warm'], older['fixed']['label']
+    again.load_state_dict(older)  # as versions before wrote it
+
+
+def test_attributes_that_a_traced_function_has_read_stay():
+    opt, schedule = driven()
+    schedule.warm = 5  # nothing has been traced
+    jit(lambda: schedule.step())()
+    assert opt.current_lr == pytest.approx(0.1 / 1.2)
+    with pytest.raises(AttributeError, match="warm of WithAttributes was read .* numbers={'warm'"):
+        schedule.warm = 1
+    assert schedule.warm == 5
+    schedule.warm, schedule.label = 5, 'b'  # the same; and what the formula does not read

@@ -24,6 +24,7 @@ def test_manager_of_a_tree_with_a_tie():
     assert [*named.values()] == [bias, tied, deep]
     assert manager.seen_ids == {id(bias), id(tied), id(deep)}
     assert manager.pytree_structure.num_leaves == 3
+    assert manager.flattened_states == manager.get_flattened()
     values = manager.to_dict_value()
     assert list(values) == list(named)
     assert all(values[name] is state.value for name, state in named.items())

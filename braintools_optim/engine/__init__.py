@@ -16,6 +16,7 @@ In the order in which ``opt.step(grads)`` meets them:
 | `view` | what one group's chain sees |
 | `layout` | new values stay where on a mesh the old ones are |
 | `running`, `reads` | whose chain is traced; whether it reads the learning rate |
+| `attributes` | attributes of the user's own classes that a compiled step has read |
 | `given_chain`, `extra` | what users give as a chain, and besides gradients to a step |
 | `whole_chain` | ``opt.tx`` |
 | `writing` | writing all States, or none |

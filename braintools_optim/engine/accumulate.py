@@ -66,11 +66,11 @@ class GradientSum(NamedTuple):
 
     @classmethod
     def zeros(cls, leaves: Sequence[Leaf], plan: GroupPlan, arrays: Sequence[jax.Array]) -> Self:
-        """Return the sum of nothing; ``arrays`` are what the chain sees of all parameters."""
-        empty = [
-            jnp.zeros_like(x, jnp.promote_types(leaf.gradient_dtype(x.dtype), jnp.float32))
-            for leaf, x in zip(leaves, arrays, strict=True)
-        ]
+        """Return the sum of nothing; ``arrays`` are what the chain sees, in the places of all."""
+        empty: list[Any] = [None] * len(leaves)
+        for i in plan.leaves:
+            dtype = leaves[i].gradient_dtype(arrays[i].dtype)
+            empty[i] = jnp.zeros_like(arrays[i], jnp.promote_types(dtype, jnp.float32))
         return cls(plan.tree(empty), jnp.zeros(len(plan.leaves), jnp.int32))
 
     def plus(self, plan: GroupPlan, gradients: list) -> GradientSum:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -336,10 +336,11 @@ def leaves_of(
             if not isinstance(without_unit(value), NUMBERS):
                 raise TypeError(f'parameter {name!r} must be an array, got {value!r:.80}.')
             unit = value.unit if isinstance(value, Quantity) else None
+            keys = (*plain_keys(path), *plain_keys(sub_path))
             leaf = Leaf(
                 name=name,
                 state=position,
-                path=(*plain_keys(path), *plain_keys(sub_path)),
+                path=keys,
                 depth=len(path),
                 shape=jnp.shape(without_unit(value)),
                 unit=unit,
@@ -349,10 +350,11 @@ def leaves_of(
                 master_dtype=precision.master_dtype,
                 dtype=jnp.result_type(without_unit(value)),
                 tree=tree,
+                decays=decays(mask.at(keys), name),
+                constraint=constraints.at(keys),
             )
             leaf.check(value)
-            said = decays(mask.at(leaf.path), leaf.name)
-            found.append(replace(leaf, decays=said, constraint=constraints.at(leaf.path)))
+            found.append(leaf)
     return found
 
 

@@ -14,7 +14,7 @@ import hashlib
 import sys
 from array import array
 from collections import deque
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import cache, partial
 from types import (
     BuiltinMethodType,
@@ -32,7 +32,7 @@ import jax
 import numpy as np
 from brainstate import State
 
-__all__ = ['Meaning', 'Place']
+__all__ = ['Meaning', 'Place', 'names_read']
 
 _CONSTANTS = frozenset([int, float, bool, str, bytes, complex, type(None)])
 _LIBRARIES = frozenset(
@@ -220,18 +220,21 @@ class _Kind(NamedTuple):
         """Return it for a class, once."""
         classes = [k for k in kind.__mro__ if not _is_foreign(k)]
         implicit = [name for name in _IMPLICIT if any(name in vars(k) for k in classes)]
-        return cls(classes, implicit, _names_of_call(kind))
+        return cls(classes, implicit, names_read(kind, ['__call__'], _is_foreign))
 
 
-def _names_of_call(kind: type) -> set[str]:
-    """Return the names that a library's methods read where an object of a class is called."""
+def names_read(kind: type, methods: Iterable[str], counts: Callable[[type], bool]) -> set[str]:
+    """Return the names that methods of a class read, with those methods that they name in turn.
+
+    What a class defines that does not count is not looked into.
+    """
     read: set[str] = set()
-    ahead = ['__call__']
+    ahead = [*methods]
     while ahead:
         name = ahead.pop()
         owner = next((k for k in kind.__mro__ if name in vars(k)), object)
         method = vars(owner).get(name)
-        if isinstance(method, FunctionType) and _is_foreign(owner):
+        if isinstance(method, FunctionType) and counts(owner):
             names, _ = _names(method.__code__)
             ahead += names.keys() - read
             read |= names.keys()

@@ -85,7 +85,9 @@ class Stepper:
                 self.donating.run(kind, args, held, result)
             self._store(treedef, count, *result[0])
         except BaseException:
-            if result:  # the old state was donated: the only whole state is the new one
+            # The old state was donated, so the only whole state is the new one. An interrupt may
+            # come while it is stored, too.
+            if result:
                 self._store(treedef, count, *result[0])
             raise
 

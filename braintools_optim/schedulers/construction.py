@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from ..engine.attributes import own_attributes
 from ..engine.writing import undone_on_error
 from ..other_libraries import (
     OF_SCHEDULERS,
     argument_here,
     did_you_mean,
+    is_ours,
     note_class,
     refuse_hidden,
 )
@@ -61,6 +63,9 @@ class SchedulerType(type):
                 scheduler.attach_optimizer(optimizer)
             refuse_hidden(scheduler, scheduler._arguments())
         vars(scheduler)['_built'] = True
+        if not is_ours(scheduler):
+            own = own_attributes(scheduler)
+            vars(scheduler)['_built_with'] = {k: own[k] for k in own.keys() - {'optimizer'}}
         return scheduler
 
     def _named(cls, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -438,7 +438,7 @@ class LRScheduler(Arguments, BaseRates):
 
     def _identity(self) -> dict[str, Any]:
         """Return what it was built with that is no live number."""
-        return dict(self._fixed)
+        return {**self._built_with, **self._fixed}
 
     def _differences(self, saved: Mapping[str, Any]) -> list[str]:
         return super()._differences(saved) + self._memory_differences(saved)

@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import jax
@@ -16,6 +17,7 @@ from brainstate import State
 from ..check import check_count, check_number, is_plain_number, is_real
 from ..checkpoint.errors import IncompatibleCheckpoint
 from ..checkpoint.plain import plainly, shaped_like
+from ..engine.attributes import refuse_unseen
 from ..engine.observe import in_loop, is_tracer, recorded
 from ..engine.own_state import PartState
 from ..engine.writing import put_value, undone_on_error
@@ -60,6 +62,7 @@ class Scheduler(metaclass=SchedulerType):
 
     _settled: tuple[str, ...] = ()  # attributes that are fixed once it is built
     torch_gives_base = False  # whether torch's constructor, too, takes a base_lr
+    _built_with: Mapping[str, Any] = MappingProxyType({})  # attributes of a class of the user's
     _traced = False  # whether a function that steps it has been traced
 
     def __init__(self, last_epoch: int = 0):
@@ -400,6 +403,9 @@ class Scheduler(metaclass=SchedulerType):
             )
         if '_built' in known:
             refuse_class_attribute(self, name)
+        if self._traced:
+            way = f'super().__init__(..., numbers={{{name!r}: {name}}}) makes it live'
+            refuse_unseen(self, name, value, ('affine', 'get_lr'), way)
         if '_built' in known and name not in known:
             arguments = inspect.signature(type(self)).parameters
             if is_ours(self) and name in arguments:

@@ -116,7 +116,8 @@ def other_arguments(scheduler: LRScheduler, saved: Any) -> list[str]:
     if not isinstance(theirs, Mapping):  # which is refused in any case
         return []
     mine = scheduler.state_dict()['fixed']
-    later = scheduler.later_fixed
+    # Older versions did not write those attributes.
+    later = {*scheduler.later_fixed, *(scheduler._built_with.keys() - theirs.keys())}
     here, there = ({k: v for k, v in x.items() if k not in later} for x in (mine, theirs))
     if there == here:
         return []
