@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
 
 __all__ = [
-    *('ALL', 'VERSION', 'export', 'export_group', 'export_params', 'named_slots', 'refuse_traced'),
+    *('VERSION', 'export', 'export_group', 'export_params', 'named_slots', 'refuse_traced'),
     *('refuse_unloadable', 'slot_name'),
 ]
 
 VERSION = [1, 0]
-ALL = ''  # the parameter name of a slot that belongs to the whole group
+_ALL = ''  # the parameter name of a slot that belongs to the whole group
 
 
 def _refuse_mapped(optimizer: OptaxOptimizer) -> None:
@@ -153,7 +153,7 @@ def named_slots(
 
 def slot_name(slot: Slot, names: dict[Keys, str]) -> str:
     """Return the name of a slot's parameter."""
-    return ALL if slot.parameter is None else names[slot.parameter]
+    return _ALL if slot.parameter is None else names[slot.parameter]
 
 
 def _export_slots(

@@ -33,7 +33,7 @@ def check_chain(owner: str, name: str, given: Any, hint: str, or_else: str | Non
     raise TypeError(f'{owner} needs {wanted} for {name}, got {what}; {hint}.')
 
 
-def returned_chain(method: str, given: Any) -> optax.GradientTransformation:
+def _returned_chain(method: str, given: Any) -> optax.GradientTransformation:
     """Return what a method gave as a chain, or raise where it is none."""
     if isinstance(given, optax.GradientTransformation):
         return given
@@ -54,7 +54,7 @@ def built_chain(
 ) -> optax.GradientTransformation:
     """Return the chain that a method builds for live numbers; say what these cannot do."""
     try:
-        return returned_chain(method, transform(h))
+        return _returned_chain(method, transform(h))
     except TypeError as error:
         if isinstance(error, _NO_VALUE) or any(words in str(error) for words in _NO_NUMBER):
             error.add_note(
@@ -88,7 +88,7 @@ def fixed_chain(
             chain = optimizer.default_tx()
     finally:
         optimizer._running.rate_is_read = known  # what is read while it is built stays as it is now
-    return returned_chain(f'{kind.__name__}.default_tx', chain)
+    return _returned_chain(f'{kind.__name__}.default_tx', chain)
 
 
 def _refuse_unread(optimizer: OptaxOptimizer) -> None:

@@ -50,9 +50,9 @@ def either(condition: Any, yes: Any, no: Any) -> Any:
     return jax.tree.map(partial(jnp.where, condition), yes, no)
 
 
-def is_concrete(epoch: Any, row: Row) -> bool:
-    """Whether nothing of it is traced: the numbers of a row come from one State."""
-    return type(row.base) is float and not is_tracer(epoch)
+def is_concrete(number: Any, row: Row) -> bool:
+    """Whether neither a number nor the row is traced, whose numbers come from one State."""
+    return type(row.base) is float and not is_tracer(number)
 
 
 def carried(row: Row, lr: Any, a0: Any, b0: Any, a: Any, b: Any) -> tuple[Any, Any]:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ['Progress', 'Scheduler', 'following']
 
-EPOCHS = Range(0.0, 2.0**31, open_high=True)
+_EPOCHS = Range(0.0, 2.0**31, open_high=True)
 
 
 class Progress(NamedTuple):
@@ -161,7 +161,7 @@ class Scheduler(metaclass=SchedulerType):
                     f'{owner}.step takes an epoch, got an array of {epoch.dtype}, such as a loss '
                     f'is: ReduceLROnPlateau takes one. Give the fraction of an epoch as a float.'
                 )
-            number = check_number(owner, 'epoch', epoch, allowed=EPOCHS)
+            number = check_number(owner, 'epoch', epoch, allowed=_EPOCHS)
             return int(number) if number.is_integer() else number
         if epoch.shape != () or not is_real(epoch.dtype):
             raise TypeError(f'{owner} needs a real scalar for epoch, got {epoch}.')
