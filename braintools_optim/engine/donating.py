@@ -32,18 +32,23 @@ class StepArguments(NamedTuple):
     extra: dict[str, Any]
 
 
-Kind = tuple[tuple, Any, type, type, Any]
+Kind = tuple[tuple, Any, type, type, Any, tuple | None]
 """What is found out of arguments in no time; their signature is all that a program depends on.
 
 It is what is static of the extra arguments, the tree of the chain states, the types of the numbers
-and of the first gradient, and the precision of products.
+and of the first gradient, the precision of products, and which of the extra arguments are weakly
+typed: shapes and dtypes JAX compares itself.
 """
 
 
 def call_kind(static: tuple, treedef: Any, args: StepArguments) -> Kind:
     """Return the kind of a step's arguments."""
+    weak = None
+    if args.extra:
+        weak = tuple([getattr(x, 'weak_type', None) for x in jax.tree.leaves(args.extra)])
+    first = _first_leaf_type(args.grads)
     # A NamedTuple would cost a hundredth of a small step.
-    return static, treedef, type(args.numbers), _first_leaf_type(args.grads), matmul_precision()
+    return static, treedef, type(args.numbers), first, matmul_precision(), weak
 
 
 class StepPrograms:

@@ -69,7 +69,7 @@ class StatefulProgram:
         if (
             treedef != program.treedef
             or trees != program.trees
-            or tuple(map(type, leaves)) not in program.met
+            or program.kinds(leaves) not in program.met
             or program.precision != matmul_precision()
             or program.modes != modes()
         ):
@@ -151,7 +151,7 @@ class Program:
         self.keys = list(map(_key_kind, jax.tree.leaves(copied)))
         self.program: Any = None
         self.entry: Any = None
-        self.met: set[tuple] = set()  # types of leaves for which the entry needs no Python
+        self.met: set[tuple] = set()  # kinds of leaves for which the entry needs no Python
 
     def _sort(self, donate: bool, new_shapes: Any) -> None:
         """Part the States by what becomes of them, and by how they are read and written."""
@@ -221,6 +221,14 @@ class Program:
         for i in held:
             leaves[i] = jnp.copy(leaves[i])
 
+    def kinds(self, leaves: list) -> tuple[tuple, tuple]:
+        """Return what JAX's entry does not look at, unlike shapes and dtypes: types, and weak ones.
+
+        The chains' states are left out: nobody but a step makes them.
+        """
+        others = leaves[: self.donated_in_cells] + leaves[self.donated_count :]
+        return tuple(map(type, leaves)), tuple([getattr(x, 'weak_type', None) for x in others])
+
     def compiled(self, leaves: list) -> Any:
         """Return the compiled program, which takes what is donated and all else, as lists."""
         if self.program is None:
@@ -258,7 +266,7 @@ class Program:
         refuse_deleted((s.name or type(s).__name__, s._value) for s in self.order)
         leaves, *_ = self.gathered(args, kwargs)
         self.spare(leaves, met=False)
-        kinds, split = tuple(map(type, leaves)), self.donated_count
+        kinds, split = self.kinds(leaves), self.donated_count
         program = self.compiled(leaves)
         leaves = without_shared_buffers(leaves, split)
         call = ShieldedCall(entry_of(program) or program, (leaves[:split], leaves[split:]))
