@@ -9,6 +9,7 @@ from typing import Any
 from brainstate import State
 
 from .check import any_traced, check_flag, check_number, is_live, is_zero
+from .class_attribute import let_through
 from .copying import found_params
 from .engine.attributes import refuse_unseen
 from .engine.own_state import CoreState
@@ -22,7 +23,6 @@ from .other_libraries import (
     did_you_mean,
     refuse_assignment,
     refuse_class_attribute,
-    refuse_hidden,
     refuse_read_only,
     refuse_scheduler,
     way_here,
@@ -114,7 +114,7 @@ class LiveNumbers:
         names = {*self._numbers, *self._flags, *self._bounds}
         for key in names:
             self.__dict__.pop(key, None)  # a subclass may have set it before
-        refuse_hidden(self, names)
+        let_through(self, names)
         self._check_said(declared.keys() | argument_names(type(self)))
         self._declared_names = names
 

@@ -24,7 +24,6 @@ __all__ = [
     'note_class',
     'refuse_assignment',
     'refuse_class_attribute',
-    'refuse_hidden',
     'refuse_more',
     'refuse_parameters',
     'refuse_rate',
@@ -244,17 +243,6 @@ def refuse_class_attribute(owner: Any, name: str) -> None:
         )
 
 
-def refuse_hidden(owner: Any, names: Iterable[str]) -> None:
-    """Raise where the class of an object hides its numbers and options: it is asked first."""
-    for name in names:
-        home = next((cls for cls in type(owner).__mro__ if name in vars(cls)), None)
-        if home is not None and not isinstance(vars(home)[name], property):
-            raise TypeError(
-                f'{home.__name__} has an attribute {name}, which hides the argument {name} of '
-                f'{type(owner).__name__}: give it as the default of the argument.'
-            )
-
-
 def refuse_stray(owner: Any, name: str, numbers: Iterable[str], more: Iterable[str] = ()) -> None:
     """Raise where something is assigned that an object of this library does not have.
 
@@ -335,7 +323,7 @@ def refuse_parameters(cls: type, first: Any) -> None:
 def _is_made_of_states(x: Any) -> bool:
     if isinstance(x, Mapping):
         return any(map(_is_made_of_states, x.values()))
-    if isinstance(x, list | tuple | set | frozenset):
+    if isinstance(x, list | tuple | set | frozenset | ValuesView):
         return any(map(_is_made_of_states, x))
     return isinstance(x, State | Node)
 

@@ -15,6 +15,7 @@ LAYERS = {  # from the ground up; what stands together may import one another
         *(
             'by_path',
             'check',
+            'class_attribute',
             'constraint',
             'decay_mask',
             'fixed_list',

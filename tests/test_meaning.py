@@ -1,6 +1,7 @@
 """What a closure reaches through the code of a library, or without naming it, is never stale."""
 
 import gc
+import logging
 import weakref
 from array import array
 from collections import UserDict, deque
@@ -272,9 +273,14 @@ def test_what_a_function_reaches_is_part_of_its_meaning(way):
 def test_a_method_of_a_dict_means_what_is_in_it():
     held = {'x': 1.0}
     read = held.__getitem__
-    before = Meaning(lambda: read('x'), {}).key
+
+    def closure():
+        return read('x')
+
+    before = Meaning(closure, {}).key
+    assert Meaning(closure, {}).key == before
     held['x'] = 3.0
-    assert Meaning(lambda: read('x'), {}).key != before
+    assert Meaning(closure, {}).key != before
 
 
 def test_what_a_closure_writes_hides_nothing_beside_it():
@@ -323,3 +329,51 @@ def test_what_closures_wrote_into_is_let_go_with_them():
         del log
     gc.collect()
     assert sum(ref() is not None for ref in logs) <= 16
+
+
+class Sized:
+    """Its constructor reads what code outside does not name."""
+
+    def __init__(self):
+        self.size = Settings.x
+
+
+def test_calling_a_class_means_what_its_constructor_does():
+    def size():
+        return Sized().size
+
+    before = Meaning(size, {}).key
+    assert Meaning(size, {}).key == before
+    Settings.x, first = 3.0, Settings.x
+    try:
+        assert Meaning(size, {}).key != before
+    finally:
+        Settings.x = first
+
+
+def test_what_loggers_do_is_not_looked_into():
+    """It would take seconds, and leads everywhere."""
+    log = logging.getLogger('somewhere')
+    meaning = Meaning(lambda: log.debug('x'), {})
+    assert len(meaning.inside) < 10
+
+
+def test_odd_objects_have_a_meaning():
+    class Odd:
+        def __init__(self):
+            vars(self)[1] = 'not a name'
+
+    odd, table = Odd(), {1: 'a', 'b': (1, 'c'), (2, 3): None}
+
+    def means():
+        return Meaning(both, {}).key
+
+    def both():
+        return vars(odd), table
+
+    before = means()
+    assert means() == before
+    table[2, 3] = 1.0
+    changed = means()
+    vars(odd)[1] = 'still not'
+    assert len({before, changed, means()}) == 3

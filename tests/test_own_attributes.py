@@ -1,5 +1,7 @@
 """Attributes and arguments of optimizers of one's own."""
 
+from dataclasses import dataclass
+
 import jax.numpy as jnp
 import optax
 import pytest
@@ -8,31 +10,60 @@ from brainstate import ParamState
 import braintools_optim as bo
 
 
-class HiddenNumber(bo.Adam):
+class Named(bo.Adam):
     eps = 1e-4
 
 
-class HiddenOption(bo.SGD):
+class Flagged(bo.SGD):
     nesterov = True
 
 
-class HiddenScale(bo.OptaxOptimizer):
-    scale = 2.0
-
-    def __init__(self, lr=0.1, scale=1.0):
-        super().__init__(lr=lr, scale=scale)
-
+class Scaled(bo.OptaxOptimizer):
     def transform(self, h):
         return optax.chain(optax.scale(h.scale), optax.scale_by_learning_rate(h.lr))
 
 
-@pytest.mark.parametrize(
-    ('cls', 'name'), [(HiddenNumber, 'eps'), (HiddenOption, 'nesterov'), (HiddenScale, 'scale')]
-)
-def test_a_class_attribute_does_not_hide_a_number(cls, name):
-    """Reads would have found it, and steps something else."""
-    with pytest.raises(TypeError, match=f'{cls.__name__} has an attribute {name}, which hides'):
-        cls()
+@dataclass(eq=False)
+class ByFields(Scaled):
+    rate: float = 0.1
+    scale: float = 2.0
+
+    def __post_init__(self):
+        super().__init__(lr=self.rate, scale=self.scale)
+
+
+class WithFallback(Scaled):
+    scale = 2.0
+
+    def __init__(self, lr=0.1, scale=None):
+        super().__init__(lr=lr, scale=self.scale if scale is None else scale)
+
+
+def test_numbers_are_found_where_a_class_has_their_names():
+    """Reads would show the class's, and steps use something else."""
+    assert Named().eps == 1e-8 and Named.eps == 1e-4
+    assert Flagged().nesterov is False
+    for cls in (ByFields, WithFallback):
+        w = ParamState(jnp.zeros(1))
+        assert (cls().scale, cls(scale=3.0).scale, cls().scale) == (2.0, 3.0, 2.0)
+        opt = cls(scale=3.0).register_trainable_weights({'w': w})
+        opt.scale = 4.0
+        assert opt.scale == 4.0
+        opt.step({'w': jnp.ones(1)})
+        assert w.value.tolist() == pytest.approx([-0.4])
+
+
+class Method(Scaled):
+    def __init__(self, lr=0.1, scale=1.0):
+        super().__init__(lr=lr, scale=scale)
+
+    def scale(self):
+        """Do something else."""
+
+
+def test_a_method_may_not_have_the_name_of_a_number():
+    with pytest.raises(TypeError, match='Method has an attribute scale, which would hide'):
+        Method()
 
 
 class BetasFirst(bo.OptaxOptimizer):
@@ -55,10 +86,11 @@ def test_the_first_argument_of_a_constructor_may_be_a_list():
 class WithGain(bo.OptaxOptimizer):
     def __init__(self, lr=0.1, gain=1.0):
         super().__init__(lr=lr)
-        self.gain, self.label, self.traces = gain, 'a', 0
+        self.gain, self.label, self.calls, self.best = gain, 'a', 0, float('nan')
 
     def transform(self, h):
-        self.traces += 1
+        self.calls += 1
+        self.best = self.best
         return optax.chain(self.scaled(), optax.scale_by_learning_rate(h.lr))
 
     def scaled(self):
@@ -75,5 +107,6 @@ def test_an_attribute_that_a_compiled_step_has_read_stays():
     with pytest.raises(AttributeError, match='gain of WithGain was read .* gain=gain'):
         opt.gain = 3.0
     opt.gain, opt.label = 2.0, 'b'  # the same; and what no chain reads
+    opt.calls, opt.best = 0, float('nan')  # what its methods assign themselves
     opt.step({'w': jnp.ones(1)})
     assert w.value.tolist() == pytest.approx([-0.4])

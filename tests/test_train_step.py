@@ -402,3 +402,40 @@ def test_the_precision_of_products_is_that_of_the_call():
         with jax.default_matmul_precision(precision):
             text = step.compiled(x).as_text()
         assert ('operand_precision={highest,highest}' in text) == (precision == 'highest')
+
+
+WEAK, STRONG = jnp.asarray(1.0 + 1 / 512), jnp.float32(1.0 + 1 / 512)
+
+
+@pytest.mark.parametrize('calls', [[WEAK, WEAK, STRONG], [STRONG, STRONG, WEAK]])
+def test_weakly_typed_arrays_are_told_apart(calls):
+    """They do not widen narrower parameters; their shapes and dtypes are those of others."""
+    w, held = brainstate.ParamState(jnp.ones(3, 'bfloat16')), brainstate.ShortTermState(WEAK)
+    opt = bo.SGD(0.0).register_trainable_weights({'w': w})
+
+    def loss(x):
+        return jnp.zeros(()) * w.value.sum(), (w.value * x, w.value * held.value)
+
+    step = bo.train_step([w, held], opt, loss, has_aux=True)
+    one = jnp.ones((), 'bfloat16')
+    for x in calls:
+        held.value = x
+        _, (by_argument, by_state) = step(x)
+        assert by_argument.dtype == by_state.dtype == (one * x).dtype
+        _, (stacked, _) = step.scan((jnp.broadcast_to(x, (2,)),))
+        assert stacked.dtype == (one * x).dtype
+
+
+@pytest.mark.parametrize('calls', [[WEAK, WEAK, STRONG], [STRONG, STRONG, WEAK]])
+def test_weakly_typed_extra_arguments_are_told_apart(calls):
+    def update(updates, state, params=None, *, value, **extra):
+        widened = jnp.result_type(jnp.bfloat16, value) == jnp.float32
+        return jax.tree.map(lambda g: g * (2.0 if widened else 1.0), updates), state
+
+    tx = optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    w = brainstate.ParamState(jnp.zeros(1))
+    opt = bo.OptaxOptimizer(tx=tx).register_trainable_weights({'w': w})
+    for x in calls:
+        w.value = jnp.zeros(1)
+        opt.step({'w': jnp.ones(1)}, value=x)
+        assert w.value.tolist() == [1.0 if x.weak_type else 2.0]

@@ -35,9 +35,13 @@ from brainstate import State
 __all__ = ['Meaning', 'Place', 'names_read']
 
 _CONSTANTS = frozenset([int, float, bool, str, bytes, complex, type(None)])
-_LIBRARIES = frozenset(
-    ['jax', 'jaxlib', 'numpy', 'brainstate', 'braintools_optim', 'optax', 'saiunit', 'builtins']
+_LIBRARIES = sys.stdlib_module_names | {
+    *('jax', 'jaxlib', 'numpy', 'brainstate', 'braintools_optim', 'optax', 'saiunit', 'builtins')
+}
+_OF_CONTAINERS = frozenset(
+    ['abc', 'collections', 'contextlib', 'dataclasses', 'enum', 'functools', 'types', 'typing']
 )
+"""Modules of Python whose classes hold what is the user's, and are looked into."""
 _IMPLICIT = (
     *('__call__', '__getattr__', '__getitem__', '__missing__', '__iter__', '__next__', '__len__'),
     *('__contains__', '__enter__', '__exit__', '__bool__', '__int__', '__float__', '__index__'),
@@ -60,8 +64,9 @@ _COMPARISONS = {
     **dict.fromkeys(['<=', '>='], ['__le__', '__ge__']),
 }
 """What code uses that compares; the ``__eq__`` of a dataclass reads all that it has."""
+_CONSTRUCTORS = frozenset(['__new__', '__init__', '__post_init__'])
 _REFLECTING = frozenset(['vars', '__dict__', 'asdict', 'astuple'])
-"""Names by which code comes to all attributes that an object has."""
+"""Names by which code comes to all attributes of an object that some function refers to."""
 _MOST = 10_000  # objects that are looked into; further ones are known by their identity
 _PLAIN_CONTAINERS = frozenset([dict, list, tuple, set, frozenset, deque, MappingProxyType])
 """What has entries, and no attributes of its own."""
@@ -83,8 +88,9 @@ class Meaning:
     def __init__(self, function: Any, apart: Mapping[Place, Any]):
         self._apart = apart
         self._names: set[str] = set()  # of attributes that some code reads
+        self._reflected: set[int] = set()  # objects of which it may read all attributes
         known = None
-        while known != (known := len(self._names)):
+        while known != (known := (len(self._names), len(self._reflected))):
             self.kept: list[Any] = []  # all that is known by its id, to be kept alive
             self.inside: dict[int, dict[Hashable, Hashable]] = {}  # what stands in each object
             self.met: dict[Place, Any] = {}  # what of ``apart`` there is
@@ -122,6 +128,9 @@ class Meaning:
         if isinstance(x, partial):
             return 'partial', *map(self._token, (x.func, x.args, *x.keywords.items()))
         if type(x) is tuple:
+            kinds = tuple(map(type, x))
+            if _CONSTANTS.issuperset(kinds) and not (str in kinds and 'getattr' in self._names):
+                return 'constants', kinds, x
             return 'tuple', *map(self._token, x)
         if isinstance(x, array | bytearray):
             return 'bytes', type(x), bytes(memoryview(x))
@@ -146,7 +155,8 @@ class Meaning:
     def _contents(self, x: Any) -> Iterator[tuple[Hashable, Any]]:
         """Yield what in an object may matter, each under a key of its own."""
         if isinstance(x, dict | MappingProxyType):
-            yield from ((('entry', self._token(k)), v) for k, v in tuple(x.items()))
+            for k, v in tuple(x.items()):
+                yield ('entry', *((type(k), k) if type(k) in _CONSTANTS else (self._token(k),))), v
         elif isinstance(x, list | tuple | set | frozenset | deque):
             yield 'entries', tuple(x)
         if isinstance(x, FunctionType):  # a library's
@@ -160,15 +170,19 @@ class Meaning:
 
     def _attributes(self, x: Any) -> Iterator[tuple[str, Any]]:
         """Yield the attributes of an object that some code may read."""
-        own: Mapping[str, Any] = getattr(x, '__dict__', {})
+        own: Any = getattr(x, '__dict__', None)
+        own = own if isinstance(own, dict | MappingProxyType) else {}
         kind = _Kind.of(x if isinstance(x, type) else type(x))
         self._names |= kind.called
-        every = not _REFLECTING.isdisjoint(self._sought)
         names = {'__wrapped__', *kind.implicit} | self._sought
+        if isinstance(x, type):
+            names |= _CONSTRUCTORS
         found: dict[str, Any] = {}
         for space in (*map(vars, reversed(kind.classes)), own):
             found |= {name: space[name] for name in space.keys() & names}
-        for name, value in sorted((found | dict(own) if every else found).items()):
+        if id(x) in self._reflected:
+            found |= own
+        for name, value in sorted(found.items(), key=lambda item: str(item[0])):
             if isinstance(value, MemberDescriptorType) and not isinstance(x, type):  # a slot
                 value = getattr(x, name, None)
             elif isinstance(value, property):
@@ -190,21 +204,18 @@ class Meaning:
             cells = zip(x.__code__.co_freevars, x.__closure__ or (), strict=True)
             refers += [c.cell_contents for n, c in cells if n not in assigned and c != CellType()]
             refers += [x.__dict__] * bool(x.__dict__)
+            if not _REFLECTING.isdisjoint(self._names):
+                self._reflected |= set(map(id, refers))
             self._parts.append((x.__code__, *map(self._token, refers)))
         return number
 
 
 def _is_foreign(x: Any) -> bool:
-    """Whether a function or class is a library's, which means the same for ever.
-
-    Of Python's own library these are the functions: objects of its classes hold what is the user's.
-    """
+    """Whether a function or class is a library's, which means the same for ever."""
     library = str(x.__module__).partition('.')[0]
-    return library in _LIBRARIES or (
-        library in sys.stdlib_module_names
-        and x.__qualname__ == x.__name__
-        and not isinstance(x, type)
-    )
+    if library in _OF_CONTAINERS:  # their functions, too
+        return isinstance(x, FunctionType) and x.__qualname__ == x.__name__
+    return library in _LIBRARIES
 
 
 class _Kind(NamedTuple):

@@ -73,9 +73,6 @@ class Arguments(Scheduler):
     def _assignable(self) -> list[str]:
         return ['base_lrs', *self._names]
 
-    def _arguments(self) -> list[str]:
-        return [*self._names, *self._fixed]
-
     def _each(self, name: str) -> list:
         i = self._names.index(name)
         values = [row.numbers[i] for row in self._progress().memory]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ..engine.attributes import own_attributes
+from ..engine.attributes import read_attributes
 from ..engine.writing import undone_on_error
 from ..other_libraries import (
     OF_SCHEDULERS,
@@ -15,7 +15,6 @@ from ..other_libraries import (
     did_you_mean,
     is_ours,
     note_class,
-    refuse_hidden,
 )
 
 if TYPE_CHECKING:
@@ -37,12 +36,14 @@ class SchedulerType(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         """Return a new scheduler, attached to the optimizer if there is one; or change nothing."""
+        first = next(iter(inspect.signature(cls).parameters), '')
+        if first in ('base_lr', *OPTIMIZER) and is_optimizer(kwargs.get(first)):
+            args = kwargs.pop(first), *args
         optimizer = kwargs.pop('optimizer', None)
         if args and is_optimizer(args[0]):
+            if optimizer is not None:
+                raise TypeError(f'{cls.__name__} drives one optimizer, got two.')
             optimizer, args = args[0], args[1:]
-        for name in ('base_lr', *OPTIMIZER):
-            if is_optimizer(kwargs.get(name)):
-                optimizer = kwargs.pop(name)
         cls._refuse_unknown(kwargs)
         given = [optimizer, *args, *kwargs.values()]
         with ExitStack() as stack:
@@ -53,7 +54,7 @@ class SchedulerType(type):
             if optimizer is None:
                 scheduler = super().__call__(*args, **kwargs)
             else:
-                if next(iter(inspect.signature(cls).parameters), None) in OPTIMIZER:
+                if first in OPTIMIZER:
                     scheduler = super().__call__(optimizer, *args, **kwargs)
                 else:
                     named = cls._named(args, kwargs)
@@ -61,11 +62,9 @@ class SchedulerType(type):
                     if cls._finds_base() and 'base_lr' not in named:
                         vars(scheduler)['_given'] = False  # whatever its default may be
                 scheduler.attach_optimizer(optimizer)
-            refuse_hidden(scheduler, scheduler._arguments())
         vars(scheduler)['_built'] = True
         if not is_ours(scheduler):
-            own = own_attributes(scheduler)
-            vars(scheduler)['_built_with'] = {k: own[k] for k in own.keys() - {'optimizer'}}
+            vars(scheduler)['_built_with'] = read_attributes(scheduler, ('affine', 'get_lr'))
         return scheduler
 
     def _named(cls, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..check import check_number
+from ..class_attribute import let_through
 from ..engine.late_state import ProgressState
 from ..engine.observe import is_tracer, recorded
 from ..engine.own_state import EpochState
@@ -128,6 +129,7 @@ class LRScheduler(Arguments, BaseRates):
             rows.append(Row(base, base, base, tuple(own.values())))
         self._formula_fixed, self._fixed = rest, {**rest, **(fixed or {})}
         self._names, self._formula_names = tuple(own), tuple(k for k in own if k in live)
+        let_through(self, (*self._names, *self._fixed))
         self._pairs: dict[int, tuple] = {}  # the pair of the present epoch, group by group
         first = [x for row in rows for x in flat(row)] + self._first_remembered()
         self._memory = ProgressState(first, self.last_epoch.value)

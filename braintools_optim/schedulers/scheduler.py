@@ -417,10 +417,6 @@ class Scheduler(metaclass=SchedulerType):
         """Return the names of the numbers that may be assigned."""
         return []
 
-    def _arguments(self) -> list[str]:
-        """Return the names of what it was given that are read as its attributes."""
-        return []
-
     def _refuse_fixed(self, name: str) -> NoReturn:
         raise AttributeError(
             f'{name} of {type(self).__name__} is fixed at construction; build a new scheduler.'

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..check import check_number
+from ..checkpoint.plain import alike
 from .row import Row
 
 if TYPE_CHECKING:
@@ -119,6 +120,6 @@ def other_arguments(scheduler: LRScheduler, saved: Any) -> list[str]:
     # Older versions did not write those attributes.
     later = {*scheduler.later_fixed, *(scheduler._built_with.keys() - theirs.keys())}
     here, there = ({k: v for k, v in x.items() if k not in later} for x in (mine, theirs))
-    if there == here:
+    if there == here or alike(there, here):
         return []
     return [f'{type(scheduler).__name__}: it was built with {there}, here with {here}']
