@@ -158,7 +158,7 @@ class Meaning:
             for k, v in tuple(x.items()):
                 yield ('entry', *((type(k), k) if type(k) in _CONSTANTS else (self._token(k),))), v
         elif isinstance(x, list | tuple | set | frozenset | deque):
-            yield 'entries', tuple(x)
+            yield ('entries',), tuple(x)
         if isinstance(x, FunctionType):  # a library's
             cells = [c.cell_contents for c in x.__closure__ or () if c != CellType()]
             functions = (c for c in cells if isinstance(c, FunctionType | MethodType | partial))
