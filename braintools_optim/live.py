@@ -220,7 +220,7 @@ class LiveNumbers:
         refuse_read_only(self, name)
         if known.get('_stepper') is not None and self._running.hyper() is None:
             way = f'super().__init__(..., {name}={name}) makes it a number, which is live'
-            refuse_unseen(self, name, value, ('transform', 'default_tx'), way)
+            refuse_unseen(self, name, value, ('transform',), way)
 
     @property
     def _bounded_by(self) -> list[str]:
