@@ -19,7 +19,6 @@ from .leafwise import is_leafwise, leafwise
 from .other_libraries import is_defined_here
 from .precision import Precision
 from .transforms import scale_by_adam
-from .transforms.decay import add_decayed_weights
 
 __all__ = ['RunsChains']
 
@@ -53,7 +52,7 @@ class RunsChains:
         them in arithmetic, not in conditions; flags are plain values.
         """
         return optax.chain(
-            add_decayed_weights(h.weight_decay),
+            optax.add_decayed_weights(h.weight_decay),
             scale_by_adam(),
             optax.scale_by_learning_rate(h.lr),
         )

@@ -35,37 +35,6 @@ def test_empty_scalar_and_unusual_arrays(clip):
         close(state.value, adam_reference(np.ones(shape), [np.full(shape, 2.0)] * 3, decay=0.1))
 
 
-WITHOUT_DECAY = {
-    'the given class': lambda: bo.OptaxOptimizer(lr=0.1, weight_decay=0.0),
-    'L2, momentum': lambda: bo.SGD(0.1, momentum=0.9),
-    'decoupled': lambda: bo.AdamW(0.1, weight_decay=0.0),
-    'by kind': lambda: bo.Mars(0.1, weight_decay=0.0, weight_decay_1d=0.0),
-    'averaged': lambda: bo.ASGD(0.1, lambd=0.0),
-    'within': lambda: bo.Novograd(0.1, weight_decay=0.0),
-    'a chain within': lambda: bo.Lookahead(optax.sgd(0.1)),
-}
-
-
-@pytest.mark.parametrize('kind', WITHOUT_DECAY)
-def test_an_infinite_parameter_without_decay_stays(kind):
-    """As in torch and optax; ``0 * inf`` would make it nan."""
-    w = ParamState(jnp.array([-jnp.inf, 1.0]))
-    opt = WITHOUT_DECAY[kind]().register_trainable_weights({'w': w})
-    for _ in range(2):
-        opt.step({'w': jnp.array([0.0, 1.0])})
-    assert w.value[0] == -jnp.inf and w.value[1] < 1.0
-
-
-def test_a_decay_that_becomes_zero_no_longer_touches_what_is_infinite():
-    w = ParamState(jnp.array([2.0, 1.0]))
-    opt = bo.SGD(0.5, weight_decay=1.0).register_trainable_weights({'w': w})
-    opt.step({'w': jnp.zeros(2)})
-    assert w.value.tolist() == [1.0, 0.5]
-    opt.weight_decay, w.value = 0.0, jnp.array([jnp.inf, 1.0])
-    opt.step({'w': jnp.zeros(2)})
-    assert w.value.tolist() == [jnp.inf, 1.0]
-
-
 DTYPES = {
     'bfloat16': (jnp.bfloat16, 2e-2),
     'float16': (jnp.float16, 4e-3),

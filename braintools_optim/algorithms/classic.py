@@ -15,7 +15,6 @@ from ..ranges import NON_NEGATIVE, Range
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import step_by_asgd, step_by_rprop
-from ..transforms.decay import add_decayed_weights
 
 __all__ = ['ASGD', 'Rprop']
 
@@ -66,7 +65,7 @@ class ASGD(OptaxOptimizer):
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay, then the step, then the average."""
         return optax.chain(
-            add_decayed_weights(h.weight_decay),
+            optax.add_decayed_weights(h.weight_decay),
             step_by_asgd(h.lr, h.lambd, h.alpha, h.t0),
         )
 

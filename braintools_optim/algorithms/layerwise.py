@@ -20,7 +20,6 @@ from ..transforms import (
     scale_by_layer_ratio,
     scale_by_novograd,
 )
-from ..transforms.decay import add_decayed_weights
 
 __all__ = ['Fromage', 'Lamb', 'Lars', 'Novograd']
 
@@ -65,7 +64,7 @@ class Lamb(OptaxOptimizer):
         b1, b2 = h.betas
         return optax.chain(
             scale_by_adam(b1, b2, h.eps),
-            add_decayed_weights(h.weight_decay),
+            optax.add_decayed_weights(h.weight_decay),
             scale_by_layer_ratio(),
             optax.scale_by_learning_rate(h.lr),
         )
@@ -231,6 +230,6 @@ class Fromage(OptaxOptimizer):
             scale_by_layer_ratio(),
             optax.scale_by_learning_rate(h.lr / root),
             # 1 / root - 1, where the difference would cancel
-            add_decayed_weights(-(h.lr**2) / (root * (1.0 + root))),
+            optax.add_decayed_weights(-(h.lr**2) / (root * (1.0 + root))),
             bound_norm(h.p_bound) if h.uses('p_bound') else optax.identity(),
         )

@@ -17,7 +17,6 @@ from ..ranges import UNIT, Range
 from ..schedulers import LRScheduler, ParamScheduler
 from ..signature import CommonOptions
 from ..transforms import lookahead
-from ..transforms.decay import add_decayed_weights
 
 __all__ = ['Lookahead']
 
@@ -166,7 +165,7 @@ class Lookahead(OptaxOptimizer):
         if isinstance(base, OptaxOptimizer):
             chain = base.transform(self._base_values(h))
         else:
-            decay = add_decayed_weights(h.weight_decay)
+            decay = optax.add_decayed_weights(h.weight_decay)
             chain = optax.chain(decay, base, optax.scale(h.lr))
         return lookahead(chain, h.sync_period, h.alpha)
 

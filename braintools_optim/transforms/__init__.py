@@ -5,7 +5,6 @@ A module holds an algorithm or a family of them. These are what they share:
 | module | what |
 |---|---|
 | `absent`, `count`, `entry` | leaves without gradients; counts of updates; equal entries |
-| `decay` | weight decay |
 | `moments`, `wide` | averages of gradients; precision of at least float32 |
 | `mesh` | where arrays are |
 | `names` | where a leaf stands in a tree, as people write it |

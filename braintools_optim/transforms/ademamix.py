@@ -21,7 +21,6 @@ from optax.tree_utils import (
 from . import moments
 from .absent import flat_like, is_absent
 from .count import one_minus_power
-from .decay import add_decayed_weights
 from .wide import widened
 
 __all__ = [
@@ -201,7 +200,7 @@ def ademamix(
     )
     return optax.chain(
         direction,
-        add_decayed_weights(weight_decay, mask),
+        optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate if lr is None else lr),
     )
 

@@ -50,13 +50,12 @@ def scale_by_momentum(
     return optax.GradientTransformation(init, update)
 
 
-def unless_zero(number: Any, chain: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Run a chain where its number is not 0, as torch does; else pass by, and keep its state."""
+def unless_zero(momentum: Any, chain: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Run a chain where ``momentum`` is not 0, as torch does; else pass by, and keep its state."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        moves = jnp.not_equal(number, 0.0)
+        moves = jnp.not_equal(momentum, 0.0)
         new = chain.update(updates, state, params)
-        old = updates, state
-        return jax.tree.map(lambda x, y: jax.lax.select(moves, x, y.astype(x.dtype)), new, old)
+        return jax.tree.map(lambda x, y: jax.lax.select(moves, x, y), new, (updates, state))
 
     return optax.GradientTransformation(chain.init, update)

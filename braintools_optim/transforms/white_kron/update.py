@@ -12,7 +12,6 @@ import optax
 
 from ..absent import is_absent, is_masked
 from ..count import zero_counts
-from ..decay import add_decayed_weights
 from ..moments import is_known_zero
 from ..refuse import refuse_complex
 from .layout import ONE_D_PATH, Layout, broadcast_flags
@@ -162,7 +161,7 @@ def skew(
 def _chained(
     style: str, options: Options, learning_rate: Any, weight_decay: Any, mask: Any
 ) -> optax.GradientTransformation:
-    decay = [] if is_known_zero(weight_decay) else [add_decayed_weights(weight_decay, mask)]
+    decay = [] if is_known_zero(weight_decay) else [optax.add_decayed_weights(weight_decay, mask)]
     return optax.chain(
         _scale_by_white_kron(style, options),
         *decay,
