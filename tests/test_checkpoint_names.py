@@ -198,3 +198,16 @@ def test_a_directory_that_is_called_like_a_checkpoint_is_none(tmp_path):
     for step in (5, 6):
         keeper.save(step)
     assert keeper.steps() == [6] and (tmp_path / 'step-00000001.ckpt').is_dir()
+
+
+def test_the_longest_name_is_the_one_that_is_renamed():
+    def trained(names):
+        params = {name: ParamState(jnp.full(1, float(i))) for i, name in enumerate(names)}
+        opt = bo.Adam(0.1).register_trainable_weights(params)
+        opt.step({name: p.value for name, p in params.items()})
+        return opt
+
+    saved = trained(['a.x', 'a.b.x', 'ab.x']).state_dict()
+    other = trained(['new.x', 'far.x', 'ab.x'])
+    report = other.load_state_dict(saved, rename={'a': 'new', 'a.b': 'far'})
+    assert report.renamed == {'a.x': 'new.x', 'a.b.x': 'far.x'}

@@ -427,6 +427,17 @@ def test_weakly_typed_arrays_are_told_apart(calls):
 
 
 @pytest.mark.parametrize('calls', [[WEAK, WEAK, STRONG], [STRONG, STRONG, WEAK]])
+def test_weakly_typed_parameters_are_told_apart(calls):
+    """Those are donated."""
+    w, narrow = brainstate.ParamState(jnp.ones(3)), jnp.ones(3, 'bfloat16')
+    opt = bo.SGD(0.0).register_trainable_weights({'w': w})
+    step = bo.train_step(w, opt, lambda: (w.value.sum(), w.value * narrow), has_aux=True)
+    for x in calls:
+        w.value = jnp.broadcast_to(x, (3,))
+        assert step()[1].dtype == (narrow * x).dtype
+
+
+@pytest.mark.parametrize('calls', [[WEAK, WEAK, STRONG], [STRONG, STRONG, WEAK]])
 def test_weakly_typed_extra_arguments_are_told_apart(calls):
     def update(updates, state, params=None, *, value, **extra):
         widened = jnp.result_type(jnp.bfloat16, value) == jnp.float32
