@@ -18,7 +18,7 @@ from .hyper import Hyper
 from .leafwise import is_leafwise, leafwise
 from .other_libraries import is_defined_here
 from .precision import Precision
-from .transforms import scale_by_adam
+from .transforms import decayed_weights, scale_by_adam
 
 __all__ = ['RunsChains']
 
@@ -52,7 +52,7 @@ class RunsChains:
         them in arithmetic, not in conditions; flags are plain values.
         """
         return optax.chain(
-            optax.add_decayed_weights(h.weight_decay),
+            decayed_weights(h.weight_decay),
             scale_by_adam(),
             optax.scale_by_learning_rate(h.lr),
         )

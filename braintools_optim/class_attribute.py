@@ -7,7 +7,7 @@ from typing import Any
 
 from .other_libraries import is_defined_here
 
-__all__ = ['let_through']
+__all__ = ['let_through', 'refuse_hiding']
 
 _PLAIN = (bool, int, float, complex, str, tuple, type(None))
 
@@ -42,3 +42,19 @@ def let_through(owner: Any, names: Iterable[str]) -> None:
                 f'{type(owner).__name__}: call one of them otherwise.'
             )
         setattr(home, name, GivesWay(name, said))
+
+
+def refuse_hiding(cls: type) -> None:
+    """Raise if a class has a plain value in place of a property of every optimizer.
+
+    What is read of it would be that value, and what is assigned to it would reach nobody.
+    """
+    ours = next(base for base in cls.__mro__ if is_defined_here(base))
+    for base in cls.__mro__[: cls.__mro__.index(ours)]:
+        for name, said in vars(base).items():
+            if type(said) in _PLAIN and isinstance(getattr(ours, name, None), property):
+                raise TypeError(
+                    f'{base.__name__} has a class attribute {name} = {said!r}, which would hide '
+                    f'{name} of {ours.__name__}: make it the default of an argument, or call it '
+                    f'otherwise.'
+                )

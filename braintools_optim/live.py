@@ -9,7 +9,7 @@ from typing import Any
 from brainstate import State
 
 from .check import any_traced, check_flag, check_number, is_live, is_zero
-from .class_attribute import let_through
+from .class_attribute import let_through, refuse_hiding
 from .copying import found_params
 from .engine.attributes import refuse_unseen
 from .engine.own_state import CoreState
@@ -80,6 +80,7 @@ class LiveNumbers:
 
     def _declare(self, hyper: dict[str, Any], bounds: dict[str, Any]) -> None:
         """Sort constructor arguments into live numbers and flags, checked."""
+        refuse_hiding(type(self))
         name = type(self).__name__
         declared = self._constructor_defaults()
         if 'weight_decay' not in declared and is_zero(hyper['weight_decay']):

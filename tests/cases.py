@@ -28,7 +28,7 @@ import braintools_optim as bo
 PROMISES = (
     *('live', 'contexts', 'vmap', 'groups', 'clipping', 'growth', 'atomic', 'shapes'),
     *('gradients', 'resume', 'outer_trace', 'donation', 'no_absent_count', 'masters'),
-    *('accumulation', 'constraints'),
+    *('accumulation', 'constraints', 'infinities'),
 )
 
 

@@ -276,6 +276,27 @@ def test_a_parameter_without_gradient_is_left_alone(case, x64):
             assert_close(params, ref.params, what=f'after step {t}')
 
 
+@over_classes('infinities')
+def test_an_infinite_entry_without_gradient_is_left_alone(case):
+    """As one that masks logits: it is not multiplied with a weight decay of zero."""
+    ends = {}
+    for entry in (1.0, -np.inf):
+        values = start()
+        values['block.c.weight'][1, 2] = entry
+        params = make_params({k: jnp.asarray(v, float) for k, v in values.items()})
+        opt = build(case, params, **dict.fromkeys({'weight_decay'} & case.kwargs.keys(), 0.0))
+        for t in range(3):
+            grads = gradients(t)
+            grads['block.c.weight'][1, 2] = 0.0
+            opt.step(nested({k: jnp.asarray(g, float) for k, g in grads.items()}))
+        ends[entry] = named(params)
+    assert ends[-np.inf]['block.c.weight'][1, 2] == -np.inf
+    for name, end in ends[1.0].items():
+        other = np.where(np.isinf(ends[-np.inf][name]), end, ends[-np.inf][name])
+        np.testing.assert_allclose(other, end, rtol=1e-6, err_msg=name)
+        assert (end != start()[name]).any() or 'rests' in case.traits, name
+
+
 @over_classes('gradients')
 def test_gradients_that_do_not_fit_are_refused_by_name(case):
     params = make_params()

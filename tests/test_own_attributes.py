@@ -66,6 +66,26 @@ def test_a_method_may_not_have_the_name_of_a_number():
         Method()
 
 
+class WithRate(bo.Adam):
+    lr = 0.01
+
+
+class WithChain(Scaled):
+    tx = None
+
+
+class Below(WithRate):
+    pass
+
+
+@pytest.mark.parametrize('cls', [WithRate, WithChain, Below])
+def test_a_class_attribute_may_not_stand_for_a_property(cls):
+    """`opt.lr = 0.1` would reach nobody."""
+    home, name = (WithChain, 'tx') if cls is WithChain else (WithRate, 'lr')
+    with pytest.raises(TypeError, match=f'{home.__name__} has a class attribute {name} = '):
+        cls(lr=0.1)
+
+
 class BetasFirst(bo.OptaxOptimizer):
     def __init__(self, betas=(0.9, 0.99), lr=0.1):
         super().__init__(lr=lr, betas=betas)

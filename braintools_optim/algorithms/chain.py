@@ -13,6 +13,7 @@ from ..engine.leaf import all_leaves
 from ..hyper import Hyper
 from ..paths import path_name, plain_keys
 from ..transforms.absent import is_masked
+from ..transforms.infinite import decayed_weights
 from ..transforms.wide import widened
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def descent(
     The decay is added to the gradient before the direction is computed (L2) or, decoupled, to the
     direction; where a mask says so, as that of :func:`optax.add_decayed_weights`.
     """
-    decay = optax.add_decayed_weights(h.weight_decay, mask)
+    decay = decayed_weights(h.weight_decay, mask)
     order = (direction, decay) if decoupled else (decay, direction)
     return optax.chain(*order, optax.scale_by_learning_rate(h.lr))
 
@@ -56,10 +57,10 @@ def descent_by_kind(
     def rest(tree: Any) -> Any:
         return jax.tree.map(lambda p: not is_matrix(p), tree)
 
-    of_rest = optax.chain(optax.add_decayed_weights(rest_decay, mask), optax.scale(rest_rate))
+    of_rest = optax.chain(decayed_weights(rest_decay, mask), optax.scale(rest_rate))
     return optax.chain(
         direction,
-        optax.masked(optax.add_decayed_weights(h.weight_decay, mask), matrices),
+        optax.masked(decayed_weights(h.weight_decay, mask), matrices),
         optax.masked(of_rest, rest),
         optax.scale_by_learning_rate(h.lr),
     )

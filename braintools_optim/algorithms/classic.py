@@ -14,7 +14,7 @@ from ..optimizer import OptaxOptimizer
 from ..ranges import NON_NEGATIVE, Range
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
-from ..transforms import step_by_asgd, step_by_rprop
+from ..transforms import decayed_weights, step_by_asgd, step_by_rprop
 
 __all__ = ['ASGD', 'Rprop']
 
@@ -65,7 +65,7 @@ class ASGD(OptaxOptimizer):
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Decay, then the step, then the average."""
         return optax.chain(
-            optax.add_decayed_weights(h.weight_decay),
+            decayed_weights(h.weight_decay),
             step_by_asgd(h.lr, h.lambd, h.alpha, h.t0),
         )
 

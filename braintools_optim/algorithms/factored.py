@@ -13,7 +13,7 @@ from ..optimizer import OptaxOptimizer
 from ..ranges import DECAY, Range
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
-from ..transforms import scale_by_adafactor
+from ..transforms import decayed_weights, scale_by_adafactor
 from .arguments import one_of_two
 
 __all__ = ['Adafactor']
@@ -102,7 +102,7 @@ class Adafactor(OptaxOptimizer):
         return optax.chain(
             scale_by_adafactor(h.lr, h.beta2_decay, h.eps, h.d, h.factored, h.original),
             optax.ema(h.beta1, debias=False) if h.uses('beta1') else optax.identity(),
-            optax.add_decayed_weights(h.lr * h.weight_decay),
+            decayed_weights(h.lr * h.weight_decay),
             optax.scale(-1.0),
         )
 

@@ -15,6 +15,7 @@ from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import (
     bound_norm,
+    decayed_weights,
     scale_by_adam,
     scale_by_lars_ratio,
     scale_by_layer_ratio,
@@ -64,7 +65,7 @@ class Lamb(OptaxOptimizer):
         b1, b2 = h.betas
         return optax.chain(
             scale_by_adam(b1, b2, h.eps),
-            optax.add_decayed_weights(h.weight_decay),
+            decayed_weights(h.weight_decay),
             scale_by_layer_ratio(),
             optax.scale_by_learning_rate(h.lr),
         )
@@ -230,6 +231,6 @@ class Fromage(OptaxOptimizer):
             scale_by_layer_ratio(),
             optax.scale_by_learning_rate(h.lr / root),
             # 1 / root - 1, where the difference would cancel
-            optax.add_decayed_weights(-(h.lr**2) / (root * (1.0 + root))),
+            decayed_weights(-(h.lr**2) / (root * (1.0 + root))),
             bound_norm(h.p_bound) if h.uses('p_bound') else optax.identity(),
         )

@@ -16,7 +16,7 @@ from ..optimizer import OptaxOptimizer
 from ..ranges import UNIT, Range
 from ..schedulers import LRScheduler, ParamScheduler
 from ..signature import CommonOptions
-from ..transforms import lookahead
+from ..transforms import decayed_weights, lookahead
 
 __all__ = ['Lookahead']
 
@@ -165,7 +165,7 @@ class Lookahead(OptaxOptimizer):
         if isinstance(base, OptaxOptimizer):
             chain = base.transform(self._base_values(h))
         else:
-            decay = optax.add_decayed_weights(h.weight_decay)
+            decay = decayed_weights(h.weight_decay)
             chain = optax.chain(decay, base, optax.scale(h.lr))
         return lookahead(chain, h.sync_period, h.alpha)
 

@@ -6,6 +6,7 @@ A module holds an algorithm or a family of them. These are what they share:
 |---|---|
 | `absent`, `count`, `entry` | leaves without gradients; counts of updates; equal entries |
 | `moments`, `wide` | averages of gradients; precision of at least float32 |
+| `infinite` | weight decay, which leaves infinite parameters infinite |
 | `mesh` | where arrays are |
 | `names` | where a leaf stands in a tree, as people write it |
 | `refuse` | what an algorithm cannot take |
@@ -44,6 +45,7 @@ from .belief import scale_by_belief, scale_by_yogi
 from .count import advanced, spread, zero_counts
 from .descend import descend
 from .factored import ScaleByAdafactorState, scale_by_adafactor
+from .infinite import decayed_weights
 from .layerwise import (
     BoundNormState,
     ScaleByNovogradState,
@@ -111,6 +113,7 @@ __all__ = [
     'alpha_scheduler',
     'beta3_scheduler',
     'bound_norm',
+    'decayed_weights',
     'dense_state',
     'descend',
     'get_opt_state_partition_specs',

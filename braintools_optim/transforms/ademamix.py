@@ -21,6 +21,7 @@ from optax.tree_utils import (
 from . import moments
 from .absent import flat_like, is_absent
 from .count import one_minus_power
+from .infinite import decayed_weights
 from .wide import widened
 
 __all__ = [
@@ -200,7 +201,7 @@ def ademamix(
     )
     return optax.chain(
         direction,
-        optax.add_decayed_weights(weight_decay, mask),
+        decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate if lr is None else lr),
     )
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from .infinite import largest_for_infinite
 from .refuse import check_params
 from .wide import square_norm, widened
 
@@ -128,7 +129,7 @@ def scale_by_novograd(
         def accumulated(m: Any, g: Any, p: Any, v: Any) -> Any:
             root = jnp.sqrt(v) + eps  # zero where eps is and there has been no gradient
             quotient = (g / jnp.where(root > 0, root, 1.0)).astype(g.dtype)
-            return b1 * m + share * (quotient + weight_decay * p)
+            return b1 * m + share * (quotient + weight_decay * largest_for_infinite(p))
 
         mu = jax.tree.map(accumulated, state.mu, updates, params, nu_max if amsgrad else nu)
         return mu, ScaleByNovogradState(mu, nu, nu_max)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from .count import advanced, spread, zero_counts
+from .infinite import difference
 from .refuse import check_params
 
 __all__ = ['LookaheadState', 'lookahead']
@@ -52,11 +53,11 @@ def lookahead(
 
         def pulled(s: Any, p: Any, u: Any, first: Any, now: Any) -> Any:
             s = jnp.where(first, p, s)  # parameters may have been replaced since init
-            return jnp.where(now, s + alpha * (p + u - s), s).astype(s.dtype)
+            return jnp.where(now, s + alpha * difference(p + u, s), s).astype(s.dtype)
 
         slow = jax.tree.map(pulled, state.slow, params, updates, begins, at)
         updates = jax.tree.map(
-            lambda u, s, p, now: jnp.where(now, s - p, u), updates, slow, params, at
+            lambda u, s, p, now: jnp.where(now, difference(s, p), u), updates, slow, params, at
         )
         return updates, LookaheadState(jnp.where(due, 0, counts), slow, fast_state)
 

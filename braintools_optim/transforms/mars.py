@@ -16,6 +16,7 @@ import optax
 from . import moments
 from .absent import flat_like, is_absent
 from .count import one_minus_power
+from .infinite import decayed_weights
 from .mesh import in_auto_axes
 from .orthogonal import NS_COEFFICIENTS, NS_EPS, NS_STEPS, newton_schulz
 from .refuse import refuse_complex
@@ -336,7 +337,7 @@ def mars(
     step = optax.scale_by_learning_rate(learning_rate)
     if moments.is_known_zero(weight_decay):
         return optax.chain(direction, step)
-    return optax.chain(direction, optax.add_decayed_weights(weight_decay, mask), step)
+    return optax.chain(direction, decayed_weights(weight_decay, mask), step)
 
 
 def _written_out(function: Callable, of: Callable) -> inspect.Signature:

@@ -12,6 +12,7 @@ import optax
 
 from ..absent import is_absent, is_masked
 from ..count import zero_counts
+from ..infinite import decayed_weights
 from ..moments import is_known_zero
 from ..refuse import refuse_complex
 from .layout import ONE_D_PATH, Layout, broadcast_flags
@@ -161,7 +162,7 @@ def skew(
 def _chained(
     style: str, options: Options, learning_rate: Any, weight_decay: Any, mask: Any
 ) -> optax.GradientTransformation:
-    decay = [] if is_known_zero(weight_decay) else [optax.add_decayed_weights(weight_decay, mask)]
+    decay = [] if is_known_zero(weight_decay) else [decayed_weights(weight_decay, mask)]
     return optax.chain(
         _scale_by_white_kron(style, options),
         *decay,
