@@ -5,8 +5,9 @@ import logging
 import weakref
 from array import array
 from collections import UserDict, deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import wraps
+from operator import attrgetter
 from types import MappingProxyType, SimpleNamespace
 
 import brainstate
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import two_groups as elsewhere
 from brainstate import ParamState
 
 import braintools_optim as bo
@@ -218,6 +220,18 @@ class Measure(Settings):
         return self.x > other
 
 
+class Below:
+    x = 1.0
+
+    def read(self):
+        return self.x
+
+
+class Lowest(Below):
+    def read(self):
+        return super().read()
+
+
 def by_attribute(thing, function):
     return function, lambda: setattr(thing, 'x', 3.0)
 
@@ -255,6 +269,11 @@ REACHED = {
     'equality': reached(Measure(), lambda thing: thing == Measure()),
     'vars': reached(SimpleNamespace(x=1.0), lambda thing: vars(thing)['x']),
     'fields': reached(Settings(), lambda thing: asdict(thing)['x']),
+    'names of fields': reached(
+        Settings(), lambda thing: [getattr(thing, f.name) for f in fields(thing)]
+    ),
+    'what is overridden': reached(Lowest(), lambda thing: thing.read()),
+    'a getter': reached(SimpleNamespace(x=1.0), lambda thing: attrgetter('x')(thing)),
     'a name in a variable': reached(
         SimpleNamespace(x=1.0), lambda thing, name='x': getattr(thing, name)
     ),
@@ -329,6 +348,35 @@ def test_what_closures_wrote_into_is_let_go_with_them():
         del log
     gc.collect()
     assert sum(ref() is not None for ref in logs) <= 16
+
+
+def imported():
+    from two_groups import trained
+
+    return trained
+
+
+def assigned_within():
+    def own():
+        elsewhere = 1.0  # which is a module outside
+
+        def again():
+            nonlocal elsewhere
+            elsewhere = 2.0
+
+        return again
+
+    return own, elsewhere.trained
+
+
+@pytest.mark.parametrize('function', [imported, assigned_within])
+def test_what_a_function_imports_or_calls_otherwise_within_is_part_of_its_meaning(
+    function, monkeypatch
+):
+    before = Meaning(function, {}).key
+    assert Meaning(function, {}).key == before
+    monkeypatch.setattr(elsewhere, 'trained', None)
+    assert Meaning(function, {}).key != before
 
 
 class Sized:

@@ -16,6 +16,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import cache, partial
+from importlib.util import resolve_name
 from types import (
     BuiltinMethodType,
     CellType,
@@ -65,8 +66,10 @@ _COMPARISONS = {
 }
 """What code uses that compares; the ``__eq__`` of a dataclass reads all that it has."""
 _CONSTRUCTORS = frozenset(['__new__', '__init__', '__post_init__'])
-_REFLECTING = frozenset(['vars', '__dict__', 'asdict', 'astuple'])
+_REFLECTING = frozenset(['vars', '__dict__', 'asdict', 'astuple', 'fields', 'replace'])
 """Names by which code comes to all attributes of an object that some function refers to."""
+_BY_TEXT = frozenset(['getattr', 'attrgetter', 'methodcaller'])
+"""Names by which code comes to attributes that a text names."""
 _MOST = 10_000  # objects that are looked into; further ones are known by their identity
 _PLAIN_CONTAINERS = frozenset([dict, list, tuple, set, frozenset, deque, MappingProxyType])
 """What has entries, and no attributes of its own."""
@@ -112,11 +115,16 @@ class Meaning:
                     places[number, key] = objects[number]
         return places
 
+    @property
+    def _names_are_said(self) -> bool:
+        """Whether a text may be the name of an attribute."""
+        return not _BY_TEXT.isdisjoint(self._names)
+
     def _token(self, x: Any) -> Hashable:
         """Return what stands for an object in the parts of others."""
         if type(x) in _CONSTANTS:
-            if type(x) is str and 'getattr' in self._names and x.isidentifier():
-                self._names.add(x)
+            if type(x) is str and self._names_are_said:
+                self._names |= _said(x)
             return type(x), x
         if isinstance(x, MethodType):
             return self._token(x.__func__), self._token(x.__self__)
@@ -129,7 +137,7 @@ class Meaning:
             return 'partial', *map(self._token, (x.func, x.args, *x.keywords.items()))
         if type(x) is tuple:
             kinds = tuple(map(type, x))
-            if _CONSTANTS.issuperset(kinds) and not (str in kinds and 'getattr' in self._names):
+            if _CONSTANTS.issuperset(kinds) and not (str in kinds and self._names_are_said):
                 return 'constants', kinds, x
             return 'tuple', *map(self._token, x)
         if isinstance(x, array | bytearray):
@@ -168,7 +176,7 @@ class Meaning:
         elif type(x) not in _PLAIN_CONTAINERS:
             yield from self._attributes(x)
 
-    def _attributes(self, x: Any) -> Iterator[tuple[str, Any]]:
+    def _attributes(self, x: Any) -> Iterator[tuple[Hashable, Any]]:
         """Yield the attributes of an object that some code may read."""
         own: Any = getattr(x, '__dict__', None)
         own = own if isinstance(own, dict | MappingProxyType) else {}
@@ -177,14 +185,17 @@ class Meaning:
         names = {'__wrapped__', *kind.implicit} | self._sought
         if isinstance(x, type):
             names |= _CONSTRUCTORS
-        found: dict[str, Any] = {}
-        for space in (*map(vars, reversed(kind.classes)), own):
-            found |= {name: space[name] for name in space.keys() & names}
+        found: dict[Hashable, Any] = {}
+        for depth, space in enumerate((*map(vars, reversed(kind.classes)), own)):
+            here = {name: space[name] for name in space.keys() & names}
+            if 'super' in self._sought:  # by which code comes to what is overridden
+                found |= {(name, depth): found[name] for name in here.keys() & found.keys()}
+            found |= here
         if id(x) in self._reflected:
             found |= own
         for name, value in sorted(found.items(), key=lambda item: str(item[0])):
             if isinstance(value, MemberDescriptorType) and not isinstance(x, type):  # a slot
-                value = getattr(x, name, None)
+                value = getattr(x, value.__name__, None)
             elif isinstance(value, property):
                 value = value.fget
             elif isinstance(value, staticmethod | classmethod):
@@ -197,9 +208,10 @@ class Meaning:
         if number is None:
             number = self._functions[id(x)] = len(self._functions)
             self.kept.append(x)
-            read, assigned = _names(x.__code__)
+            read, assigned, imported = _names(x.__code__)
             self._names |= read.keys()
             refers = [x.__globals__[n] for n in read if n in x.__globals__ and n not in assigned]
+            refers += [m for each in sorted(imported) for m in _modules(*each, x.__globals__)]
             refers += [*(x.__defaults__ or ()), *(x.__kwdefaults__ or {}).values()]
             cells = zip(x.__code__.co_freevars, x.__closure__ or (), strict=True)
             refers += [c.cell_contents for n, c in cells if n not in assigned and c != CellType()]
@@ -246,29 +258,51 @@ def names_read(kind: type, methods: Iterable[str], counts: Callable[[type], bool
         owner = next((k for k in kind.__mro__ if name in vars(k)), object)
         method = vars(owner).get(name)
         if isinstance(method, FunctionType) and counts(owner):
-            names, _ = _names(method.__code__)
+            names, *_ = _names(method.__code__)
             ahead += names.keys() - read
             read |= names.keys()
     return read
 
 
 @cache
-def _names(code: CodeType) -> tuple[dict[str, None], set[str]]:
-    """Return names that code reads beyond its own, in order, and those that it assigns.
+def _names(code: CodeType) -> tuple[dict[str, None], set[str], set[tuple[str, int]]]:
+    """Return names that code reads beyond its own, in order, those that it assigns, and imports.
 
     Reading an attribute is reading a name.
     """
-    read, assigned = dict.fromkeys(code.co_names), set()
-    if 'getattr' in read:
-        read |= dict.fromkeys(x for x in code.co_consts if isinstance(x, str) and x.isidentifier())
+    read, assigned, imported = dict.fromkeys(code.co_names), set(), set()
+    if not _BY_TEXT.isdisjoint(read):
+        texts = (x for x in code.co_consts if isinstance(x, str))
+        read |= dict.fromkeys(name for x in texts for name in sorted(_said(x)))
+    before: list[Any] = [None, None]
     for instruction in dis.get_instructions(code):
-        if instruction.opname in ('STORE_GLOBAL', 'STORE_DEREF'):
-            assigned.add(str(instruction.argval))
-        elif instruction.opname == 'COMPARE_OP':
-            read |= dict.fromkeys(_COMPARISONS[str(instruction.argval)])
+        match instruction.opname:
+            case 'STORE_GLOBAL' | 'STORE_DEREF':
+                assigned.add(str(instruction.argval))
+            case 'COMPARE_OP':
+                read |= dict.fromkeys(_COMPARISONS[str(instruction.argval)])
+            case 'IMPORT_NAME':  # how many packages up it begins was loaded two instructions before
+                imported.add((str(instruction.argval), int(before[-2])))
+        before = [before[-1], instruction.argval]
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
-            more, stored = _names(inner)
+            more, stored, within = _names(inner)
             read |= more
             assigned |= stored
-    return read, assigned
+            imported |= within
+    return read, assigned - set(code.co_cellvars), imported
+
+
+def _said(text: str) -> set[str]:
+    """Return the names of attributes that a text may say, as ``'layer.scale'``."""
+    names = text.split('.')
+    return set(names) if all(map(str.isidentifier, names)) else set()
+
+
+def _modules(name: str, level: int, space: Mapping[str, Any]) -> list[Any]:
+    """Return what code imports: a module, and the package that it is in, or None for each."""
+    package = space.get('__package__')
+    if level and not package:  # that import fails
+        return []
+    name = resolve_name('.' * level + name, package)
+    return [sys.modules.get(name), sys.modules.get(name.partition('.')[0])]
