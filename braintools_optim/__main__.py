@@ -60,9 +60,10 @@ def listing() -> str:
             own = [str(p).split(':')[0] + _default(p) for p in parameters if p.name not in hidden]
             lines += [f'  {name}({", ".join(own)})', f'      {_first_sentence(kind)}']
         lines.append('')
-    options = ', '.join(sorted(common - {'mu_dtype', 'decay_mask'}))
+    options = ', '.join(sorted(common - {'mu_dtype', 'decay_mask', 'accumulate_steps'}))
     lines += [
         f'Every algorithm takes these, too: {options}.',
+        'All but LBFGS, SparseAdam and the exact Mars take accumulate_steps.',
         'Those that keep a first moment, as Adam does, take mu_dtype; those that decay each '
         'parameter by itself, decay_mask.',
     ]

@@ -15,10 +15,10 @@ from brainstate import ParamState, State
 from brainstate.graph import Node
 from saiunit import Quantity
 
-from .check import check_flag, check_number
+from .check import check_flag, check_number, is_tracer
 from .engine.late_state import NumbersState, weak_scalars
 from .engine.leaf import Codec, flat_values, is_unit_leaf, regrouped, without_unit
-from .engine.observe import asked_for, is_tracer, traced
+from .engine.observe import asked_for, traced
 from .engine.own_state import next_step_count
 from .engine.writing import write_all
 from .optimizer import Optimizer

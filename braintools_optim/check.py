@@ -18,8 +18,17 @@ from .ranges import Range, range_of
 __all__ = [
     *('any_traced', 'check_choice', 'check_count', 'check_flag', 'check_mask', 'check_metric'),
     *('check_number', 'check_range', 'is_count', 'is_live', 'is_plain_number', 'is_real'),
-    'is_zero',
+    *('is_tracer', 'is_zero'),
 ]
+
+
+_PYTHON = frozenset([float, int, bool, type(None)])
+
+
+def is_tracer(x: Any) -> bool:
+    """Whether a value is known only when a traced program runs."""
+    # Asking a float for its class costs a tenth of asking JAX.
+    return type(x) not in _PYTHON and isinstance(x, jax.core.Tracer)
 
 
 def is_live(value: Any) -> bool:
@@ -49,7 +58,7 @@ def check_number(
         return tuple(
             check_number(owner, f'{name}[{i}]', v, allowed=allowed) for i, v in enumerate(value)
         )
-    if isinstance(value, jax.core.Tracer):
+    if is_tracer(value):
         if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
             raise TypeError(f'{owner} needs a real scalar for {name}, got {value}.')
         return value  # its range is known when it runs, not now
@@ -140,7 +149,7 @@ def any_traced(value: Any) -> bool:
     if type(value) is float:  # by far the most frequent
         return False
     entries = value if isinstance(value, tuple | list) else (value,)
-    return any(isinstance(x, jax.core.Tracer) for x in entries)
+    return any(map(is_tracer, entries))
 
 
 def is_zero(value: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .other_libraries import is_defined_here
+from .other_libraries import home_of, is_defined_here
 
 __all__ = ['let_through', 'refuse_hiding']
 
@@ -33,7 +33,7 @@ def let_through(owner: Any, names: Iterable[str]) -> None:
     Else the class would be asked first: reads would show a default, and steps use the number.
     """
     for name in names:
-        home = next((cls for cls in type(owner).__mro__ if name in vars(cls)), None)
+        home = home_of(type(owner), name)
         if home is None or isinstance(said := vars(home)[name], property | GivesWay):
             continue
         if type(said) not in _PLAIN or is_defined_here(home):

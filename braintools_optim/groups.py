@@ -101,11 +101,13 @@ class ParamGroup(MutableMapping[str, Any]):
         return self.number(key)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._optimizer._assign({(self.index, key): value})
+        self.update({key: value})
 
     def update(self, *args: Any, **values: Any) -> None:
         """Change several numbers: all, or none if one of them is refused."""
         changes = dict(*args, **values)
+        for key in changes.keys() & self._optimizer._bounds:
+            raise KeyError(self._optimizer._no_option(key))
         self._optimizer._assign({(self.index, key): value for key, value in changes.items()})
 
     def __delitem__(self, key: str) -> None:

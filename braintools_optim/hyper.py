@@ -24,6 +24,8 @@ class Hyper:
 
     rate_is_read = False
     """Whether somebody has read the learning rate."""
+    _source: Hyper | None = None
+    """The values of which these are, under other names."""
 
     def __init__(
         self,
@@ -41,7 +43,7 @@ class Hyper:
     def __getattr__(self, name: str) -> Any:
         if name == 'lr' and '_rate' in self.__dict__:
             self.rate_is_read = True
-            return self._rate
+            return self._rate if self._source is None else self._source.lr
         known = ', '.join(sorted(['lr', *(k for k in self.__dict__ if not k.startswith('_'))]))
         raise AttributeError(
             f'this group has no hyper-parameter {name!r}; it has {known}. What transform reads is '
@@ -53,6 +55,18 @@ class Hyper:
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__, **numbers)
         return new
+
+    def renamed(
+        self, names: Mapping[str, str], unused: frozenset[str], structural: Sequence[str]
+    ) -> Hyper:
+        """Return the values under other names, the keys. To read the learning rate reads it here.
+
+        They are those of another class, which has numbers of its own that are ``structural``.
+        """
+        values = {new: getattr(self, old) for new, old in names.items() if new != 'lr'}
+        made = Hyper({**values, 'lr': self._rate}, {}, unused, structural)
+        made._source = self
+        return made
 
     def uses(self, name: str) -> bool:
         """Whether a number that is named in ``structural`` was nonzero at construction."""

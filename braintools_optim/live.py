@@ -354,5 +354,6 @@ class LiveNumbers:
         owner = type(self).__name__
         hint = argument_here(owner, name, OF_GROUPS) or did_you_mean(name, known)
         if name in CommonOptions.__annotations__:
-            hint = f' {name} is an option of the whole optimizer: give it at construction.'
+            way = f'assign opt.{name}' if name in self._bounded_by else 'give it at construction'
+            hint = f' {name} is an option of the whole optimizer: {way}.'
         return f'{owner} has no per-group option {name!r}; it has {", ".join(known)}.{hint}'

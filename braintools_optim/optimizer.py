@@ -123,6 +123,9 @@ class OptaxOptimizer(
         keep, such as ``lambda x: jnp.clip(x, 0, 1)``; or a tree of such functions under the keys of
         ``param_states.to_pytree()``. A function holds for all that is below its key; what the tree
         lacks, or has None for, is free.
+    **hyper
+        The numbers, which are live, and fixed options of a subclass: ``h.name`` in
+        :meth:`transform`.
 
     Attributes
     ----------
@@ -188,6 +191,8 @@ class OptaxOptimizer(
         self._running = Running()
         self._tx = tx
         self._precision = Precision.checked(name, state_dtype, master_dtype, mu_dtype)
+        if mu_dtype is not None and not self.first_moments:
+            raise TypeError(f'{name} keeps no first moment, to which mu_dtype would apply.')
         self._skip_nonfinite = check_flag(name, 'skip_nonfinite', skip_nonfinite, False)
         self._accumulate_steps = check_count(name, 'accumulate_steps', accumulate_steps, 1)
         if self._accumulate_steps > 1:
@@ -202,8 +207,9 @@ class OptaxOptimizer(
         self._core = CoreState()
         self._number_state = self._table.state  # seen by brainstate's graph functions
         self.step_count = CountState(self._core, self._accumulate_steps)
-        self._lr_scheduler = scheduler or ConstantLR(self._numbers['lr'], 1.0, 0)
         self._lr_is_free = scheduler is None  # the first scheduler that is added takes its place
+        own = ConstantLR(self._numbers['lr'], 1.0, 0) if scheduler is None else scheduler
+        self._lr_scheduler = own
         self._new_group(self._numbers, self._flags, self._bounds)
         self._table.append(TO_COME, self._numbers)
         if decay_mask is not None:

@@ -18,6 +18,7 @@ __all__ = [
     'OF_SCHEDULERS',
     'argument_here',
     'did_you_mean',
+    'home_of',
     'is_defined_here',
     'is_ours',
     'name_here',
@@ -233,7 +234,7 @@ _DATA = (bool, str, tuple, frozenset, dict, int, type(None))
 
 def refuse_class_attribute(owner: Any, name: str) -> None:
     """Raise where an object is given what its class says: nobody would ask the object."""
-    home = next((cls for cls in type(owner).__mro__ if name in vars(cls)), None)
+    home = home_of(type(owner), name)
     if home is None or name in vars(owner) or name.startswith('_'):
         return
     said = vars(home)[name]
@@ -293,6 +294,11 @@ def _arguments_of_ours() -> frozenset[str]:
 def is_defined_here(thing: Any) -> bool:
     """Whether a class or function is one of this library."""
     return thing.__module__.partition('.')[0] == __package__
+
+
+def home_of(kind: type, name: str) -> type | None:
+    """Return the class, among those that a class is derived from, in which a name stands."""
+    return next((cls for cls in kind.__mro__ if name in vars(cls)), None)
 
 
 def is_ours(owner: Any) -> bool:

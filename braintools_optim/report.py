@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from .check import is_tracer
 from .engine.leaf import all_leaves
-from .engine.observe import is_tracer
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
 
-__all__ = ['describe']
+__all__ = ['aligned', 'describe']
+
+
+def aligned(
+    rows: Sequence[Sequence[str]], justified: Callable[[str, int], str] = str.ljust
+) -> list[str]:
+    """Return the lines of a table, its columns as wide as what stands in them."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ['  '.join(map(justified, row, widths)).rstrip() for row in rows]
 
 
 def describe(optimizer: OptaxOptimizer) -> str:
@@ -48,11 +57,7 @@ def describe(optimizer: OptaxOptimizer) -> str:
                 ),
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        '  '.join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    ]
+    lines = aligned(rows, str.rjust)
     schedule = type(optimizer.lr).__name__
     notes = ', '.join([f'step {optimizer._core.count}', f'lr by {schedule}', *options])
     return '\n  '.join([f'{head} ({notes})', *lines])

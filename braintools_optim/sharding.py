@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from .check import is_tracer
 from .paths import Keys
 from .slot import rebuild, slots_of
 from .transforms.mesh import named_sharding
@@ -38,7 +39,7 @@ def own_buffers(
         if id(array) in seen:
             array = jnp.copy(array)
         seen.add(id(array))
-        if mesh is None or isinstance(array, jax.core.Tracer):
+        if mesh is None or is_tracer(array):
             return array
         chosen = _sharding(array)
         if chosen is not None and chosen.mesh == mesh and not chosen.is_fully_replicated:
@@ -88,7 +89,7 @@ def _devices(tree: Any) -> set:
 def replicated_beside(value: Any, arrays: Sequence[jax.Array]) -> Any:
     """Return a value replicated over the mesh on which arrays are sharded, if they are."""
     mesh = _mesh(arrays)
-    if mesh is None or isinstance(value, jax.core.Tracer):
+    if mesh is None or is_tracer(value):
         return value
     return jax.device_put(value, NamedSharding(mesh, PartitionSpec()))
 
@@ -117,4 +118,4 @@ def _mesh(arrays: Iterable[Any]) -> Any:
 
 def _sharding(array: Any) -> NamedSharding | None:
     """Return where an array is on a mesh; what is traced is nowhere yet."""
-    return None if isinstance(array, jax.core.Tracer) else named_sharding(array)
+    return None if is_tracer(array) else named_sharding(array)

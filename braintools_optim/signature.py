@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Container, Sequence
+from textwrap import fill
 from typing import Any, TypedDict
 
 from .leafwise import is_leafwise
@@ -23,18 +24,7 @@ __all__ = [
 
 
 class CommonOptions(TypedDict, total=False):
-    """``grad_clip_norm`` bounds the global norm of all gradients of all groups, ``grad_clip_value``
-    each entry; ``maximize`` climbs instead of descending. ``state_dtype`` is the dtype in which
-    the chain computes and keeps its state, such as float32 for parameters in bfloat16. With
-    ``master_dtype`` a copy of narrower parameters is kept in that dtype and updated, so that no
-    update is lost in rounding. With ``skip_nonfinite`` a step with an inf or nan in any gradient
-    changes no parameter and no moment. With ``accumulate_steps=4`` every fourth step updates, by
-    the mean of the gradients of all four. ``constrain`` is a function, or a tree of them, that is
-    given a parameter's value after each update and returns the value to keep. ``mu_dtype`` is the
-    dtype of the first moment, for classes that keep one, as Adam does; ``decay_mask`` says which
-    parameters decay, for classes that decay each parameter by itself; other classes refuse them.
-    :class:`OptaxOptimizer` tells more.
-    """
+    """The options of the base class, which every optimizer passes on by keyword."""
 
     grad_clip_norm: float | None
     grad_clip_value: float | None
@@ -48,6 +38,26 @@ class CommonOptions(TypedDict, total=False):
     constrain: Any
 
 
+_SAID = {
+    'grad_clip_norm': 'bounds the global norm of all gradients of all groups.',
+    'grad_clip_value': 'bounds each entry of a gradient.',
+    'maximize': 'climbs instead of descending.',
+    'state_dtype': 'is the dtype in which the chain computes and keeps its state, such as float32 '
+    'for parameters in bfloat16.',
+    'master_dtype': 'is that of a copy of narrower parameters, which is updated, so that no update '
+    'is lost in rounding.',
+    'mu_dtype': 'is the dtype of the first moment.',
+    'skip_nonfinite': 'lets a step with an inf or nan in any gradient change no parameter and no '
+    'moment.',
+    'accumulate_steps': 'lets only every so many-th step update, by the mean of the gradients of '
+    'these steps.',
+    'decay_mask': 'says which parameters decay.',
+    'constrain': "is a function, or a tree of them, that is given a parameter's value after each "
+    'update and returns the value to keep.',
+}
+"""What each of these options does."""
+
+
 def constructor_documentation(cls: Any) -> str | None:
     """Return what the class says of itself, what its numbers may be, and what ``**common`` is."""
     own = cls.__dict__.get('__doc__')
@@ -57,7 +67,10 @@ def constructor_documentation(cls: Any) -> str | None:
     theirs = getattr(cls, 'ranges', {})
     limited = [p.name for p in parameters if p.name in RANGES or p.name in theirs]
     ranges = ',\n'.join(f'``{name}`` in {range_of(name, theirs)}' for name in limited)
-    sections = {'Ranges': ranges, 'Options of every optimizer': inspect.getdoc(CommonOptions)}
+    taken = constructor_signature(cls).parameters
+    said = ' '.join(f'``{name}`` {text}' for name, text in _SAID.items() if name in taken)
+    common = fill(f'{said} :class:`OptaxOptimizer` tells more.', 96, break_on_hyphens=False)
+    sections = {'Ranges': ranges, 'Options of every optimizer': common}
     parts = [f'{title}\n{"-" * len(title)}\n{text}' for title, text in sections.items() if text]
     return '\n\n'.join([inspect.cleandoc(own), *parts])
 
@@ -109,6 +122,8 @@ def _refused(cls: Any, names: Container[str]) -> set[str]:
     leafwise = is_leafwise(getattr(cls, 'transform', None))
     if not leafwise or not any(name in names for name in decays):
         refused.add('decay_mask')
+    if not getattr(cls, 'first_moments', ()):
+        refused.add('mu_dtype')
     if getattr(cls, 'no_accumulation', ''):
         refused.add('accumulate_steps')
     return refused

@@ -236,6 +236,11 @@ class UniqueStateManager:
         position = self._position(target_path)
         if position is None:
             return False
+        self._put(position, new_state)
+        return True
+
+    def _put(self, position: int, new_state: State) -> None:
+        """Put ``new_state`` in the place of the State at a position."""
         if self._index.get(id(new_state), position) != position:
             raise ValueError(
                 f'the new State for {self.names[position]!r} is already registered as '
@@ -244,7 +249,6 @@ class UniqueStateManager:
         del self._index[id(self._states[position])]
         self._index[id(new_state)] = position
         self._states[position] = new_state
-        return True
 
     def position(self, state: State) -> int:
         """Return the position of a State in the order of registration."""
@@ -266,8 +270,9 @@ class UniqueStateManager:
             return self._names[target_path]
         wanted = plain_keys(target_path if isinstance(target_path, tuple) else (target_path,))
         for same in (lambda k: k, elementary):
+            sought = same(wanted)
             for position, path in enumerate(self._paths):
-                if same(plain_keys(path)) == same(wanted):
+                if same(plain_keys(path)) == sought:
                     return position
         return None
 
@@ -361,7 +366,7 @@ def with_copies(manager: UniqueStateManager, memo: dict) -> UniqueStateManager:
             there = states(memo[id(original)])
             copies |= {id(state): there[path] for path, state in states(original).items()}
     new = manager.copy()
-    for path, state in manager.get_flattened():
+    for position, state in enumerate(manager):
         if id(state) in copies:
-            new.update_state(path, copies[id(state)])
+            new._put(position, copies[id(state)])
     return new

@@ -140,3 +140,27 @@ def test_what_changes_rates_is_a_function():
         with pytest.raises(TypeError, match=f'{name} needs a function of the learning rate'):
             change(0.5)
     assert opt.current_lr == 0.1
+
+
+def test_a_bound_of_the_whole_optimizer_is_not_assigned_in_a_group():
+    opt = ready(bo.Adam(0.1, grad_clip_norm=1.0))
+    group = opt.param_groups[0]
+    for assign in (
+        lambda: group.__setitem__('grad_clip_norm', 0.5),
+        lambda: group.update(lr=0.5, grad_clip_norm=0.5),
+    ):
+        with pytest.raises(KeyError, match='whole optimizer: assign opt.grad_clip_norm'):
+            assign()
+    assert (opt.grad_clip_norm, opt.current_lr) == (1.0, 0.1)
+    opt.grad_clip_norm = 0.5
+    assert opt.grad_clip_norm == 0.5
+
+
+class Empty(bo.StepLR):
+    def __len__(self):
+        return 0
+
+
+def test_a_scheduler_that_counts_as_false_drives():
+    scheduler = Empty(0.1, step_size=1)
+    assert bo.SGD(scheduler).lr is scheduler

@@ -24,6 +24,7 @@ from looking import (
 
 import braintools_optim as bo
 from braintools_optim.engine.computation import Computation
+from braintools_optim.engine.leaf import Leaf
 
 RECORD = Path(__file__).parent / 'golden' / 'guard.json'
 FIRST: dict[str, Case] = {case.cls.__name__: case for case in reversed(CASES)}
@@ -154,6 +155,22 @@ def test_states_of_a_scheduler(kind):
         scheduler.step()
 
     assert len(states_of(step)) == len(params) + OWN_STATES + count
+
+
+def test_work_on_groups_grows_with_their_number(monkeypatch):
+    """Each chain is shown the parameters of its group, not of all."""
+    encode, counts = Leaf.encode, []
+    for groups in (4, 8):
+        params = {f'p{i}': brainstate.ParamState(jnp.ones(2)) for i in range(groups)}
+        opt = bo.SGD(0.1).register_trainable_weights({'p0': params['p0']})
+        for i in range(1, groups):
+            opt.add_param_group({f'p{i}': params[f'p{i}']}, lr=0.1 * i)
+        calls = []
+        monkeypatch.setattr(Leaf, 'encode', lambda self, x, n=calls: n.append(0) or encode(self, x))
+        opt.step({name: jnp.ones(2) for name in params})
+        monkeypatch.setattr(Leaf, 'encode', encode)
+        counts.append(len(calls))
+    assert counts[1] == 2 * counts[0] > 0
 
 
 @every_class

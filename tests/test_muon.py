@@ -233,3 +233,10 @@ def test_a_layer_in_the_layout_of_torch_is_updated_as_its_transpose():
     for value in theirs:
         ours.step({'w': jnp.asarray(rng.normal(size=(6, 4)), 'f').T})
         np.testing.assert_allclose(w.value.T, value, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize('cls', [bo.Muon, bo.Mars])
+def test_a_dtype_to_compute_in_is_given_as_any_other(cls):
+    assert cls(ns_dtype=jnp.bfloat16).ns_dtype == cls(ns_dtype='bfloat16').ns_dtype == 'bfloat16'
+    with pytest.raises(ValueError, match="for ns_dtype, got 'int8'"):
+        cls(ns_dtype=jnp.int8)

@@ -1,8 +1,11 @@
 """Dtypes of the state that differ from those of the parameters."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from brainstate import ParamState
 
@@ -118,8 +121,41 @@ def test_lookahead_keeps_those_of_its_base():
     assert param.value.dtype == jnp.bfloat16
 
 
+class Moveless(bo.OptaxOptimizer):
+    def transform(self, h):
+        return optax.scale_by_learning_rate(h.lr)
+
+
 def test_no_first_moment():
-    opt = bo.Adagrad(mu_dtype=jnp.bfloat16)
-    with pytest.raises(ValueError, match='Adagrad keeps no mu'):
+    with pytest.raises(TypeError, match='Adagrad keeps no first moment'):
+        bo.Adagrad(mu_dtype=jnp.bfloat16)
+    opt = Moveless(lr=0.1, mu_dtype=jnp.bfloat16)
+    with pytest.raises(ValueError, match='Moveless keeps no mu'):
         opt.register_trainable_weights({'w': ParamState(jnp.ones(2))})
     assert not opt.param_groups
+
+
+OPTIMIZERS = [
+    kind
+    for kind in map(vars(bo).get, bo.__all__)
+    if isinstance(kind, type) and issubclass(kind, bo.OptaxOptimizer)
+]
+
+
+@pytest.mark.parametrize('cls', OPTIMIZERS)
+def test_a_signature_shows_mu_dtype_where_there_is_a_first_moment(cls):
+    """So does the text of ``help``."""
+    shown = 'mu_dtype' in inspect.signature(cls).parameters
+    assert shown == ('mu_dtype' in cls.__doc__)
+    if cls is not bo.Lookahead:  # which has what its base has
+        opt = cls(**{'mu_dtype': jnp.bfloat16} if shown else {})
+        opt.register_trainable_weights({'w': ParamState(jnp.ones((2, 2)))})
+        found = {x.dtype for x in jax.tree.leaves(opt.opt_state.value)}
+        assert shown == (jnp.dtype(jnp.bfloat16) in found)
+
+
+@pytest.mark.parametrize('name', ['state_dtype', 'mu_dtype'])
+def test_a_dtype_is_no_part_of_the_chain(name):
+    opt = bo.Adam(**{name: jnp.bfloat16})
+    with pytest.raises(ValueError, match=f'Adam has a {name}, which is no part of its chain'):
+        _ = opt.tx

@@ -227,3 +227,21 @@ def test_a_function_without_a_return_is_named(make, says):
     with pytest.raises(TypeError, match=f'function of .*{says} must return a number, got None'):
         make(opt)
     assert opt.weight_decay == 0.5 and opt.betas == (0.9, 0.999)
+
+
+@pytest.mark.parametrize(
+    ('step', 'name'),
+    [
+        (lambda s: s.step(5.0, metric=0.3), 'metric'),
+        (lambda s: s.step(metric=0.3, metrics=0.2), 'metric'),
+        (lambda s: s.schedulers[1].step(0.5, metrics=0.1), 'metric'),
+        (lambda s: bo.ChainedScheduler([bo.StepLR(0.1)]).step(3, epoch=7), 'epoch'),
+    ],
+)
+def test_a_step_is_given_nothing_twice(step, name):
+    scheduler = bo.ChainedScheduler([bo.StepLR(0.1), bo.ReduceLROnPlateau(0.1)])
+    with pytest.raises(TypeError, match=f'step takes one {name}, got 2'):
+        step(scheduler)
+    scheduler.step(0.5)
+    scheduler.step(metric=0.4, epoch=5)
+    assert scheduler.last_epoch.value == 5

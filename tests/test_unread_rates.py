@@ -107,9 +107,10 @@ def test_a_transform_that_does_not_read_the_rate():
         opt.current_lr = 0.2
     with pytest.warns(UserWarning, match=r'does not read its.*scale_by_learning_rate\(h\.lr\)'):
         bo.StepLR(opt, step_size=1)
-    driven = Unread(lr=bo.StepLR(0.1, step_size=1)).register_trainable_weights({'w': w})
-    with pytest.warns(UserWarning, match='does not read its learning rate'):
-        driven.step(grads)
+    for made in (lambda opt: opt, bo.Lookahead):
+        driven = made(Unread(lr=bo.StepLR(0.1, step_size=1))).register_trainable_weights({'w': w})
+        with pytest.warns(UserWarning, match='does not read its learning rate'):
+            driven.step(grads)
 
 
 def test_a_given_chain_that_reads_the_rate_of_a_group():

@@ -53,6 +53,7 @@ class RMSprop(OptaxOptimizer):
 
     structural = ('momentum',)
     ranges = {'alpha': DECAY}
+    first_moments = ()
 
     def __init__(
         self,
@@ -110,6 +111,7 @@ class Adagrad(OptaxOptimizer):
     """
 
     ranges = {'lr_decay': NON_NEGATIVE, 'initial_accumulator_value': NON_NEGATIVE}
+    first_moments = ()
 
     def __init__(
         self,
@@ -157,6 +159,7 @@ class Adadelta(OptaxOptimizer):
     """
 
     ranges = {'rho': UNIT}
+    first_moments = ()
 
     def __init__(
         self,

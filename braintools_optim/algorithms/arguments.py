@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from ..hyper import Hyper
 from ..signature import argument_defaults
 
-__all__ = ['FLOATS', 'one_of_two']
+__all__ = ['FLOATS', 'check_nesterov', 'dtype_name', 'one_of_two']
 
 FLOATS = (None, 'bfloat16', 'float16', 'float32', 'float64')
 """What a dtype to compute in may be, by name; None is the parameter's own."""
@@ -28,3 +30,17 @@ def one_of_two(cls: type, name: str, value: Any, other_name: str, other: Any) ->
             f'{value!r} and {other!r}; give one of them.'
         )
     return other
+
+
+def dtype_name(dtype: Any) -> Any:
+    """Return the name of a dtype, as checkpoints compare it; what is none is refused later."""
+    try:
+        return None if dtype is None else jnp.dtype(dtype).name
+    except TypeError:
+        return dtype
+
+
+def check_nesterov(owner: str, h: Hyper) -> None:
+    """Raise where nesterov has no momentum to look along."""
+    if h.nesterov and not h.uses('momentum'):
+        raise ValueError(f'{owner} needs momentum > 0 with nesterov=True, got 0.')

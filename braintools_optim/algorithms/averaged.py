@@ -17,7 +17,7 @@ from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import alpha_scheduler, beta3_scheduler, scale_by_ademamix, scale_by_mars
 from ..transforms.mars import CLIPS, VARIANTS, is_matrix
-from .arguments import FLOATS
+from .arguments import FLOATS, dtype_name
 from .chain import descent, descent_by_kind, users_mask
 
 __all__ = ['AdEMAMix', 'Mars']
@@ -200,7 +200,7 @@ class Mars(OptaxOptimizer):
         betas_1d: tuple[float, float] = (0.9, 0.95),
         weight_decay_1d: float = 0.1,
         lr_ref: float | None = None,
-        ns_dtype: str | None = None,
+        ns_dtype: Any = None,
         mask: Any = None,
         **common: Unpack[CommonOptions],
     ):
@@ -227,7 +227,7 @@ class Mars(OptaxOptimizer):
             betas_1d=betas_1d,
             weight_decay_1d=weight_decay_1d,
             lr_ref=first_lr if lr_ref is None else lr_ref,
-            ns_dtype=ns_dtype,
+            ns_dtype=dtype_name(ns_dtype),
             mask=mask,
             **common,
         )

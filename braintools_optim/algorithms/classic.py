@@ -47,6 +47,7 @@ class ASGD(OptaxOptimizer):
     """
 
     ranges = {'lambd': NON_NEGATIVE, 'alpha': NON_NEGATIVE, 't0': NON_NEGATIVE}
+    first_moments = ()
 
     def __init__(
         self,
@@ -93,6 +94,7 @@ class Rprop(OptaxOptimizer):
     """
 
     ranges = {'etas': NON_NEGATIVE, 'step_sizes': NON_NEGATIVE}
+    first_moments = ()
 
     def __init__(
         self,

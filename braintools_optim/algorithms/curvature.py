@@ -63,6 +63,7 @@ class LBFGS(OptaxOptimizer):
     static = ('memory_size', 'max_iter', 'max_eval')
     no_accumulation = 'its history takes the gradients of all parameters, and at the same point'
     ranges = {'tolerance_grad': NON_NEGATIVE, 'tolerance_change': NON_NEGATIVE}
+    first_moments = ()
 
     def __init__(
         self,

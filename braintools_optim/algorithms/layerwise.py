@@ -21,6 +21,7 @@ from ..transforms import (
     scale_by_layer_ratio,
     scale_by_novograd,
 )
+from .arguments import check_nesterov
 
 __all__ = ['Fromage', 'Lamb', 'Lars', 'Novograd']
 
@@ -101,6 +102,7 @@ class Lars(OptaxOptimizer):
 
     structural = ('momentum',)
     ranges = {'trust_coefficient': NON_NEGATIVE}
+    first_moments = ()
 
     def __init__(
         self,
@@ -125,8 +127,7 @@ class Lars(OptaxOptimizer):
 
     def validate(self, h: Hyper) -> None:
         """Raise where nesterov has no momentum to look along."""
-        if h.nesterov and not h.uses('momentum'):
-            raise ValueError(f'{type(self).__name__} needs momentum > 0 with nesterov=True, got 0.')
+        check_nesterov(type(self).__name__, h)
 
     @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
@@ -211,6 +212,7 @@ class Fromage(OptaxOptimizer):
 
     structural = ('momentum', 'p_bound')
     ranges = {'p_bound': NON_NEGATIVE}
+    first_moments = ()
 
     def __init__(
         self,

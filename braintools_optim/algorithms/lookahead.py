@@ -141,10 +141,9 @@ class Lookahead(OptaxOptimizer):
 
     def _base_values(self, h: Hyper) -> Hyper:
         """Return the values of the base optimizer, under the names it has for them."""
-        values: Mapping[str, Any] = {k: getattr(h, own) for k, own in self._names.items()}
         structural = self.base_optimizer.structural
         unused = frozenset(k for k in structural if not h.uses(_outer_name(k)))
-        return Hyper(values, {}, unused, structural)
+        return h.renamed(self._names, unused, structural)
 
     def _algorithm(self) -> str:
         base = self.base_optimizer

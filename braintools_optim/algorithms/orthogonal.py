@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
 import jax
 import optax
@@ -23,7 +23,7 @@ from ..transforms.orthogonal import (
     is_matrix,
     muon_or_adam,
 )
-from .arguments import FLOATS
+from .arguments import FLOATS, dtype_name
 from .chain import descent, descent_by_kind
 
 __all__ = ['Muon']
@@ -57,7 +57,7 @@ class Muon(OptaxOptimizer):
     outputs : {'rows', 'columns'}
         What counts as rows in :math:`\kappa`: torch's layers have their outputs there, those of
         brainstate and flax in the columns.
-    ns_dtype : str, optional
+    ns_dtype : dtype, optional
         Precision of the iteration, the parameter's of at least float32 by default.
     adamw : {None, 'rest', 'all'}
         What :class:`AdamW` updates: nothing (then all but matrices is refused); the rest, that is
@@ -101,7 +101,7 @@ class Muon(OptaxOptimizer):
         *,
         reshape: Reshape = None,
         outputs: str = 'rows',
-        ns_dtype: str | None = None,
+        ns_dtype: Any = None,
         adamw: str | None = None,
         adamw_lr_ratio: float = 1.0,
         adamw_betas: tuple[float, float] = (0.9, 0.95),
@@ -120,7 +120,7 @@ class Muon(OptaxOptimizer):
             adjust_lr_fn=adjust_lr_fn,
             reshape=reshape,
             outputs=outputs,
-            ns_dtype=ns_dtype,
+            ns_dtype=dtype_name(ns_dtype),
             adamw=adamw,
             adamw_lr_ratio=adamw_lr_ratio,
             adamw_betas=adamw_betas,

@@ -14,6 +14,7 @@ from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_momentum
 from ..transforms.momentum import unless_zero
+from .arguments import check_nesterov
 from .chain import descent
 
 __all__ = ['SGD', 'Momentum', 'MomentumNesterov']
@@ -45,6 +46,7 @@ class SGD(OptaxOptimizer):
 
     structural = ('momentum',)
     ranges = {'dampening': UNIT}
+    first_moments = ()
 
     def __init__(
         self,
@@ -67,8 +69,7 @@ class SGD(OptaxOptimizer):
 
     def validate(self, h: Hyper) -> None:
         """Raise where nesterov has no momentum to look along."""
-        if h.nesterov and not h.uses('momentum'):
-            raise ValueError(f'{type(self).__name__} needs momentum > 0 with nesterov=True, got 0.')
+        check_nesterov(type(self).__name__, h)
         if h.nesterov and isinstance(h.dampening, float) and h.dampening != 0.0:
             raise ValueError(
                 f'{type(self).__name__} needs dampening = 0 with nesterov=True, got {h.dampening}.'
@@ -99,6 +100,7 @@ class Momentum(OptaxOptimizer):
     """
 
     nesterov = False
+    first_moments = ()
 
     def __init__(
         self,

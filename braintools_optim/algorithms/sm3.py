@@ -42,6 +42,7 @@ class SM3(OptaxOptimizer):
 
     structural = ('momentum',)
     ranges = {'momentum': DECAY}
+    first_moments = ()
 
     def __init__(
         self,

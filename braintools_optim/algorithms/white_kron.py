@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
-import jax.numpy as jnp
 import optax
 
 from ..check import check_mask
@@ -15,6 +14,7 @@ from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import scale_by_quad, scale_by_skew
 from ..transforms.white_kron.options import Options
+from .arguments import dtype_name
 from .chain import descent, users_mask
 
 __all__ = ['Quad', 'Skew']
@@ -110,7 +110,7 @@ class Quad(OptaxOptimizer):
             normalize_grads=normalize_grads,
             max_size_dense=max_size_dense,
             block_size=block_size,
-            dtype=_named(dtype),
+            dtype=dtype_name(dtype),
             scanned_layers=scanned_layers,
             norm_estimator=norm_estimator,
             update_every=update_every,
@@ -150,11 +150,3 @@ class Skew(Quad):
 def _options(h: Hyper) -> Options:
     """Return what the direction is told."""
     return Options(**{name: getattr(h, name) for name in Options._fields})
-
-
-def _named(dtype: Any) -> Any:
-    """Return the name of a dtype, as checkpoints compare it; what is none is refused later."""
-    try:
-        return None if dtype is None else jnp.dtype(dtype).name
-    except TypeError:
-        return dtype

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from ..check import check_number
+from ..check import check_number, is_tracer
 from ..engine.computation import Computation
 from ..engine.leaf import without_unit
-from ..engine.observe import is_tracer
 from ..engine.plan import GroupPlan
 from ..paths import Keys
 from ..slot import Slot, slots_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..report import aligned
 from .describe import Description
 
 __all__ = ['table']
@@ -37,7 +38,7 @@ def _part(where: str, part: Any) -> list[str]:
     rows = [['group', *names, 'parameters']]
     for index, group in groups.items():
         rows.append([index, *(_short(group.get(k)) for k in names), _few(group.get('params', []))])
-    lines += _aligned(rows)
+    lines += _table(rows)
     return lines + [f'  {_scheduler(s)}' for s in part.get('schedulers', [])]
 
 
@@ -59,15 +60,11 @@ def _arrays(found: Description) -> list[str]:
         rows.append([a.path, a.dtype, shape, f'{a.nbytes:,}', *numbers])
     total = sum(a.nbytes for a in found.arrays)
     nans = sum(a.nans or 0 for a in found.arrays)
-    return [*_aligned(rows), f'  {len(found.arrays)} arrays, {total:,} bytes, {nans} NaN']
+    return [*_table(rows), f'  {len(found.arrays)} arrays, {total:,} bytes, {nans} NaN']
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        '  ' + '  '.join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f'  {line}' for line in aligned(rows)]
 
 
 def _few(names: Sequence[str]) -> str:

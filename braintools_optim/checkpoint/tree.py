@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..check import is_tracer
 from .codec import DEPTH, TOO_DEEP, Malformed
 from .dtype import DTYPES, KEYS, is_dtype
 
@@ -146,7 +147,7 @@ class ArrayToSave:
 
 
 def _check_jax(path: Path, value: jax.Array) -> None:
-    if isinstance(value, jax.core.Tracer):
+    if is_tracer(value):
         raise TypeError(f'{shown(path)} is being traced; save outside of jit')
     if value.is_deleted():
         raise ValueError(f'{shown(path)} was deleted or donated; save what replaced it')

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from brainstate import State
 
-from ..engine.observe import is_tracer
+from ..check import is_tracer
 from ..engine.writing import undone_on_error
 from ..optimizer import OptaxOptimizer
 from ..schedulers import Scheduler

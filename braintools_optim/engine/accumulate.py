@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..check import is_tracer
 from ..slot import rebuild, slots_of
 from ..transforms.absent import is_masked
 from .finite import where_true
-from .observe import is_tracer
 from .own_state import count_of_one
 
 if TYPE_CHECKING:

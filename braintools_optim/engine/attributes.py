@@ -9,12 +9,11 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from ..other_libraries import is_defined_here
-from .meaning import names_read
+from .meaning import CONSTRUCTORS, names_read
 
 __all__ = ['read_attributes', 'refuse_unseen']
 
 _PLAIN = (bool, int, float, str, type(None))
-_CONSTRUCTORS = ('__init__', '__post_init__', '__new__')
 
 
 def read_attributes(owner: Any, methods: Sequence[str]) -> dict[str, Any]:
@@ -26,7 +25,7 @@ def read_attributes(owner: Any, methods: Sequence[str]) -> dict[str, Any]:
     read = names_read(kind, methods, lambda cls: not is_defined_here(cls))
     for cls in kind.__mro__:
         for name, method in vars(cls).items():
-            if isinstance(method, FunctionType) and name not in _CONSTRUCTORS:
+            if isinstance(method, FunctionType) and name not in CONSTRUCTORS:
                 read -= _assigned(method.__code__)
     return {k: v for k, v in vars(owner).items() if k in read and type(v) in _PLAIN}
 

@@ -60,7 +60,7 @@ class Computation:
     def of(cls, optimizer: OptaxOptimizer) -> Self:
         """Return the step of an optimizer."""
         manager, leaves = optimizer.param_states, optimizer._leaves
-        plans = [GroupPlan.of(manager, leaves, group) for group in optimizer._groups]
+        plans = GroupPlan.of_each(manager, leaves, optimizer._groups)
         return cls(optimizer, manager, leaves, plans)
 
     def part(self, leaves: list[Leaf], plans: list[GroupPlan]) -> Self:
@@ -153,10 +153,10 @@ class Computation:
         Return what ``run`` makes of each of the plan's leaves, and the chain's new state.
         """
         optimizer = self.optimizer
-        shown = [
-            None if g is None else leaf.encode(value)
-            for leaf, g, value in zip(self.leaves, gradients, step.old, strict=True)
-        ]
+        shown: list[Any] = [None] * len(self.leaves)
+        for i in plan.leaves:
+            if gradients[i] is not None:
+                shown[i] = self.leaves[i].encode(step.old[i])
         paths = plan.paths(self.leaves)
         absent = {self.leaves[i].path for i in plan.leaves if gradients[i] is None}
         seen = with_masked(state, paths, absent) if absent else state

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from brainstate import TraceContextError
 
+from ..check import is_tracer
 from ..state import OptimState
 from .leaf import weakly_typed
 from .observe import (
     in_foreign_trace,
-    is_tracer,
     outside_of_traces,
     recorded,
     traced,

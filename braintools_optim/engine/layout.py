@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
+from ..check import is_tracer
 from ..transforms.mesh import named_sharding
-from .observe import is_tracer
 
 __all__ = ['laid_out_like']
 

@@ -33,7 +33,7 @@ import jax
 import numpy as np
 from brainstate import State
 
-__all__ = ['Meaning', 'Place', 'names_read']
+__all__ = ['CONSTRUCTORS', 'Meaning', 'Place', 'names_read']
 
 _CONSTANTS = frozenset([int, float, bool, str, bytes, complex, type(None)])
 _LIBRARIES = sys.stdlib_module_names | {
@@ -65,7 +65,7 @@ _COMPARISONS = {
     **dict.fromkeys(['<=', '>='], ['__le__', '__ge__']),
 }
 """What code uses that compares; the ``__eq__`` of a dataclass reads all that it has."""
-_CONSTRUCTORS = frozenset(['__new__', '__init__', '__post_init__'])
+CONSTRUCTORS = frozenset(['__new__', '__init__', '__post_init__'])
 _REFLECTING = frozenset(['vars', '__dict__', 'asdict', 'astuple', 'fields', 'replace'])
 """Names by which code comes to all attributes of an object that some function refers to."""
 _BY_TEXT = frozenset(['getattr', 'attrgetter', 'methodcaller'])
@@ -184,7 +184,7 @@ class Meaning:
         self._names |= kind.called
         names = {'__wrapped__', *kind.implicit} | self._sought
         if isinstance(x, type):
-            names |= _CONSTRUCTORS
+            names |= CONSTRUCTORS
         found: dict[Hashable, Any] = {}
         for depth, space in enumerate((*map(vars, reversed(kind.classes)), own)):
             here = {name: space[name] for name in space.keys() & names}

@@ -27,7 +27,6 @@ __all__ = [
         'in_foreign_trace',
         'in_loop',
         'is_plain',
-        'is_tracer',
         'outside_of_traces',
         'recorded',
         'traced',
@@ -39,13 +38,6 @@ __all__ = [
 
 _has_hooks = attrgetter('_has_hooks')
 _LOOP = re.compile('scan$|while:body$')  # what brainstate calls its traces of loops
-_PYTHON = frozenset([float, int, bool, type(None)])
-
-
-def is_tracer(x: Any) -> bool:
-    """Whether a value is known only when a traced program runs."""
-    # Asking a float for its class costs a tenth of asking JAX.
-    return type(x) not in _PYTHON and isinstance(x, jax.core.Tracer)
 
 
 def recorded() -> bool:

@@ -12,12 +12,12 @@ import optax
 from brainstate import State
 from brainstate.util import StateJaxTracer
 
+from ..check import is_tracer
 from ..sharding import replicated_beside
 from ..state import OptimState
 from .late_state import LateState, ProgressState, apart
 from .observe import (
     asked_for,
-    is_tracer,
     outside_of_traces,
     recorded,
     traced,

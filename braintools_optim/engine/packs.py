@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from ..check import is_tracer
 from ..transforms.mesh import in_auto_axes
 from .buffers import is_deleted
-from .observe import is_tracer
 
 __all__ = ['Packed']
 

@@ -35,12 +35,27 @@ class GroupPlan(NamedTuple):
     ) -> Self:
         """Plan for a group and the States at positions ``new`` that it is to have besides."""
         members = [*group.members, *new]
-        numbered: dict[int, list[int]] = {}
-        for i, leaf in enumerate(leaves):
-            numbered.setdefault(leaf.state, []).append(i)
-        pairs = manager.get_flattened()
+        return cls._of(manager.unique_paths, leaves, _by_state(leaves), group, members)
+
+    @classmethod
+    def of_each(
+        cls, manager: UniqueStateManager, leaves: Sequence[Leaf], groups: Sequence[ParamGroup]
+    ) -> list[Self]:
+        """Plan for all groups."""
+        paths, numbered = manager.unique_paths, _by_state(leaves)
+        return [cls._of(paths, leaves, numbered, group, group.members) for group in groups]
+
+    @classmethod
+    def _of(
+        cls,
+        paths: Sequence[tuple],
+        leaves: Sequence[Leaf],
+        numbered: dict[int, list[int]],
+        group: ParamGroup,
+        members: Sequence[int],
+    ) -> Self:
         trees = [jax.tree.unflatten(leaves[numbered[m][0]].tree, numbered[m]) for m in members]
-        order, treedef = jax.tree.flatten(nest([pairs[m][0] for m in members], trees))
+        order, treedef = jax.tree.flatten(nest([paths[m] for m in members], trees))
         return cls(order, treedef, group)
 
     def paths(self, leaves: Sequence[Leaf]) -> list[Keys]:
@@ -59,3 +74,11 @@ class GroupPlan(NamedTuple):
     def flat(self, tree: Any) -> list[Any]:
         """Return what stands in a tree of the group for each of its leaves."""
         return self.treedef.flatten_up_to(tree)
+
+
+def _by_state(leaves: Sequence[Leaf]) -> dict[int, list[int]]:
+    """Return the positions of the leaves of each State."""
+    numbered: dict[int, list[int]] = {}
+    for i, leaf in enumerate(leaves):
+        numbered.setdefault(leaf.state, []).append(i)
+    return numbered

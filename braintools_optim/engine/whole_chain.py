@@ -30,6 +30,12 @@ def whole_chain(
             f'{type(optimizer).__name__} has a decay_mask, which is no part of its chain: for '
             f'opt.tx put what does not decay into a group, add_param_group(params, weight_decay=0).'
         )
+    for name in ('state_dtype', 'mu_dtype'):
+        if getattr(optimizer, name) is not None:
+            raise ValueError(
+                f'{type(optimizer).__name__} has a {name}, which is no part of its chain: for '
+                f'opt.tx construct it without {name}.'
+            )
     if optimizer.constrain is not None:
         raise ValueError(
             f'{type(optimizer).__name__} constrains its parameters, which is no part of its chain: '

@@ -9,7 +9,8 @@ from typing import Any
 
 from brainstate import State
 
-from .observe import is_tracer, unobserved
+from ..check import is_tracer
+from .observe import unobserved
 
 __all__ = ['put_value', 'undone_on_error', 'write_all']
 

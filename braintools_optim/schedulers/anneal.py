@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from .. import schedules
-from ..engine.observe import is_tracer
+from ..check import is_tracer
 from ..schedules.cycle import last_restart
 from ..schedules.formula import evaluate
 from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler, PerGroup

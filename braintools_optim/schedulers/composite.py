@@ -174,11 +174,9 @@ class Composite(PresentRate):
         """Go on to the next epoch; give the metric if a ReduceLROnPlateau is among them."""
         if len(args) > 1:
             raise TypeError(f'{type(self).__name__}.step takes one argument, got {len(args)}.')
-        metric = metrics if metric is None else metric
-        if args and self._wants_metric():
-            metric = args[0]
-        elif args:
-            epoch = args[0]
+        watches = self._wants_metric()
+        metric = self._given_once('metric', *args * watches, metric, metrics)
+        epoch = self._given_once('epoch', *args * (not watches), epoch)
         if epoch is not None:
             epoch = self._checked_epoch(epoch)
         then = following(self._epoch(), epoch)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from .. import schedules
-from ..check import check_count, check_number
-from ..engine.observe import is_tracer
+from ..check import check_count, check_number, is_tracer
 from ..ranges import POSITIVE, UNIT
 from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler, PerGroup
 from .scheduler import Progress, following

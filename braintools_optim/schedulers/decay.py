@@ -7,8 +7,7 @@ from functools import partial
 from typing import Any
 
 from .. import schedules
-from ..check import check_number
-from ..engine.observe import is_tracer
+from ..check import check_number, is_tracer
 from ..ranges import NON_NEGATIVE
 from .functions import call_or_each, called, returned
 from .present import PresentRate

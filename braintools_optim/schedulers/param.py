@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from ..check import is_plain_number
-from ..engine.observe import is_tracer
+from ..check import is_plain_number, is_tracer
 from .functions import called, returned
 from .scheduler import Progress, Scheduler, following
 

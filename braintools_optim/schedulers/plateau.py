@@ -9,8 +9,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..check import check_choice, check_count, check_metric, check_number, is_count, is_plain_number
-from ..engine.observe import is_tracer
+from ..check import (
+    check_choice,
+    check_count,
+    check_metric,
+    check_number,
+    is_count,
+    is_plain_number,
+    is_tracer,
+)
 from ..ranges import DECAY, NON_NEGATIVE, Range
 from .present import PresentRate
 from .rate import OPTIMIZER_RATE, BaseRateArgument, PerGroup
@@ -133,7 +140,7 @@ class ReduceLROnPlateau(PresentRate):
         self, metric: Any = None, epoch: Any = None, *, metrics: Any = None
     ) -> None:
         """Go on to the next epoch, with what the metric (torch's ``metrics``) was in this one."""
-        metric = metrics if metric is None else metric
+        metric = self._given_once('metric', metric, metrics)
         if metric is None:
             raise TypeError(
                 f'{type(self).__name__}.step needs the metric that it watches, got None: '

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..check import check_number
+from ..check import check_number, is_tracer
 from ..class_attribute import let_through
 from ..engine.late_state import ProgressState
-from ..engine.observe import is_tracer, recorded
+from ..engine.observe import recorded
 from ..engine.own_state import EpochState
 from ..ranges import NON_NEGATIVE, range_of
 from ..state import OptimState

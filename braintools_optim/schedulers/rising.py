@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ..engine.observe import is_tracer
+from ..check import is_tracer
 from ..ranges import NON_NEGATIVE
 from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler
 from .row import Row, either, is_concrete

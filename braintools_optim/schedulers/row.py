@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..engine.observe import is_tracer
+from ..check import is_tracer
 
 __all__ = ['Row', 'carried', 'either', 'flat', 'is_concrete', 'same', 'start_of', 'written']
 

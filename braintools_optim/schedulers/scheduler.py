@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from brainstate import State
 
-from ..check import check_count, check_number, is_plain_number, is_real
+from ..check import check_count, check_number, is_plain_number, is_real, is_tracer
 from ..checkpoint.errors import IncompatibleCheckpoint
 from ..checkpoint.plain import plainly, shaped_like
 from ..engine.attributes import refuse_unseen
-from ..engine.observe import in_loop, is_tracer, recorded
+from ..engine.observe import in_loop, recorded
 from ..engine.own_state import PartState
 from ..engine.writing import put_value, undone_on_error
 from ..other_libraries import (
@@ -151,6 +151,13 @@ class Scheduler(metaclass=SchedulerType):
         with self._undone_on_error():
             self._drive(progress, lrs)
             self._put(progress)
+
+    def _given_once(self, name: str, *given: Any) -> Any:
+        """Return what a step was given under a name, in one of several ways, or None."""
+        there = [x for x in given if x is not None]
+        if len(there) > 1:
+            raise TypeError(f'{type(self).__name__}.step takes one {name}, got {len(there)}.')
+        return there[0] if there else None
 
     def _checked_epoch(self, epoch: Any) -> Any:
         owner = type(self).__name__

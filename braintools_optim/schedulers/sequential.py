@@ -6,8 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from ..check import is_count
-from ..engine.observe import is_tracer
+from ..check import is_count, is_tracer
 from .composite import Composite
 from .rate import LRScheduler
 from .row import either, same
@@ -65,7 +64,7 @@ class SequentialLR(Composite):
             raise ValueError(
                 f'{owner} needs one scheduler more than milestones, got {len(given)} and {len(at)}.'
             )
-        super().__init__(schedulers, last_epoch)
+        super().__init__(given, last_epoch)
 
     @property
     def current_scheduler_idx(self) -> Any:

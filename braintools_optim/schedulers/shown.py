@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..engine.observe import is_tracer
+from ..check import is_tracer
 from ..fixed_list import FixedList
 from ..number import live_number
 
