@@ -27,6 +27,7 @@ from .precision import checked_dtype
 from .ranges import UNIT
 from .signature import constructor_signature
 from .state import PASSING, OptimState
+from .transforms.infinite import difference
 
 __all__ = ['AveragedModel']
 
@@ -231,7 +232,8 @@ def _hashable(fn: Any) -> Any:
 
 def _between(a: jax.Array, p: jax.Array, weight: jax.Array) -> jax.Array:
     """Return what lies so far on the way from ``a`` to ``p``; exactly these at 0 and 1."""
-    return jnp.where(weight < 0.5, a + weight * (p - a), p - (1 - weight) * (p - a))
+    way = difference(p, a)
+    return jnp.where(weight < 0.5, a + weight * way, p - (1 - weight) * way)
 
 
 def _weights(decay: Any) -> list:

@@ -88,11 +88,14 @@ class RunsChains:
 
         return optax.GradientTransformationExtraArgs(init, update)
 
-    def _chain(self, group: ParamGroup, h: Hyper) -> optax.GradientTransformation:
+    def _chain(
+        self, group: ParamGroup, h: Hyper, keep: Callable[..., Any] | None = None
+    ) -> optax.GradientTransformation:
+        """Return the chain of a group for its values; ``keep`` constrains masters."""
         chain = group.fixed_chain
         if chain is None:
             chain = built_chain(f'{type(self).__name__}.transform', self.transform, h)
-        return self._precision.over(noting_reads(self, chain, h))  # type: ignore[arg-type]  # mixed into one
+        return self._precision.over(noting_reads(self, chain, h), keep)  # type: ignore[arg-type]  # mixed into one
 
     def _checked_extra(self, extra: dict[str, Any]) -> dict[str, Any]:
         """Return what a step is given besides gradients, or raise if it lacks something."""

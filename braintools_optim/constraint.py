@@ -30,5 +30,7 @@ def check_constraints_met(optimizer: OptaxOptimizer) -> None:
         if found is not None:
             raise ValueError(
                 f'constrain of {type(optimizer).__name__} has a function under {keys!r}, where '
-                f'there is no parameter; there are {", ".join(leaf.name for leaf in leaves)}.'
+                f'there is no parameter; there are {", ".join(leaf.name for leaf in leaves)}. '
+                f'What is named is registered before the first step; a function by itself is for '
+                f'all.'
             )

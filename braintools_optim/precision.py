@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -32,9 +33,16 @@ class Precision(NamedTuple):
             )
         return new
 
-    def over(self, chain: optax.GradientTransformation) -> optax.GradientTransformation:
-        """Return a chain that updates wide copies of narrow parameters, where that is asked for."""
-        return chain if self.master_dtype is None else with_masters(chain, self.master_dtype)
+    def over(
+        self,
+        chain: optax.GradientTransformation,
+        keep: Callable[[int, jax.Array], jax.Array] | None = None,
+    ) -> optax.GradientTransformation:
+        """Return a chain that updates wide copies of narrow parameters, where that is asked for.
+
+        ``keep`` constrains these copies.
+        """
+        return chain if self.master_dtype is None else with_masters(chain, self.master_dtype, keep)
 
 
 def checked_dtype(owner: str, name: str, given: Any) -> Any:

@@ -184,6 +184,45 @@ def test_masters_go_on_from_what_is_kept():
     np.testing.assert_array_equal(np.float32(w.value), [0.25, 0.25])
 
 
+@pytest.mark.parametrize('step', ['eager', 'jit', 'many'])
+def test_masters_are_constrained_before_they_are_rounded(step, monkeypatch):
+    """Else what is less than a parameter shows would be lost, or added up beyond a bound."""
+    if step == 'many':
+        monkeypatch.setattr(chunks, '_MANY', 1)
+    narrow = {'w': ParamState(jnp.full(2, 0.7, jnp.bfloat16)), 'v': ParamState(jnp.ones(1))}
+    wide = {'w': ParamState(jnp.full(2, 0.7, jnp.bfloat16).astype(float)), 'v': narrow['v']}
+    runs = []
+    for params in (narrow, wide):
+        opt = bo.SGD(1e-4, master_dtype=jnp.float32, constrain={'w': lambda x: x * 0.999})
+        opt.register_trainable_weights(params)
+        take = jit(opt.step) if step == 'jit' else opt.step
+        for _ in range(100):
+            take({'w': -jnp.ones(2), 'v': jnp.zeros(1)})
+        runs.append(params['w'].value)
+    assert runs[0].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(np.float32(runs[0]), np.float32(runs[1].astype(jnp.bfloat16)))
+    assert (runs[1] < 0.66).all()
+
+
+@pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.complex64])
+def test_masters_do_not_run_beyond_a_bound(dtype, x64):
+    def in_disc(x):
+        size = jnp.abs(x)
+        return x / jnp.maximum(size, 1.0)
+
+    w = ParamState(jnp.ones(2, dtype))
+    wider = jnp.float64 if dtype == jnp.complex64 else jnp.float32
+    opt = bo.SGD(1e-4, master_dtype=wider, constrain=in_disc)
+    opt.register_trainable_weights({'w': w})
+    for sign in (-1.0, 1.0):
+        for _ in range(30):
+            opt.step({'w': jnp.full(2, sign, dtype)})
+    assert w.value.dtype == dtype
+    (masters,) = opt.opt_state.value[1].master.values()
+    real = masters if dtype == jnp.bfloat16 else masters[..., 0]
+    np.testing.assert_allclose(real, 1.0 - 30e-4, rtol=1e-6)
+
+
 def test_over_many_leaves(monkeypatch):
     monkeypatch.setattr(chunks, '_MANY', 2)
     params = {f'k{i}': ParamState(jnp.full(3, 1.0)) for i in range(12)}

@@ -261,3 +261,14 @@ def test_it_is_fixed():
     assert opt.master_dtype == jnp.float32
     with pytest.raises(AttributeError, match='master_dtype of SGD is fixed at construction'):
         opt.master_dtype = None
+
+
+def test_a_copy_that_comes_back_from_overflow_leaves_the_parameter_infinite():
+    """No update leads from there to a number."""
+    tx = bo.transforms.with_masters(optax.sgd(1.0))
+    params = {'w': jnp.array([65000.0], jnp.float16)}
+    state = tx.init(params)
+    for g in (-2000.0, 3000.0):
+        updates, state = tx.update({'w': jnp.array([g], jnp.float16)}, state, params)
+        params = optax.apply_updates(params, updates)
+        assert params['w'].tolist() == [np.inf]

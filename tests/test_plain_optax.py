@@ -121,3 +121,120 @@ def test_steps_of_any_integer_type(name, hyper, kind, x64):
     np.testing.assert_allclose(schedule(jnp.asarray(steps)), wanted, rtol=1e-12)
     last = min(int(np.iinfo(kind).max), 2**32 - 1)
     np.testing.assert_allclose(schedule(jnp.asarray(last, kind)), schedule(last), rtol=1e-9)
+
+
+def infinite_stays(tx, steps=10, entry=-jnp.inf):
+    """Return parameters, of which one entry is infinite, after steps without a gradient."""
+    params = {'w': jnp.array([entry, 1.0])}
+    state = tx.init(params)
+    for _ in range(steps):
+        updates, state = tx.update({'w': jnp.zeros(2)}, state, params)
+        params = optax.apply_updates(params, updates)
+    assert params['w'][0] == entry
+    return params, state
+
+
+def test_infinite_parameters_do_not_decay():
+    """Nothing of them comes into a momentum or a norm, nor into what stands there later."""
+    decay, momentum = T.decayed_weights(0.2), T.scale_by_momentum(0.9)
+    params, state = infinite_stays(optax.chain(decay, momentum, optax.scale(-0.1)))
+    assert 0.0 < params['w'][1] < 1.0
+    assert state[1].trace['w'][0] == 0.0
+    bounded = optax.chain(decay, optax.clip_by_global_norm(0.1), optax.scale(-1.0))
+    params, _ = infinite_stays(bounded)
+    assert params['w'][1] < 0.5
+    infinite_stays(decay, entry=complex(jnp.inf, 1.0))
+    novograd = T.scale_by_novograd(0.99, weight_decay=0.2)
+    infinite_stays(optax.chain(novograd, optax.scale(-0.1)), 30)
+    _, state = infinite_stays(T.step_by_asgd(0.1, 0.0, t0=0.0))
+    assert state.ax['w'][0] == -jnp.inf
+
+
+def test_a_decay_does_not_look_at_what_its_mask_leaves_out():
+    params, grads = {'w': jnp.ones(2), 'act': jax.nn.relu}, {'w': jnp.ones(2), 'act': None}
+    tx = T.decayed_weights(0.5, {'w': True, 'act': False})
+    updates, _ = tx.update(grads, tx.init(params), params)
+    assert updates['act'] is None and updates['w'].tolist() == [1.5, 1.5]
+
+
+def test_a_decay_widens_nothing():
+    tx = T.decayed_weights(0.5)
+    weak, short = {'w': jnp.asarray(1.0)}, {'w': jnp.ones((), jnp.bfloat16)}
+    updates, _ = tx.update(short, tx.init(weak), weak)
+    assert updates['w'].dtype == jnp.bfloat16
+
+
+def test_lookahead_shows_a_step_that_overflows():
+    tx, params = T.lookahead(optax.sgd(1.0), 1), {'w': jnp.ones(1)}
+    updates, state = tx.update({'w': jnp.full(1, -jnp.inf)}, tx.init(params), params)
+    assert jnp.isinf(updates['w']).all() and jnp.isinf(state.slow['w']).all()
+
+
+def test_sm3_shows_a_gradient_that_is_nan():
+    tx, params = T.scale_by_sm3(), {'w': jnp.ones((2, 2))}
+    updates, _ = tx.update({'w': jnp.array([[jnp.nan, 1.0], [0.0, 1.0]])}, tx.init(params))
+    np.testing.assert_array_equal(updates['w'], [[np.nan, 1.0], [0.0, 1.0]])
+
+
+NORMED = {
+    'layer_ratio': T.scale_by_layer_ratio,
+    'lars_ratio': T.scale_by_lars_ratio,
+    'adafactor': T.scale_by_adafactor,
+    'bound_norm': lambda: T.bound_norm(2.0),
+    'mars': lambda: T.scale_by_mars(max_grad_norm=1.0, eps_root=1e-8),
+    'skew': T.scale_by_skew,
+    'skew by power': lambda: T.scale_by_skew(norm_estimator='power'),
+}
+
+
+@pytest.mark.parametrize('name', NORMED)
+def test_norms_have_derivatives_at_zero(name):
+    """As of biases, for who learns through a step."""
+    tx = NORMED[name]()
+
+    def moved(params):
+        grads = jax.tree.map(lambda p: p * (p + 1.0), params)
+        updates, _ = tx.update(grads, tx.init(params), params)
+        return sum(jnp.sum(x * x + x) for x in jax.tree.leaves(updates))
+
+    zeros = {'b': jnp.zeros(2), 'w': jnp.zeros((2, 3))}
+    ones = {'b': jnp.zeros(2), 'w': jnp.eye(2, 3) + 0.1}
+    for params in (zeros, ones):
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.grad(moved)(params)))
+
+
+def test_a_gradient_of_none_is_refused_where_updates_are_counted():
+    params = {'a': jnp.ones(2), 'b': jnp.ones(2)}
+    for tx in (T.scale_by_adamax(), T.scale_by_adam()):
+        with pytest.raises(ValueError, match='1 gradients, and counts of 2 .* optax.MaskedNode'):
+            tx.update({'a': None, 'b': params['b']}, tx.init(params))
+
+
+@pytest.mark.parametrize('make', [T.scale_by_belief, lambda: T.ademamix(0.1)])
+def test_parameters_may_be_numbers_of_python(make):
+    params = {'scale': 1.0, 'w': jnp.ones(2)}
+    tx = make()
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    assert jax.tree.map(jnp.shape, updates) == {'scale': (), 'w': (2,)}
+
+
+@pytest.mark.parametrize('wrong', [{'adjust_lr_fn': 'match_rms_adam'}, {'reshape': 'Last'}])
+def test_muon_refuses_an_unknown_choice(wrong):
+    with pytest.raises(ValueError, match=f'needs one of .* for {next(iter(wrong))}, got'):
+        T.scale_by_muon(**wrong)
+
+
+def test_rprop_keeps_dtypes_at_a_rate_that_is_an_array():
+    params = {'w': jnp.ones(2, jnp.bfloat16)}
+
+    def train(lr):
+        tx = T.step_by_rprop(lr)
+
+        def step(carry, _):
+            updates, state = tx.update(carry[0], carry[1], carry[0])
+            return (optax.apply_updates(carry[0], updates), state), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), None, length=2)[0][0]['w']
+
+    both = jax.vmap(train)(jnp.array([0.125, 0.25]))
+    np.testing.assert_array_equal(np.float32(both[0]), np.float32(train(0.125)))

@@ -16,10 +16,12 @@ from ..schedulers import LRScheduler
 from ..signature import CommonOptions
 from ..transforms import Reshape, scale_by_adam, scale_by_muon
 from ..transforms.orthogonal import (
+    FACTORS,
     NS_COEFFICIENTS,
     NS_EPS,
     NS_STEPS,
     OUTPUTS,
+    RESHAPES,
     is_matrix,
     muon_or_adam,
 )
@@ -134,8 +136,8 @@ class Muon(OptaxOptimizer):
         owner, steps = type(self).__name__, h.ns_steps
         if not is_count(steps) or steps >= 100:
             raise ValueError(f'{owner} needs an integer in [0, 100) for ns_steps, got {steps!r}.')
-        check_choice(owner, 'adjust_lr_fn', h.adjust_lr_fn, (None, 'original', 'match_rms_adamw'))
-        if not callable(h.reshape) and h.reshape not in (None, 'last', 'first'):
+        check_choice(owner, 'adjust_lr_fn', h.adjust_lr_fn, FACTORS)
+        if not callable(h.reshape) and h.reshape not in RESHAPES:
             allowed = "None, 'last', 'first' or a function"
             raise ValueError(f'{owner} needs {allowed} for reshape, got {h.reshape!r}.')
         check_choice(owner, 'outputs', h.outputs, OUTPUTS)

@@ -136,7 +136,9 @@ class Computation:
             before, paths = state, plan.paths(self.leaves)
             for own, share in self._runs_by_decay(h, plan, gradients):
                 state = with_common(state, before, paths)
-                updates, state = self.run_chain(step, plan, own, state, share, run)
+                updates, state = self.run_chain(
+                    step, plan, own, state, share, run, self._keep(step, plan)
+                )
                 with self.optimizer._running.group(h, numbers):  # constraints read them, too
                     for i, update in zip(plan.leaves, updates, strict=True):
                         if share[i] is not None:
@@ -145,12 +147,29 @@ class Computation:
         states = where_true(finite, tuple(new_states), tuple(chains))
         return states, where_true(finite, new, old)
 
+    def _keep(self, step: StepInput, plan: GroupPlan) -> Callable[[int, Any], Any]:
+        """Return what constrains the masters of a group, by the place of a leaf in its tree."""
+
+        def keep(place: int, array: Any) -> Any:
+            i = plan.leaves[place]
+            return self.leaves[i].kept(array, step.old[i])
+
+        return keep
+
     def run_chain(
-        self, step: StepInput, plan: GroupPlan, h: Hyper, state: Any, gradients: list, run: Run
+        self,
+        step: StepInput,
+        plan: GroupPlan,
+        h: Hyper,
+        state: Any,
+        gradients: list,
+        run: Run,
+        keep: Callable[[int, Any], Any] | None = None,
     ) -> tuple[list, Any]:
         """Run the group's chain on gradients, its state and parameters, without absent ones.
 
-        Return what ``run`` makes of each of the plan's leaves, and the chain's new state.
+        ``keep`` constrains masters. Return what ``run`` makes of each of the plan's leaves, and the
+        chain's new state.
         """
         optimizer = self.optimizer
         shown: list[Any] = [None] * len(self.leaves)
@@ -163,7 +182,7 @@ class Computation:
         optimizer._core.busy_in(StateJaxTracer())
         with optimizer._running.group(h, step.numbers):
             made, new = run(
-                optimizer._chain(plan.group, h), plan.tree(gradients), seen, plan.tree(shown)
+                optimizer._chain(plan.group, h, keep), plan.tree(gradients), seen, plan.tree(shown)
             )
         if absent:
             new = jax.tree.map(lambda n, o: o if is_masked(n) else n, new, state, is_leaf=is_masked)

@@ -156,7 +156,21 @@ class Leaf(Codec):
                 f'the chain returned an update of the shape {jnp.shape(update)} for parameter '
                 f'{self.name!r}, which it sees with the shape {p.shape}.'
             )
-        return self.moved((p + update).astype(p.dtype), old)
+        array = (p + update).astype(p.dtype)
+        return self.decode(array, old) if self._has_master(p) else self.moved(array, old)
+
+    def _has_master(self, array: jax.Array) -> bool:
+        """Whether what is computed on is updated in a copy of more precision, and kept there."""
+        return wider(array.dtype, self.master_dtype or array.dtype) != array.dtype
+
+    def kept(self, master: jax.Array, old: Any) -> jax.Array:
+        """Return what the constraint leaves of a master, an array that is computed on."""
+        if self.constraint is None:
+            return master
+        like = without_unit(old)
+        wide = jnp.asarray(like, jnp.promote_types(jnp.result_type(like), master.dtype))
+        in_wide = wide if self.unit is None else Quantity(wide, unit=self.unit)
+        return self.encode(self._kept(self._constrained(self.decode(master, in_wide)), in_wide))
 
     def moved(self, array: jax.Array, old: Any) -> Any:
         """Return the value after an update, of the same kind as ``old``, where it is kept."""

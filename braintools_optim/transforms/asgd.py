@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from .count import advanced, spread, zero_counts
-from .infinite import largest_for_infinite
+from .infinite import difference, zero_for_infinite
 from .refuse import check_params
 
 __all__ = ['StepByAsgdState', 'step_by_asgd']
@@ -45,14 +45,15 @@ def step_by_asgd(
         rate = spread(lr / (1.0 + lambd * lr * past) ** alpha, updates)
         share = spread(1.0 / jnp.maximum(1.0, past - t0), updates)
         updates = jax.tree.map(
-            lambda g, p, r: -r.astype(g.dtype) * (g + lambd * largest_for_infinite(p)),
+            lambda g, p, r: -r.astype(g.dtype) * (g + lambd * zero_for_infinite(p)),
             updates,
             params,
             rate,
         )
 
         def averaged(ax: Any, p: Any, u: Any, w: Any) -> Any:
-            return jnp.where(w == 1.0, p + u, ax + w.astype(p.dtype) * (p + u - ax))
+            new = jnp.where(w == 1.0, p + u, ax + w.astype(p.dtype) * difference(p + u, ax))
+            return new.astype(ax.dtype)
 
         ax = jax.tree.map(averaged, state.ax, params, updates, share)
         return updates, StepByAsgdState(counts, ax)

@@ -16,13 +16,14 @@ from .adam import ScaleByAdamState, bias_corrected
 from .adam_variants import rectified
 from .count import advanced, one_minus_power, spread, zero_counts
 from .moments import at_least_single
+from .wide import single_or_wider
 
 __all__ = ['scale_by_belief', 'scale_by_yogi']
 
 
 def _second_moment(params: optax.Params, value: Any) -> Any:
     def full(p: jax.Array) -> jax.Array:
-        return jnp.full(p.shape, value, jnp.promote_types(p.real.dtype, jnp.float32))
+        return jnp.full(jnp.shape(p), value, single_or_wider(p))
 
     return jax.tree.map(full, params)
 

@@ -35,6 +35,11 @@ def advanced(counts: jax.Array, updates: optax.Updates) -> jax.Array:
 
 def advanced_where(here: np.ndarray, counts: jax.Array) -> jax.Array:
     """Add one for each leaf that is here; stop at the largest integer."""
+    if here.shape != counts.shape:
+        raise ValueError(
+            f'there are {len(here)} gradients, and counts of {len(counts)} parameters: leave out '
+            f'what has none by optax.MaskedNode(), as optax.masked does, not by None.'
+        )
     one = here.astype(np.int32)
     top = np.iinfo(np.int32).max
     return jnp.where(counts < top, counts + one, top)

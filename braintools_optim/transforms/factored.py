@@ -10,7 +10,7 @@ import optax
 
 from .count import advanced, spread, zero_counts
 from .refuse import check_params, refuse_complex
-from .wide import widened
+from .wide import root, widened
 
 __all__ = ['ScaleByAdafactorState', 'scale_by_adafactor']
 
@@ -126,4 +126,4 @@ def _mean(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _rms(x: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(x * x) / max(x.size, 1))
+    return root(jnp.sum(x * x) / max(x.size, 1))

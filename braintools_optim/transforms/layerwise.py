@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .infinite import largest_for_infinite
+from .infinite import zero_for_infinite
 from .refuse import check_params
-from .wide import square_norm, widened
+from .wide import root, square_norm, widened
 
 __all__ = [
     'BoundNormState',
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def _norm(x: jax.Array) -> jax.Array:
-    return jnp.sqrt(square_norm(x))
+    return root(square_norm(x))
 
 
 def _unless_zero(of_p: jax.Array, of_g: jax.Array, over: Any, under: Any) -> jax.Array:
@@ -129,7 +129,7 @@ def scale_by_novograd(
         def accumulated(m: Any, g: Any, p: Any, v: Any) -> Any:
             root = jnp.sqrt(v) + eps  # zero where eps is and there has been no gradient
             quotient = (g / jnp.where(root > 0, root, 1.0)).astype(g.dtype)
-            return b1 * m + share * (quotient + weight_decay * largest_for_infinite(p))
+            return b1 * m + share * (quotient + weight_decay * zero_for_infinite(p))
 
         mu = jax.tree.map(accumulated, state.mu, updates, params, nu_max if amsgrad else nu)
         return mu, ScaleByNovogradState(mu, nu, nu_max)

@@ -20,7 +20,7 @@ from .infinite import decayed_weights
 from .mesh import in_auto_axes
 from .orthogonal import NS_COEFFICIENTS, NS_EPS, NS_STEPS, newton_schulz
 from .refuse import refuse_complex
-from .wide import widened
+from .wide import root, widened
 
 __all__ = [
     'CLIPS',
@@ -363,10 +363,10 @@ def _bounded(gradients: list[Any], clip: str | None, bound: Any) -> list[Any]:
         return gradients
     squares = [None if c is None else jnp.sum((c * c.conj()).real) for c in gradients]
     if clip == 'global':
-        norm = jnp.sqrt(sum((s for s in squares if s is not None), start=jnp.zeros(())))
+        norm = root(sum((s for s in squares if s is not None), start=jnp.zeros(())))
         factors = [jnp.minimum(1.0, bound / (norm + 1e-6))] * len(gradients)
     else:
-        norms = [jnp.zeros(()) if s is None else jnp.sqrt(s) for s in squares]
+        norms = [jnp.zeros(()) if s is None else root(s) for s in squares]
         factors = [jnp.where(norm > bound, bound / norm, 1.0) for norm in norms]
     return [
         None if c is None else c * moments.real_like(jnp.where(bound > 0, f, 1.0), c)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -28,7 +29,9 @@ def wider(dtype: Any, master: Any) -> Any:
 
 
 def with_masters(
-    inner: optax.GradientTransformation, dtype: Any = jnp.float32
+    inner: optax.GradientTransformation,
+    dtype: Any = jnp.float32,
+    keep: Callable[[int, jax.Array], jax.Array] | None = None,
 ) -> optax.GradientTransformation:
     """Let a transformation update wide copies of narrow parameters, which are then rounded.
 
@@ -38,6 +41,10 @@ def with_masters(
 
     The state is that of ``inner`` and a `MasterState`. If a parameter was assigned since, so
     that its copy does not round to it, the copy continues from the parameter, entry by entry.
+
+    ``keep(i, copy)`` returns what is kept of the copy of leaf ``i``, absent ones counted, after an
+    update. Updates are in ``dtype``, so that parameters become exactly what copies round to: what
+    needs them in the dtype of the gradients, as :func:`optax.apply_if_finite`, goes into ``inner``.
     """
     chain = optax.with_extra_args_support(inner)
 
@@ -67,14 +74,15 @@ def with_masters(
         )
         moved, kept = [], []
         pieces = zip(narrow, old, wide, treedef.flatten_up_to(updates), strict=True)
-        for p, master, before, u in pieces:
+        for i, (p, master, before, u) in enumerate(pieces):
             if is_absent(p) or not is_narrow(p):
                 moved.append(u)
                 kept.append(master)
             else:
-                now = before + u
+                now = before + u if keep is None else keep(i, before + u)
                 goal, at = now.astype(p.dtype).astype(dtype), p.astype(dtype)
-                moved.append(jnp.where(goal == at, 0.0, goal - at))  # at infinity, too
+                stays = (goal == at) | jnp.isinf(at)  # from where no update leads back
+                moved.append(jnp.where(stays, 0.0, goal - at))
                 kept.append(now.astype(dtype))
         return treedef.unflatten(moved), (inner_state, MasterState(treedef.unflatten(kept)))
 

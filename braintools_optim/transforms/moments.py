@@ -12,6 +12,7 @@ import optax
 
 from .absent import is_absent
 from .count import advanced_where, one_minus_power, spread, zero_counts
+from .wide import single_or_wider
 
 __all__ = [
     'LeafCounts',
@@ -99,7 +100,7 @@ def at_least_single(number: jax.Array, like: jax.Array) -> jax.Array:
 
     What is multiplied by it leaves float16, where it might overflow or vanish.
     """
-    return number.astype(jnp.promote_types(jnp.finfo(like.dtype).dtype, jnp.float32))
+    return number.astype(single_or_wider(like))
 
 
 def real_zeros(p: jax.Array) -> jax.Array:
@@ -107,7 +108,7 @@ def real_zeros(p: jax.Array) -> jax.Array:
 
     In less than float32 the small steps of such an average would vanish.
     """
-    return jnp.zeros(p.shape, jnp.promote_types(jnp.finfo(p.dtype).dtype, jnp.float32))
+    return jnp.zeros(jnp.shape(p), single_or_wider(p))
 
 
 def is_known_zero(x: Any) -> bool:

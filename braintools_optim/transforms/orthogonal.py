@@ -20,7 +20,9 @@ __all__ = [
     'NS_COEFFICIENTS',
     'NS_EPS',
     'NS_STEPS',
+    'FACTORS',
     'OUTPUTS',
+    'RESHAPES',
     'Reshape',
     'ScaleByMuonState',
     'is_matrix',
@@ -35,6 +37,8 @@ NS_STEPS = 5
 NS_EPS = 1e-7
 
 OUTPUTS = ('rows', 'columns')
+FACTORS = (None, 'original', 'match_rms_adamw')
+RESHAPES = (None, 'last', 'first')
 
 Shape = tuple[int, ...]
 Reshape = str | Callable[[Shape], Shape] | None
@@ -144,8 +148,12 @@ def scale_by_muon(
     outputs : {'rows', 'columns'}
         What the factor counts as rows.
     """
-    if outputs not in OUTPUTS:
-        raise ValueError(f'scale_by_muon needs one of {OUTPUTS} for outputs, got {outputs!r}.')
+    known = {'adjust_lr_fn': (adjust_lr_fn, FACTORS), 'outputs': (outputs, OUTPUTS)}
+    if not callable(reshape):
+        known['reshape'] = reshape, RESHAPES
+    for name, (given, allowed) in known.items():
+        if given not in allowed:
+            raise ValueError(f'scale_by_muon needs one of {allowed} for {name}, got {given!r}.')
 
     def init(params: optax.Params) -> ScaleByMuonState:
         refuse_complex(params)

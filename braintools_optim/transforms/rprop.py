@@ -56,7 +56,7 @@ def step_by_rprop(
 
         def adapted(size: Any, a: Any, first: Any) -> Any:
             factor = jnp.where(a > 0, etas[1], jnp.where(a < 0, etas[0], 1.0))
-            return jnp.clip(jnp.where(first, lr, size) * factor, *step_sizes)
+            return jnp.clip(jnp.where(first, lr, size) * factor, *step_sizes).astype(size.dtype)
 
         size = jax.tree.map(adapted, state.size, agree, spread(fresh, updates))
         updates = jax.tree.map(

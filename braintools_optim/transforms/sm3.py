@@ -69,7 +69,7 @@ def scale_by_sm3(eps: Any = 1e-8) -> optax.GradientTransformation:
             return jnp.concatenate(largest) if largest else nu.reshape(1)
 
         def divided(g: Any, nu: Any) -> Any:
-            return jnp.where(nu > 0, g * jax.lax.rsqrt(nu + eps), 0.0).astype(g.dtype)
+            return jnp.where(nu == 0, 0.0, g * jax.lax.rsqrt(nu + eps)).astype(g.dtype)
 
         nu = jax.tree.map(summed, updates, accumulators)
         return jax.tree.map(divided, updates, nu), jax.tree.map(accumulated, nu)

@@ -7,12 +7,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-__all__ = ['cast_like', 'inner', 'largest', 'moved', 'square_norm', 'wide_dtype', 'widened']
+__all__ = [
+    'cast_like',
+    'inner',
+    'largest',
+    'moved',
+    'root',
+    'single_or_wider',
+    'square_norm',
+    'wide_dtype',
+    'widened',
+]
 
 
 def wide_dtype(tree: Any) -> Any:
     """Return the dtype in which numbers of the whole tree are kept."""
     return jnp.result_type(jnp.float32, *(x.dtype for x in jax.tree.leaves(tree)))
+
+
+def single_or_wider(x: Any) -> Any:
+    """Return the dtype of real numbers of at least single precision for an array or number."""
+    return jnp.promote_types(jnp.finfo(jnp.result_type(x)).dtype, jnp.float32)
 
 
 def widened(x: jax.Array) -> jax.Array:
@@ -24,6 +39,19 @@ def square_norm(x: jax.Array) -> jax.Array:
     """Return the sum of squared magnitudes, where squares overflow float16 and blur in bfloat16."""
     wide = widened(x)
     return jnp.sum((wide * wide.conj()).real)
+
+
+@jax.custom_jvp
+def root(square: jax.Array) -> jax.Array:
+    """Return the square root, whose derivative at zero counts as zero."""
+    return jnp.sqrt(square)
+
+
+@root.defjvp
+def _slope_of_root(values: tuple, directions: tuple) -> tuple[jax.Array, jax.Array]:
+    (square,), (direction,) = values, directions
+    found = root(square)
+    return found, jnp.where(found == 0, 0.0, direction / jnp.where(found == 0, 1.0, 2.0 * found))
 
 
 def inner(one: Any, other: Any) -> jax.Array:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ..wide import root
 from .draw import draws_like
 from .norm import ROWS, Matmul, exact_norm, iterated_norm
 
@@ -232,7 +233,7 @@ def _turned(q: jax.Array, draws: jax.Array | None, rule: Rule) -> jax.Array:
 
 def _balances(tops: list[jax.Array]) -> list[jax.Array]:
     """Return what makes the largest entries of both factors the same."""
-    mean = jnp.sqrt(tops[0]) * jnp.sqrt(tops[1])
+    mean = root(tops[0]) * root(tops[1])
     return [mean / jnp.where(top > 0, top, 1.0) for top in tops]
 
 

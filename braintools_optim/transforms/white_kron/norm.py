@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..wide import root
+
 __all__ = ['ESTIMATORS', 'ROWS', 'Matmul', 'exact_norm', 'iterated_norm']
 
 Matmul = Callable[[jax.Array, jax.Array], jax.Array]
@@ -39,7 +41,7 @@ def iterated_norm(
     rows = jnp.take_along_axis(matrices, most, axis=-2) / scale
     # Of the size of the draws: a mean square of one.
     mean = jnp.max(energy, axis=-1)[..., None, None] / matrices.shape[-1]
-    rows = rows / _safe(jnp.sqrt(mean))
+    rows = rows / _safe(root(mean))
     if draws is not None:
         rows = rows + draws
 
@@ -51,7 +53,7 @@ def iterated_norm(
 
 
 def _lengths(rows: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.sum(jnp.square(rows), axis=-1, keepdims=True))
+    return root(jnp.sum(jnp.square(rows), axis=-1, keepdims=True))
 
 
 def _safe(x: jax.Array) -> jax.Array:

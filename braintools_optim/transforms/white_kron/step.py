@@ -22,7 +22,7 @@ import optax
 from ..count import advanced, one_minus_power
 from ..entry import entry, places
 from ..moments import is_known_zero
-from ..wide import widened
+from ..wide import root, widened
 from .draw import seeds_of
 from .factor import Blocks, Factor, Rule, precondition
 from .layout import LEFT, ONE_D_PATH, RIGHT, Layout
@@ -173,7 +173,7 @@ class Step:
         m = (m / _over(scale, m)).reshape(-1, flock.layout.layers, *flock.layout.merged)
         scale = scale / unbiased
         if self.options.normalize_grads:
-            norm = jnp.sqrt(jnp.sum(jnp.square(m), axis=self.axes, keepdims=True))
+            norm = root(jnp.sum(jnp.square(m), axis=self.axes, keepdims=True))
             m = m / (norm + 1e-6 / _over(scale, m))
             scale = jnp.ones_like(scale)
         m = m.reshape(-1, *flock.layout.merged)
@@ -192,7 +192,7 @@ class Step:
         # With its largest entry divided out no square leaves the range.
         top = jnp.max(jnp.abs(out), axis=self.axes, keepdims=True)
         out = out / jnp.where(top > 0, top, 1.0)
-        rms = jnp.sqrt(jnp.mean(jnp.square(out), axis=self.axes, keepdims=True))
+        rms = root(jnp.mean(jnp.square(out), axis=self.axes, keepdims=True))
         bound = _MAX_RMS / jnp.where(rms > 0, rms, 1.0)
         out = out * jnp.minimum(top * _over(average.scale, out), bound)
         if self.options.lr_style == 'adam':
