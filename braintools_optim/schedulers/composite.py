@@ -174,9 +174,10 @@ class Composite(PresentRate):
         """Go on to the next epoch; give the metric if a ReduceLROnPlateau is among them."""
         if len(args) > 1:
             raise TypeError(f'{type(self).__name__}.step takes one argument, got {len(args)}.')
+        first = args[0] if args else None
         watches = self._wants_metric()
-        metric = self._given_once('metric', *args * watches, metric, metrics)
-        epoch = self._given_once('epoch', *args * (not watches), epoch)
+        metric = self._given_once('metric', first if watches else None, metric, metrics)
+        epoch = self._given_once('epoch', None if watches else first, epoch)
         if epoch is not None:
             epoch = self._checked_epoch(epoch)
         then = following(self._epoch(), epoch)
