@@ -64,7 +64,7 @@ def listing() -> str:
     lines += [
         f'Every algorithm takes these, too: {options}.',
         'All but LBFGS, SparseAdam and the exact Mars take accumulate_steps.',
-        'Those that keep a first moment, as Adam does, take mu_dtype; those that decay each '
+        'Those that keep a first moment or momentum take mu_dtype; those that decay each '
         'parameter by itself, decay_mask.',
     ]
     return '\n'.join(lines)

@@ -107,7 +107,8 @@ class OptaxOptimizer(
         The dtype of the copies in which narrower parameters are kept and updated, such as float32
         for parameters in bfloat16, where small updates would vanish. The chain computes in it, too.
     mu_dtype : dtype, optional
-        The dtype of first moments (state that is named ``mu``); a class without any refuses it.
+        The dtype of first moments or momentum, what the class names in ``first_moments``; a class
+        without any refuses it.
     skip_nonfinite : bool
         Whether a step in which any entry of any gradient is inf or nan leaves all parameters and
         all that the chains remember as they are. ``step_count`` counts it.
@@ -192,7 +193,9 @@ class OptaxOptimizer(
         self._tx = tx
         self._precision = Precision.checked(name, state_dtype, master_dtype, mu_dtype)
         if mu_dtype is not None and not self.first_moments:
-            raise TypeError(f'{name} keeps no first moment, to which mu_dtype would apply.')
+            raise TypeError(
+                f'{name} keeps no first moment or momentum, to which mu_dtype would apply.'
+            )
         self._skip_nonfinite = check_flag(name, 'skip_nonfinite', skip_nonfinite, False)
         self._accumulate_steps = check_count(name, 'accumulate_steps', accumulate_steps, 1)
         if self._accumulate_steps > 1:

@@ -46,7 +46,7 @@ _SAID = {
     'for parameters in bfloat16.',
     'master_dtype': 'is that of a copy of narrower parameters, which is updated, so that no update '
     'is lost in rounding.',
-    'mu_dtype': 'is the dtype of the first moment.',
+    'mu_dtype': 'is the dtype of the first moment, or of the momentum.',
     'skip_nonfinite': 'lets a step with an inf or nan in any gradient change no parameter and no '
     'moment.',
     'accumulate_steps': 'lets only every so many-th step update, by the mean of the gradients of '

@@ -14,6 +14,14 @@ import braintools_optim as bo
 KEEP_MU = [bo.Adam, bo.AdamW, bo.NAdam, bo.RAdam, bo.Lion, bo.AdaBelief, bo.Yogi, bo.Lamb]
 
 
+MOVING = {
+    **dict.fromkeys([bo.SGD, bo.Momentum, bo.RMSprop, bo.Lars, bo.Fromage], {'momentum': 0.9}),
+    bo.SM3: {'momentum': 0.5},
+    bo.Adafactor: {'beta1': 0.9},
+}
+"""With what others keep a first moment."""
+
+
 def run(value, steps=30, cls=bo.Adam, split=False, **options):
     start = jnp.asarray(value)
     param = ParamState(start)
@@ -63,16 +71,19 @@ def test_complex_parameters_have_real_state():
     assert {x.dtype for x in moments} == {jnp.dtype(jnp.bfloat16)}
 
 
-@pytest.mark.parametrize('cls', KEEP_MU)
+@pytest.mark.parametrize('cls', [*KEEP_MU, *MOVING])
 def test_narrow_first_moments(cls):
-    start = jnp.array([1.0, 2.0, -3.0, 0.5])
-    opt, got = run(start, cls=cls, mu_dtype=jnp.bfloat16)
-    exact, want = run(start, cls=cls)
+    start, moving = jnp.array([1.0, 2.0, -3.0, 0.5]), MOVING.get(cls, {})
+    opt, got = run(start, cls=cls, mu_dtype=jnp.bfloat16, **moving)
+    exact, want = run(start, cls=cls, **moving)
     dtypes = [x.dtype for x in floats_of(opt)]
     assert dtypes.count(jnp.bfloat16) == 1 and opt.mu_dtype == jnp.bfloat16
     assert jnp.bfloat16 not in [x.dtype for x in floats_of(exact)]
     assert got.dtype == jnp.float32
-    np.testing.assert_allclose(got, want, atol=2e-3 if cls is bo.Lion else 3e-4)
+    atol = 2e-3 if cls is bo.Lion else 3e-4
+    if moving:  # a rounding of a 512th comes back in the next steps, by a momentum of 0.9 tenfold
+        atol = 10 / 512 * float(jnp.abs(want - start).max())
+    np.testing.assert_allclose(got, want, atol=atol)
 
 
 def test_dtypes_are_kept_by_jit_groups_and_checkpoints():
@@ -129,10 +140,10 @@ class Moveless(bo.OptaxOptimizer):
 def test_no_first_moment():
     with pytest.raises(TypeError, match='Adagrad keeps no first moment'):
         bo.Adagrad(mu_dtype=jnp.bfloat16)
-    opt = Moveless(lr=0.1, mu_dtype=jnp.bfloat16)
-    with pytest.raises(ValueError, match='Moveless keeps no mu'):
-        opt.register_trainable_weights({'w': ParamState(jnp.ones(2))})
-    assert not opt.param_groups
+    for opt in (Moveless(lr=0.1, mu_dtype=jnp.bfloat16), bo.SGD(mu_dtype=jnp.bfloat16)):
+        with pytest.raises(ValueError, match='keeps no (mu|trace) to be kept in bfloat16'):
+            opt.register_trainable_weights({'w': ParamState(jnp.ones(2))})
+        assert not opt.param_groups
 
 
 OPTIMIZERS = [
@@ -148,7 +159,7 @@ def test_a_signature_shows_mu_dtype_where_there_is_a_first_moment(cls):
     shown = 'mu_dtype' in inspect.signature(cls).parameters
     assert shown == ('mu_dtype' in cls.__doc__)
     if cls is not bo.Lookahead:  # which has what its base has
-        opt = cls(**{'mu_dtype': jnp.bfloat16} if shown else {})
+        opt = cls(**{'mu_dtype': jnp.bfloat16, **MOVING.get(cls, {})} if shown else {})
         opt.register_trainable_weights({'w': ParamState(jnp.ones((2, 2)))})
         found = {x.dtype for x in jax.tree.leaves(opt.opt_state.value)}
         assert shown == (jnp.dtype(jnp.bfloat16) in found)

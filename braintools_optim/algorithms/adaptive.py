@@ -53,7 +53,7 @@ class RMSprop(OptaxOptimizer):
 
     structural = ('momentum',)
     ranges = {'alpha': DECAY}
-    first_moments = ()
+    first_moments = ('trace',)
 
     def __init__(
         self,

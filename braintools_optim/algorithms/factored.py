@@ -58,7 +58,7 @@ class Adafactor(OptaxOptimizer):
     none_is_zero = ('eps[0]', 'beta1')
     ranges = {'beta2_decay': Range(high=0.0, open_low=True), 'd': Range(1.0), 'beta1': DECAY}
     complex_as_real = False
-    first_moments = ()
+    first_moments = ('ema',)
 
     def __init__(
         self,

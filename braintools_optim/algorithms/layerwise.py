@@ -102,7 +102,7 @@ class Lars(OptaxOptimizer):
 
     structural = ('momentum',)
     ranges = {'trust_coefficient': NON_NEGATIVE}
-    first_moments = ()
+    first_moments = ('trace',)
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class Fromage(OptaxOptimizer):
 
     structural = ('momentum', 'p_bound')
     ranges = {'p_bound': NON_NEGATIVE}
-    first_moments = ()
+    first_moments = ('trace',)
 
     def __init__(
         self,

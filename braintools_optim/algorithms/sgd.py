@@ -46,7 +46,7 @@ class SGD(OptaxOptimizer):
 
     structural = ('momentum',)
     ranges = {'dampening': UNIT}
-    first_moments = ()
+    first_moments = ('trace',)
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Momentum(OptaxOptimizer):
     """
 
     nesterov = False
-    first_moments = ()
+    first_moments = ('trace',)
 
     def __init__(
         self,

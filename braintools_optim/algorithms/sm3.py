@@ -42,7 +42,7 @@ class SM3(OptaxOptimizer):
 
     structural = ('momentum',)
     ranges = {'momentum': DECAY}
-    first_moments = ()
+    first_moments = ('ema',)
 
     def __init__(
         self,

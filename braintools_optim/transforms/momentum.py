@@ -56,6 +56,7 @@ def unless_zero(momentum: Any, chain: optax.GradientTransformation) -> optax.Gra
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         moves = jnp.not_equal(momentum, 0.0)
         new = chain.update(updates, state, params)
-        return jax.tree.map(lambda x, y: jax.lax.select(moves, x, y), new, (updates, state))
+        old = jax.tree.map(lambda x, y: y.astype(x.dtype), new, (updates, state))
+        return jax.tree.map(lambda x, y: jax.lax.select(moves, x, y), new, old)
 
     return optax.GradientTransformation(chain.init, update)
