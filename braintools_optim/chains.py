@@ -44,6 +44,12 @@ class RunsChains:
     _precision: Precision
     _running: Running
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        replaces = not vars(cls).keys().isdisjoint(['transform', 'default_tx'])
+        if replaces and 'first_moments' not in vars(cls):
+            cls.first_moments = RunsChains.first_moments  # not those of the chain that it replaces
+
     @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Return the chain for one group's values: what a subclass overrides.

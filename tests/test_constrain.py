@@ -204,6 +204,26 @@ def test_masters_are_constrained_before_they_are_rounded(step, monkeypatch):
     assert (runs[1] < 0.66).all()
 
 
+@pytest.mark.parametrize(
+    ('start', 'constrain', 'g', 'end'),
+    [
+        (1.0, lambda x: jnp.maximum(x, 1e-8), 2.0, 1e-8),  # a sum of 1 and -1 + 1e-8 is 0
+        (1e10, lambda x: jnp.clip(x, 0.5, 1.0), 0.0, 1.0),
+        (np.nan, jnp.nan_to_num, 0.0, 0.0),
+        (np.inf, lambda x: jnp.clip(x, 0.5, 1.0), 0.0, 1.0),
+        (0.5, lambda x: jnp.minimum(x, 1.0 - jnp.finfo(x.dtype).eps), -2.0, 1.0 - 2.0**-7),
+    ],
+    ids=['small', 'large', 'nan', 'inf', 'by dtype'],
+)
+def test_what_a_master_rounds_to_is_in_bounds(start, constrain, g, end):
+    w = ParamState(jnp.array([start], jnp.bfloat16))
+    opt = bo.SGD(1.0, master_dtype=jnp.float32, constrain=constrain)
+    opt.register_trainable_weights({'w': w})
+    for _ in range(2):
+        opt.step({'w': jnp.array([g], jnp.bfloat16)})
+        np.testing.assert_allclose(np.float32(w.value), [end], rtol=4e-3)
+
+
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.complex64])
 def test_masters_do_not_run_beyond_a_bound(dtype, x64):
     def in_disc(x):

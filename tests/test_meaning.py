@@ -406,6 +406,28 @@ def test_what_loggers_do_is_not_looked_into():
     assert len(meaning.inside) < 10
 
 
+def test_a_text_is_not_a_dataclass():
+    """Else all attributes would count, of which one changes in each step."""
+    held = SimpleNamespace(name='a_b', history=[])
+
+    def closure():
+        return held.name.replace('_', '-')
+
+    before = Meaning(closure, {}).key
+    held.history.append(1.0)
+    assert Meaning(closure, {}).key == before
+    held.name = 'b'
+    assert Meaning(closure, {}).key != before
+
+
+def test_imports_in_odd_code_have_a_meaning():
+    names = ''.join(f'    if 0 > z: a{i}\n' for i in range(300))
+    code = f'def f():\n{names}    import math\n    from ...nothing import x\n    return math.pi\n'
+    space = {'z': 1, '__package__': 'package'}
+    exec(code, space)  # noqa: S102  # more names than an instruction can tell, and no such package
+    assert Meaning(space['f'], {}).key == Meaning(space['f'], {}).key
+
+
 def test_odd_objects_have_a_meaning():
     class Odd:
         def __init__(self):

@@ -132,6 +132,17 @@ def test_lookahead_keeps_those_of_its_base():
     assert param.value.dtype == jnp.bfloat16
 
 
+class InAnotherWay(bo.Adagrad):
+    def transform(self, h):
+        return optax.chain(optax.scale_by_adam(), optax.scale_by_learning_rate(h.lr))
+
+
+def test_a_class_with_another_chain_has_another_first_moment():
+    opt = InAnotherWay(0.1, mu_dtype=jnp.bfloat16)
+    opt.register_trainable_weights({'w': ParamState(jnp.ones(4))})
+    assert [x.dtype for x in floats_of(opt)] == [jnp.bfloat16, jnp.float32]
+
+
 class Moveless(bo.OptaxOptimizer):
     def transform(self, h):
         return optax.scale_by_learning_rate(h.lr)

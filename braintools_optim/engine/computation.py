@@ -139,10 +139,18 @@ class Computation:
                 updates, state = self.run_chain(
                     step, plan, own, state, share, run, self._keep(step, plan)
                 )
+                masters = [None] * len(plan.leaves)
+                if self.optimizer.master_dtype is not None:
+                    masters = masters_in(state, plan)
                 with self.optimizer._running.group(h, numbers):  # constraints read them, too
-                    for i, update in zip(plan.leaves, updates, strict=True):
-                        if share[i] is not None:
-                            new[i] = self.leaves[i].moved_by(update, old[i])
+                    for i, update, master in zip(plan.leaves, updates, masters, strict=True):
+                        if share[i] is None:
+                            continue
+                        leaf = self.leaves[i]
+                        if master is None:
+                            new[i] = leaf.moved_by(update, old[i])
+                        else:
+                            new[i] = leaf.rounded(master, old[i])
             new_states.append(own_copies(state, step.borrowed))
         states = where_true(finite, tuple(new_states), tuple(chains))
         return states, where_true(finite, new, old)
@@ -236,6 +244,12 @@ class Computation:
         """Raise if they have other shapes than they came with, where nothing maps over them."""
         for leaf, value in zip(self.leaves, self.leaf_values(values), strict=True):
             leaf.check_shape(value)
+
+
+def masters_in(state: Any, plan: GroupPlan) -> list:
+    """Return the masters in the state of a group's chain, None for leaves that need none."""
+    masters = plan.flat(state[-1].master)
+    return [master if master.size else None for master in masters]
 
 
 def own_copies(state: Any, borrowed: Sequence) -> Any:

@@ -156,12 +156,20 @@ class Leaf(Codec):
                 f'the chain returned an update of the shape {jnp.shape(update)} for parameter '
                 f'{self.name!r}, which it sees with the shape {p.shape}.'
             )
-        array = (p + update).astype(p.dtype)
-        return self.decode(array, old) if self._has_master(p) else self.moved(array, old)
+        return self.moved((p + update).astype(p.dtype), old)
 
-    def _has_master(self, array: jax.Array) -> bool:
-        """Whether what is computed on is updated in a copy of more precision, and kept there."""
-        return wider(array.dtype, self.master_dtype or array.dtype) != array.dtype
+    def rounded(self, master: jax.Array, old: Any) -> Any:
+        """Return the value that a master, which is constrained already, rounds to.
+
+        Rounding may lead out of where it is kept: then it is put back, if a constraint puts back
+        and does not go on changing what it has put back.
+        """
+        array = master.astype(self.encode(old).dtype)
+        if self.constraint is not None:
+            settled = self.kept(master, old) == master
+            again = self.encode(self.moved(array, old))
+            array = jnp.where(settled, again, array)
+        return self.decode(array, old)
 
     def kept(self, master: jax.Array, old: Any) -> jax.Array:
         """Return what the constraint leaves of a master, an array that is computed on."""

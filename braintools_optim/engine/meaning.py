@@ -9,6 +9,7 @@ from one of its own.
 
 from __future__ import annotations
 
+import dataclasses
 import dis
 import hashlib
 import sys
@@ -66,8 +67,10 @@ _COMPARISONS = {
 }
 """What code uses that compares; the ``__eq__`` of a dataclass reads all that it has."""
 CONSTRUCTORS = frozenset(['__new__', '__init__', '__post_init__'])
-_REFLECTING = frozenset(['vars', '__dict__', 'asdict', 'astuple', 'fields', 'replace'])
+_REFLECTING = frozenset(['vars', '__dict__', 'asdict', 'astuple'])
 """Names by which code comes to all attributes of an object that some function refers to."""
+_OF_DATACLASSES = 'fields', 'replace'
+"""Functions by which it does, too, where they are those of `dataclasses`."""
 _BY_TEXT = frozenset(['getattr', 'attrgetter', 'methodcaller'])
 """Names by which code comes to attributes that a text names."""
 _MOST = 10_000  # objects that are looked into; further ones are known by their identity
@@ -216,6 +219,8 @@ class Meaning:
             cells = zip(x.__code__.co_freevars, x.__closure__ or (), strict=True)
             refers += [c.cell_contents for n, c in cells if n not in assigned and c != CellType()]
             refers += [x.__dict__] * bool(x.__dict__)
+            if _reflects(refers, read):
+                self._names.add('__dict__')
             if not _REFLECTING.isdisjoint(self._names):
                 self._reflected |= set(map(id, refers))
             self._parts.append((x.__code__, *map(self._token, refers)))
@@ -277,6 +282,8 @@ def _names(code: CodeType) -> tuple[dict[str, None], set[str], set[tuple[str, in
     before: list[Any] = [None, None]
     for instruction in dis.get_instructions(code):
         match instruction.opname:
+            case 'EXTENDED_ARG':  # a part of the next one
+                continue
             case 'STORE_GLOBAL' | 'STORE_DEREF':
                 assigned.add(str(instruction.argval))
             case 'COMPARE_OP':
@@ -293,6 +300,14 @@ def _names(code: CodeType) -> tuple[dict[str, None], set[str], set[tuple[str, in
     return read, assigned - set(code.co_cellvars), imported
 
 
+def _reflects(refers: list[Any], read: Mapping[str, None]) -> bool:
+    """Whether code that refers to these objects and reads these names looks at all fields."""
+    functions = [getattr(dataclasses, name) for name in _OF_DATACLASSES]
+    if any(x is dataclasses for x in refers):
+        return not read.keys().isdisjoint(_OF_DATACLASSES)
+    return any(x is function for x in refers for function in functions)
+
+
 def _said(text: str) -> set[str]:
     """Return the names of attributes that a text may say, as ``'layer.scale'``."""
     names = text.split('.')
@@ -301,8 +316,8 @@ def _said(text: str) -> set[str]:
 
 def _modules(name: str, level: int, space: Mapping[str, Any]) -> list[Any]:
     """Return what code imports: a module, and the package that it is in, or None for each."""
-    package = space.get('__package__')
-    if level and not package:  # that import fails
+    try:
+        name = resolve_name('.' * level + name, space.get('__package__'))
+    except ImportError:  # which that import raises, too, if it is ever made
         return []
-    name = resolve_name('.' * level + name, package)
     return [sys.modules.get(name), sys.modules.get(name.partition('.')[0])]

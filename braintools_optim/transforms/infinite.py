@@ -28,6 +28,8 @@ def decayed_weights(weight_decay: Any, mask: Any = None) -> optax.GradientTransf
 
 def zero_for_infinite(x: jax.Array) -> jax.Array:
     """Return an array with zeros in place of infinite numbers, and of nan."""
+    if jnp.issubdtype(jnp.result_type(x), jnp.integer):
+        return x
     finite = jnp.isfinite(x) if jnp.iscomplexobj(x) else jax.lax.is_finite(x)
     return jax.lax.select(finite, x, jax.lax.full_like(x, 0.0))
 
