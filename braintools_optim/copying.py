@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from brainstate import State
 
+from .engine.observe import recorded
 from .engine.own_state import CountState
 from .engine.running import Running
 from .rates import states_of
-from .state import OptimState, RegisteredStates, with_copies
+from .state import OptimState, RegisteredStates, UniqueStateManager, with_copies
 
 if TYPE_CHECKING:
     from .optimizer import OptaxOptimizer
@@ -62,6 +63,18 @@ def found_params(optimizer: OptaxOptimizer) -> RegisteredStates:
     return registered
 
 
+def _params(original: UniqueStateManager, memo: dict, traced: bool) -> UniqueStateManager:
+    """Return the parameters of a copy; raise for those that were copied while they were traced."""
+    found = with_copies(original, memo)
+    if traced and any(mine is not theirs for mine, theirs in zip(found, original, strict=True)):
+        raise ValueError(
+            'a model was copied in a function that is being traced: brainstate copies the values '
+            'that its States have outside, which would stay in the compiled program. Copy it '
+            'outside, and assign the values of its States inside.'
+        )
+    return found
+
+
 def _states_in(value: Any) -> Iterator[State]:
     """Give the States in an attribute's value."""
     if isinstance(value, State):
@@ -91,6 +104,7 @@ def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
     optimizer._core.refuse_several()
     new = memo[id(optimizer)] = object.__new__(type(optimizer))
     core, table = optimizer._core.duplicate(), optimizer._table.copy()
+    traced = recorded() and not all(s._trace_state.is_valid() for s in optimizer.param_states)
     # What another optimizer drives, as a Lookahead does with its base's, is copied with that one.
     schedulers = {
         id(s): s.copy(new, memo) if s.optimizer is optimizer else s
@@ -102,7 +116,7 @@ def _independent_copy(optimizer: OptaxOptimizer, memo: dict) -> OptaxOptimizer:
         '_table': table,
         '_number_state': table.state,
         '_groups': [group.of_copy(new) for group in optimizer._groups],
-        '_find_params': partial(with_copies, optimizer.param_states.copy(), memo),
+        '_find_params': partial(_params, optimizer.param_states.copy(), memo, traced),
         '_lr_scheduler': schedulers[id(optimizer._lr_scheduler)],
         '_schedulers': [schedulers[id(s)] for s in optimizer._schedulers],
         '_scheduler_states': states_of(schedulers.values()),

@@ -261,3 +261,20 @@ def test_a_group_is_copied_with_its_optimizer():
         copy.deepcopy(opt.param_groups[0])
     with pytest.raises(AttributeError, match="no attribute 'states'. Call brainstate.graph.states"):
         opt.states  # noqa: B018  # reading it is what raises
+
+
+def test_a_model_is_not_copied_while_it_is_traced():
+    """The values that it has now would stay in the compiled program."""
+    net = brainstate.nn.Linear(1, 1)
+    opt = bo.SGD(0.5).register_trainable_weights(net.states(ParamState))
+
+    def inner():
+        other, its = copy.deepcopy((net, opt))
+        its.step(jax.tree.map(jnp.ones_like, its.param_states.to_pytree_value()))
+        return other(jnp.ones(1))
+
+    with pytest.raises(ValueError, match='a model was copied in a function that is being traced'):
+        brainstate.transform.jit(inner)()
+    inner()
+    assert brainstate.transform.jit(lambda: copy.deepcopy(opt).current_lr)() == 0.5
+    assert int(opt.step_count.value) == 0

@@ -203,6 +203,41 @@ def test_norms_have_derivatives_at_zero(name):
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.grad(moved)(params)))
 
 
+ROOTS = {
+    'adam': (T.scale_by_adam, {}),
+    'amsgrad': (T.scale_by_adam, {'amsgrad': True}),
+    'nadam': (T.scale_by_nadam, {}),
+    'radam': (T.scale_by_radam, {}),
+    'rms': (T.scale_by_rms, {}),
+    'centered rms': (T.scale_by_centered_rms, {}),
+    'adagrad': (T.scale_by_adagrad, {}),
+    'novograd': (T.scale_by_novograd, {}),
+    'ademamix': (T.scale_by_ademamix, {'b1': 0.9, 'b2': 0.99, 'b3': 0.9, 'alpha': 1.0}),
+    'mars': (T.scale_by_mars, {}),
+}
+
+
+@pytest.mark.parametrize('name', ROOTS)
+def test_steps_have_derivatives_where_a_gradient_is_zero(name):
+    """As of an unseen row of an embedding, or behind a dead relu."""
+    make, options = ROOTS[name]
+    start = {'w': jnp.array([1.0, -1.0])}
+
+    def loss(lr, w):
+        tx = optax.chain(make(**options), optax.scale(-lr))
+        params, state = {'w': w}, tx.init(start)
+        for _ in range(7):  # so many before radam divides
+            grads = jax.grad(lambda p: jnp.sum(jax.nn.relu(p['w']) ** 2))(params)
+            updates, state = tx.update(grads, state, params)
+            params = optax.apply_updates(params, updates)
+        return jnp.sum(params['w'] ** 2)
+
+    slopes = jax.jit(jax.grad(loss, argnums=(0, 1)))(0.01, start['w'])
+    assert all(np.isfinite(x).all() for x in slopes) and slopes[0] != 0.0
+    low, high = (float(loss(lr, start['w'])) for lr in (0.0095, 0.0105))
+    np.testing.assert_allclose(slopes[0], (high - low) / 1e-3, rtol=2e-2)
+
+
 def test_a_gradient_of_none_is_refused_where_updates_are_counted():
     params = {'a': jnp.ones(2), 'b': jnp.ones(2)}
     for tx in (T.scale_by_adamax(), T.scale_by_adam()):

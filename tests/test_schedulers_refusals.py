@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import brainstate
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -245,3 +246,9 @@ def test_a_step_is_given_nothing_twice(step, name):
     scheduler.step(0.5)
     scheduler.step(metric=0.4, epoch=5)
     assert scheduler.last_epoch.value == 5
+
+
+def test_what_is_driven_is_an_optimizer():
+    average = bo.AveragedModel(brainstate.nn.Linear(2, 1), decay=0.9)
+    with pytest.raises(TypeError, match='needs the name of a hyper-parameter, got AveragedModel'):
+        bo.ParamScheduler(average, 'decay', bo.schedules.cosine(0.99, T_max=20))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..transforms.wide import square_norm
+from ..transforms.wide import root, square_norm
 from .leaf import entries_of, over_entries
 
 __all__ = ['clipped', 'signed_and_bounded']
@@ -27,7 +27,7 @@ def clipped(gradients: list, numbers: dict[str, Any]) -> list:
     """Bound the gradients of all groups: their global norm, then each entry, if so wished."""
     if 'grad_clip_norm' in numbers:
         squares = [square_norm(entries_of(g)) for g in gradients if g is not None]
-        norm = jnp.sqrt(sum(squares, start=jnp.zeros(())))
+        norm = root(sum(squares, start=jnp.zeros(())))
         bound = numbers['grad_clip_norm']
         within = (norm <= bound) | jnp.isinf(bound)  # a norm that is nan is not
         factor = jnp.where(within, 1.0, bound / norm)

@@ -51,12 +51,12 @@ class ParamScheduler(Scheduler):
     def __init__(self, name: str, schedule: Any, last_epoch: int = ...) -> None: ...
 
     def __init__(self, name: str, schedule: Any, last_epoch: int = 0):  # type: ignore[misc]  # the overloads say less
-        super().__init__(last_epoch)
         if not isinstance(name, str):
             raise TypeError(
-                f'ParamScheduler needs the name of a hyper-parameter, got {name!r}; write '
+                f'ParamScheduler needs the name of a hyper-parameter, got {name!r:.80}; write '
                 f"ParamScheduler(optimizer, 'weight_decay', schedule)."
             )
+        super().__init__(last_epoch)
         each = schedule if isinstance(schedule, list) else [schedule]
         given = [s for s in each if s is not None or not isinstance(schedule, list)]
         entries = [x for s in given for x in (s if isinstance(s, tuple) else (s,))]

@@ -10,6 +10,7 @@ import optax
 
 from .count import advanced, one_minus_power, spread, zero_counts
 from .moments import at_least_single, averaged_square
+from .wide import root
 
 __all__ = ['ScaleByAdamState', 'bias_corrected', 'scale_by_adam']
 
@@ -62,7 +63,7 @@ def bias_corrected(mu: Any, nu: Any, counts: jax.Array, b1: Any, b2: Any, eps: A
     scale2 = spread(jax.lax.rsqrt(one_minus_power(b2, counts)), mu)
 
     def quotient(m: Any, v: Any, s1: Any, s2: Any) -> Any:
-        root = jnp.sqrt(v) * s2.astype(v.dtype) + eps
-        return (m * at_least_single(s1, m) / root).astype(m.dtype)
+        under = root(v) * s2.astype(v.dtype) + eps
+        return (m * at_least_single(s1, m) / under).astype(m.dtype)
 
     return jax.tree.map(quotient, mu, nu, scale1, scale2)

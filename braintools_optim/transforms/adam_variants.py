@@ -11,6 +11,7 @@ import optax
 from .absent import present
 from .count import advanced, one_minus_power, spread, zero_counts
 from .moments import at_least_single, averaged_square
+from .wide import root
 
 __all__ = [
     'ScaleByNadamState',
@@ -105,9 +106,9 @@ def scale_by_nadam(
         of_v = spread(jax.lax.rsqrt(one_minus_power(b2, counts)), updates)
 
         def direction(g: Any, m: Any, v: Any, sg: Any, sm: Any, sv: Any) -> Any:
-            root = jnp.sqrt(v) * sv.astype(v.dtype) + eps
+            under = root(v) * sv.astype(v.dtype) + eps
             ahead = g * at_least_single(sg, g) + m * at_least_single(sm, m)
-            return (ahead / root).astype(g.dtype)
+            return (ahead / under).astype(g.dtype)
 
         updates = jax.tree.map(direction, updates, mu, nu, of_g, of_m, of_v)
         return updates, ScaleByNadamState(counts, products, mu, nu)
@@ -150,8 +151,8 @@ def rectified(mu: Any, nu: Any, counts: jax.Array, b1: Any, b2: Any, eps: Any) -
     scale = spread(factor / one_minus_power(b1, counts), mu)
 
     def direction(m: Any, v: Any, s: Any, divide: Any) -> Any:
-        root = jnp.where(divide, jnp.sqrt(v) + eps, 1.0)
-        return (m * at_least_single(s, m) / root).astype(m.dtype)
+        under = jnp.where(divide, root(v) + eps, 1.0)
+        return (m * at_least_single(s, m) / under).astype(m.dtype)
 
     return jax.tree.map(direction, mu, nu, scale, spread(trusted, mu))
 

@@ -10,6 +10,7 @@ import optax
 
 from .count import advanced, spread, zero_counts
 from .moments import at_least_single, averaged_square
+from .wide import root
 
 __all__ = [
     'ScaleByAdagradState',
@@ -50,7 +51,7 @@ def scale_by_adagrad(
         sums = jax.tree.map(lambda s, g: s + (g * g.conj()).real, state.sum, updates)
         scale = spread(1.0 / (1.0 + (counts - 1) * lr_decay), updates)
         updates = jax.tree.map(
-            lambda g, s, r: (g * at_least_single(r, g) / (jnp.sqrt(s) + eps)).astype(g.dtype),
+            lambda g, s, r: (g * at_least_single(r, g) / (root(s) + eps)).astype(g.dtype),
             updates,
             sums,
             scale,
@@ -71,7 +72,7 @@ def scale_by_rms(decay: Any = 0.99, eps: Any = 1e-8) -> optax.GradientTransforma
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         nu = jax.tree.map(lambda v, g: averaged_square(v, g, decay), state.nu, updates)
-        updates = jax.tree.map(lambda g, v: g / (jnp.sqrt(v) + eps), updates, nu)
+        updates = jax.tree.map(lambda g, v: g / (root(v) + eps), updates, nu)
         return updates, optax.ScaleByRmsState(nu)
 
     return optax.GradientTransformation(optax.scale_by_rms().init, update)
@@ -132,7 +133,7 @@ def scale_by_centered_rms(decay: Any = 0.99, eps: Any = 1e-8) -> optax.GradientT
             state.mu,
         )
         mu = optax.tree.update_moment(updates, state.mu, decay, 1)
-        updates = jax.tree.map(lambda g, s: g / (jnp.sqrt(s) + eps), updates, variance)
+        updates = jax.tree.map(lambda g, s: g / (root(s) + eps), updates, variance)
         return updates, ScaleByCenteredRmsState(mu, variance)
 
     return optax.GradientTransformation(init, update)

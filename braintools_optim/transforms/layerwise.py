@@ -127,8 +127,8 @@ def scale_by_novograd(
         share = 1.0 - b1 if grad_averaging else 1.0
 
         def accumulated(m: Any, g: Any, p: Any, v: Any) -> Any:
-            root = jnp.sqrt(v) + eps  # zero where eps is and there has been no gradient
-            quotient = (g / jnp.where(root > 0, root, 1.0)).astype(g.dtype)
+            under = root(v) + eps  # zero where eps is and there has been no gradient
+            quotient = (g / jnp.where(under > 0, under, 1.0)).astype(g.dtype)
             return b1 * m + share * (quotient + weight_decay * zero_for_infinite(p))
 
         mu = jax.tree.map(accumulated, state.mu, updates, params, nu_max if amsgrad else nu)

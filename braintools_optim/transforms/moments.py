@@ -12,7 +12,7 @@ import optax
 
 from .absent import is_absent
 from .count import advanced_where, one_minus_power, spread, zero_counts
-from .wide import single_or_wider
+from .wide import root, single_or_wider
 
 __all__ = [
     'LeafCounts',
@@ -60,7 +60,7 @@ def root_by_leaf(b2: Any, eps: Any, eps_root: Any, count: Any, leaves: int) -> l
     """Return for each leaf what makes the denominator of Adam out of its averaged square."""
 
     def made(scale: Any) -> Callable[[jax.Array], jax.Array]:
-        return lambda nu: jnp.sqrt(nu * scale.astype(nu.dtype) + eps_root) + eps
+        return lambda nu: root(nu * scale.astype(nu.dtype) + eps_root) + eps
 
     return list(map(made, by_leaf(lambda t: 1.0 / one_minus_power(b2, t), count, leaves)))
 
