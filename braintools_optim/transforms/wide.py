@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,15 +43,20 @@ def square_norm(x: jax.Array) -> jax.Array:
 
 
 @jax.custom_jvp
-def root(square: jax.Array) -> jax.Array:
-    """Return the square root, whose derivative at zero counts as zero."""
+def _root(square: jax.Array) -> jax.Array:
     return jnp.sqrt(square)
 
 
-@root.defjvp
+@partial(jax.jit, inline=True)  # else it would be traced anew for every leaf
+def root(square: jax.Array) -> jax.Array:
+    """Return the square root, whose derivative at zero counts as zero."""
+    return _root(square)
+
+
+@_root.defjvp
 def _slope_of_root(values: tuple, directions: tuple) -> tuple[jax.Array, jax.Array]:
     (square,), (direction,) = values, directions
-    found = root(square)
+    found = _root(square)
     return found, jnp.where(found == 0, 0.0, direction / jnp.where(found == 0, 1.0, 2.0 * found))
 
 
