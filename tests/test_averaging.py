@@ -435,3 +435,16 @@ def test_it_shows_its_numbers_and_its_model():
     texts = []
     jit(lambda: texts.append(repr(average)))()
     assert 'n_averaged' in texts[0]
+
+
+@pytest.mark.parametrize('decay', [None, 0.25, 0.75])
+def test_what_is_infinite_in_all_models_is_so_in_their_average(decay):
+    model = brainstate.nn.Linear(1, 2)
+    (state,) = model.states(ParamState).values()
+    average = bo.AveragedModel(model, decay=decay)
+    for weight in (1.0, 2.0):
+        state.value = {'weight': jnp.array([[weight, 0.0]]), 'bias': jnp.array([-jnp.inf, weight])}
+        average.update_parameters(model)
+    (mean,) = average.states(ParamState).values()
+    assert mean.value['bias'][0] == -jnp.inf
+    assert 1.0 < mean.value['bias'][1] < 2.0

@@ -435,3 +435,16 @@ def test_two_things_said_of_one_path_are_refused(option, said):
     alike = bo.AdamW(0.1, **{option: {'a.b': said[0], 'a': {'b': said[0]}}})
     alike.register_trainable_weights({'a.b': params[0], 'a': {'b': params[1]}})
     assert len(alike.param_states) == 2
+
+
+def test_what_goes_on_shrinking_shrinks_a_master_once_a_step():
+    """It is not given again what the master rounds to, as what puts back is."""
+    w = ParamState(jnp.full(2, 0.7, jnp.bfloat16))
+    opt = bo.SGD(0.1, master_dtype=jnp.float32, constrain=lambda x: x * 0.9)
+    opt.register_trainable_weights({'w': w})
+    for _ in range(3):
+        opt.step({'w': jnp.zeros(2, jnp.bfloat16)})
+    first = np.float32(jnp.bfloat16(0.7))
+    np.testing.assert_allclose(np.float32(w.value), first * 0.9**3, rtol=4e-3)
+    (master,) = opt.opt_state.value[1].master.values()
+    np.testing.assert_allclose(master, first * 0.9**3, rtol=1e-6)

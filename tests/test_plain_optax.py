@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from brainstate import ParamState
 from looking import assert_same
 from test_schedules import IDS, VARIANTS, make
 
+import braintools_optim as bo
 from braintools_optim import transforms as T
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
@@ -273,3 +275,17 @@ def test_rprop_keeps_dtypes_at_a_rate_that_is_an_array():
 
     both = jax.vmap(train)(jnp.array([0.125, 0.25]))
     np.testing.assert_array_equal(np.float32(both[0]), np.float32(train(0.125)))
+
+
+def test_a_bound_has_a_derivative_where_all_gradients_are_zero():
+    tx = (
+        bo.SGD(0.1, grad_clip_norm=1.0)
+        .register_trainable_weights({'w': ParamState(jnp.ones(2))})
+        .tx
+    )
+
+    def moved(w):
+        updates, _ = tx.update({'w': w * w}, tx.init({'w': w}), {'w': w})
+        return jnp.sum(updates['w'])
+
+    np.testing.assert_array_equal(jax.grad(moved)(jnp.zeros(2)), [0.0, 0.0])
