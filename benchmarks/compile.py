@@ -1,6 +1,6 @@
 """What the first call of a step costs by the number of leaves, beside hand-written optax.
 
-    python -m benchmarks.compile [--only 10,200,2000,mixed] [--json FILE]
+    python -m benchmarks.compile [--only 10,200,net,2000,mixed] [--json FILE]
 
 P6: the first eager step over 2,000 leaves of equal shape, and of twenty shapes, in CPU seconds; it
 holds tracing, compiling and running. Then what the next steps cost, and a step in which a gradient
@@ -22,23 +22,42 @@ import braintools_optim as bo
 from .measure import Ratio, Step, command, timed
 from .step import by_hand
 
-EQUAL = [(4, 4)]
-TWENTY = [(i, j) for i in (2, 3, 4, 5) for j in (2, 3, 4, 5, 6)]
-WORK: dict[str, tuple[int, list[tuple[int, int]], int, int]] = {
+Shapes = list[tuple[int, ...]]
+
+EQUAL: Shapes = [(4, 4)]
+TWENTY: Shapes = [(i, j) for i in (2, 3, 4, 5) for j in (2, 3, 4, 5, 6)]
+
+
+def resnet50() -> Shapes:
+    """Return the shapes of ResNet-50: kernels of convolutions, each with a scale and a bias."""
+    kernels: Shapes = [(7, 7, 3, 64)]
+    came = 64
+    for blocks, width in [(3, 64), (4, 128), (6, 256), (3, 512)]:
+        for block in range(blocks):
+            kernels += [(1, 1, came, width), (3, 3, width, width), (1, 1, width, 4 * width)]
+            kernels += [(1, 1, came, 4 * width)] if block == 0 else []
+            came = 4 * width
+    shapes = [shape for kernel in kernels for shape in (kernel, kernel[-1:], kernel[-1:])]
+    return [*shapes, (came, 1000), (1000,)]
+
+
+NET = resnet50()
+WORK: dict[str, tuple[int, Shapes, int, int]] = {
     # leaves, their shapes in turn, samples of ours, samples of what takes minutes
     '10': (10, EQUAL, 5, 5),
     '200': (200, EQUAL, 3, 3),
+    'net': (len(NET), NET, 3, 3),
     '2000': (2000, EQUAL, 3, 1),
     'mixed': (2000, TWENTY, 3, 1),
 }
 TARGET = 2.0  # P6, in CPU seconds
 
 
-def model(leaves: int, shapes: list[tuple[int, int]]) -> dict[str, jax.Array]:
+def model(leaves: int, shapes: Shapes) -> dict[str, jax.Array]:
     return {f'w{i:05d}': jnp.ones(shapes[i % len(shapes)]) for i in range(leaves)}
 
 
-def ours(leaves: int, shapes: list[tuple[int, int]]) -> tuple[Step, Step]:
+def ours(leaves: int, shapes: Shapes) -> tuple[Step, Step]:
     """Return an eager step of our AdamW, and one without the first gradient."""
     params = model(leaves, shapes)
     grads = jax.tree.map(lambda p: 0.1 * p, params)
@@ -55,7 +74,7 @@ def ours(leaves: int, shapes: list[tuple[int, int]]) -> tuple[Step, Step]:
 
 def what_of(name: str) -> str:
     leaves, shapes, *_ = WORK[name]
-    return f'{leaves} leaves of {len(shapes)} shape' + 's' * (len(shapes) > 1)
+    return f'{leaves} leaves of {len(set(shapes))} shape' + 's' * (len(set(shapes)) > 1)
 
 
 def first_alone(name: str) -> Ratio:

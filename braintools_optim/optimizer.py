@@ -22,6 +22,7 @@ from .engine.given_chain import check_chain
 from .engine.leaf import Leaf, all_leaves, leaves_of
 from .engine.observe import traced
 from .engine.own_state import ChainState, CoreState, CountState
+from .engine.packs import are_light
 from .engine.plan import GroupPlan
 from .engine.running import Running
 from .engine.step import Stepper
@@ -331,7 +332,8 @@ class OptaxOptimizer(
             before = known.paths(self._leaves)
             state = with_known(state, paths, self._core.chain(group.index), before)
         # A step may take many leaves in several calls, each with their own state.
-        own = None if are_many(leaves) else may_lie_together(state, paths)
+        alone = are_many(leaves) or not are_light(leaf.shape for leaf in leaves)
+        own = None if alone else may_lie_together(state, paths)
         self._core.put_group(group.index, state, own, values)
         group.members = [*group.members, *new]
         self.param_states.adopt(manager)

@@ -62,7 +62,7 @@ def test_which_arrays_lie_together():
     alone = {m[0] for m in members if len(m) == 1}
     assert alone >= {positions[f"['{k}']"] for k in ALONE}
     assert sorted(i for m in members for i in m) == list(range(len(positions)))
-    last = {positions[f"['s{i}']"] for i in (4, 5, 6)}
+    last = {positions[f"['s{i}']"] for i in (2, 4, 6)}  # in the order of their shapes
     assert {positions["['counts']"], *last} in together  # one more than that would be without
     assert max(map(len, members)) == packs._TOGETHER
 
@@ -75,6 +75,13 @@ def test_counts_lie_with_float32_beside_as_many_as_without():
     assert packed([arrays[4], arrays[4]]).packing.members == ((0,), (1,))
     half = [x.astype(jnp.bfloat16) for x in arrays[:2]]
     assert packed([*half, arrays[4]]).packing.members == ((0, 1), (2,))
+
+
+def test_equal_ones_lie_together():
+    # XLA compiles equal buffers once.
+    arrays = [jnp.ones(shape) for shape in [(3,), (2, 2), (5,)] * 4]
+    shapes = [{arrays[i].shape for i in members} for members in packed(arrays).packing.members]
+    assert sorted(map(len, shapes)) == [1, 1, 1]
 
 
 def test_what_may_not_or_cannot_lies_alone():
@@ -252,6 +259,22 @@ def test_more_groups_have_no_more_buffers(groups):
         opt.add_param_group({k: params[k] for k in some})
     assert len(opt.param_groups) == groups and len(lying(opt)) == 5
     assert len(opt._core.parts()[0]) == 5
+
+
+def test_small_ones_of_a_large_model_lie_alone():
+    # Beside what the large ones take, buffers save nothing, and their kernels take long to compile.
+    params = params_of()
+    large = brainstate.ParamState(jnp.zeros((packs._LIGHT, 2 * len(SHAPES))))
+    opt = bo.Adam(0.1).register_trainable_weights(params)
+    opt.step(gradients(0, params))
+    before, one = opt.opt_state.value, lying(opt)
+    opt.add_param_group({'large': large})
+    assert one == [3, 4, 4, 4] and set(lying(opt)) == {1}
+    assert_same(opt.opt_state.value, before)
+    (own, *_), _ = opt._core.value
+    opt.add_param_group({'more': brainstate.ParamState(jnp.zeros(2))})
+    assert set(lying(opt)) == {1}
+    assert opt._core.value[0][0] is own  # which is not taken apart again
 
 
 def test_many_leaves_lie_alone(monkeypatch):

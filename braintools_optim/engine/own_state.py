@@ -125,7 +125,7 @@ class CoreState(LateState):
         new = Packed.of(chain, together, len(arrays))
         groups = (*groups[:index], new, *groups[index + 1 :])
         if together is None:
-            groups = tuple(one.unpacked(one.tree) for one in groups)
+            groups = tuple(one.apart() for one in groups)
         self.value = (groups, replicated_beside(count, arrays))
 
     def replace(self, chains: tuple, count: Any) -> None:

@@ -6,13 +6,15 @@ more of them, or larger ones, save little and take long to compile (`python -m b
 Integers, as counts are, go along with them, each as two numbers: an array for themselves costs as
 much. Their bits would not do: as floats they are so small that XLA's arithmetic, to which
 collectives belong, makes zeros of them.
+Where the parameters of a model are large on the average, computing them takes so long that buffers
+save nothing, and their kernels still have to be compiled.
 That is so on the CPU. Elsewhere a program's kernels cost more than its arrays, and packs need more.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,13 +26,20 @@ from ..check import is_tracer
 from ..transforms.mesh import in_auto_axes
 from .buffers import is_deleted
 
-__all__ = ['Packed']
+__all__ = ['Packed', 'are_light']
 
 _TOGETHER = 4  # arrays in a buffer, beside counts
 _SMALL = 1024  # numbers in an array, at most, that lies in a buffer with others
+_LIGHT = 16 * _SMALL  # numbers that the arrays of a model have on the average, at most, for that
 _PLATFORM = 'cpu'  # where they do
 _COUNT, _CARRIER = np.dtype('int32'), np.dtype('float32')  # in what buffers counts lie
 _HALF = 16  # bits in each of the two numbers that a count lies there as: both are exact
+
+
+def are_light(shapes: Iterable[tuple[int, ...]]) -> bool:
+    """Whether parameters of these shapes are so small, on the average, that buffers save time."""
+    sizes = list(map(math.prod, shapes))
+    return sum(sizes) <= _LIGHT * len(sizes)
 
 
 class Packing:
@@ -140,6 +149,12 @@ class Packed:
         )
         return self.like(tree) if fits else self.unpacked(tree)
 
+    def apart(self) -> Packed:
+        """Return the same tree, each array in its own buffer."""
+        packing = self.packing
+        alone = len(packing.members) == len(packing.types)
+        return self if alone else self.unpacked(self.tree)
+
     def unpacked(self, tree: Any) -> Packed:
         """Return any tree of as many parameters' state, each array in its own buffer."""
         return self.of(tree, parameters=self.packing.parameters)
@@ -156,10 +171,10 @@ def _members(leaves: list, wanted: Sequence[bool]) -> tuple[tuple[int, ...], ...
             counts[i] = (_CARRIER, x.sharding, x.committed)
         else:
             alike.setdefault((x.dtype, x.sharding, x.committed), []).append(i)
-    members = {
-        kind: [found[k : k + _TOGETHER] for k in range(0, len(found), _TOGETHER)]
-        for kind, found in alike.items()
-    }
+    members = {}
+    for kind, found in alike.items():
+        found.sort(key=lambda i: jnp.shape(leaves[i]))  # XLA compiles equal buffers once
+        members[kind] = [found[k : k + _TOGETHER] for k in range(0, len(found), _TOGETHER)]
     for i, carrier in counts.items():
         members.setdefault(carrier if carrier in members else i, [[]])[-1].append(i)
     return tuple(sorted(tuple(sorted(one)) for several in members.values() for one in several))
