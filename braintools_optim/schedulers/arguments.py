@@ -10,7 +10,7 @@ import numpy as np
 
 from ..check import check_number
 from ..ranges import Range, inherit_ranges, range_of
-from .row import Row
+from .row import Row, one_each
 from .scheduler import Progress, Scheduler
 from .shown import Entries
 
@@ -92,12 +92,10 @@ class Arguments(Scheduler):
 
     def _set_number(self, name: str, value: Any) -> None:
         self._check_not_each(name, value)
-        progress, owner = self._progress(), type(self).__name__
-        each = list(value) if isinstance(value, list | tuple) else [value] * len(progress.memory)
-        if len(each) != len(progress.memory):
-            raise ValueError(
-                f'{owner} needs {len(progress.memory)} values for {name}, got {value!r}.'
-            )
+        progress = self._progress()
+        count = len(progress.memory)
+        each = value if isinstance(value, list | tuple) else [value] * count
+        each = one_each(type(self).__name__, f'numbers for {name}', each, count)
         rows = []
         for i, (row, new) in enumerate(zip(progress.memory, each, strict=True)):
             numbers = self._checked(self._numbers_of(row) | {name: new})

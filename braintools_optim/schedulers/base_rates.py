@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..check import check_number
 from ..engine.writing import undone_on_error
-from .row import Row, either, same, written
+from .row import Row, either, one_each, same, written
 from .scheduler import Progress, Scheduler
 from .shown import Entries
 
@@ -73,11 +73,8 @@ class BaseRates(Scheduler):
 
     def _assign_bases(self, values: Sequence) -> None:
         """Go on as if these had been the bases, and nothing had been changed by hand."""
-        owner, count = type(self).__name__, len(self.base_lrs)
-        if not isinstance(values, list | tuple) or len(values) != count:
-            raise ValueError(
-                f'{owner} needs {count} numbers for base_lrs, one for each group, got {values!r}.'
-            )
+        owner = type(self).__name__
+        values = one_each(owner, 'numbers for base_lrs', values, len(self._bases()))
         bases = [check_number(owner, 'base_lr', x) for x in values]
         optimizer = self.optimizer
         if optimizer is None:

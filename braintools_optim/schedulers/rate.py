@@ -16,7 +16,7 @@ from .arguments import Arguments
 from .base_rates import BaseRates
 from .construction import is_optimizer
 from .functions import called, check_rate_function
-from .row import Row, carried, flat, is_concrete, start_of, written
+from .row import Row, carried, flat, is_concrete, one_each, start_of, written
 from .scheduler import Progress, following
 from .shown import CurrentRates
 from .snapshot import is_code, other_arguments, row_differences, row_snapshot, saved_rows
@@ -389,12 +389,7 @@ class LRScheduler(Arguments, BaseRates):
 
     def _set_lrs(self, lrs: Sequence) -> None:
         """Replace the present learning rate of every group."""
-        count = len(self._lrs())
-        if not isinstance(lrs, list | tuple) or len(lrs) != count:
-            raise ValueError(
-                f'{type(self).__name__} needs {count} learning rates, one for each group, got '
-                f'{lrs!r}.'
-            )
+        lrs = one_each(type(self).__name__, 'learning rates', lrs, len(self._lrs()))
         if self.optimizer is not None:
             self.optimizer._assign({(i, 'lr'): lr for i, lr in enumerate(lrs)})
             return

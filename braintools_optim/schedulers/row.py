@@ -11,7 +11,10 @@ import jax.numpy as jnp
 
 from ..check import is_tracer
 
-__all__ = ['Row', 'carried', 'either', 'flat', 'is_concrete', 'same', 'start_of', 'written']
+__all__ = [
+    *('Row', 'carried', 'either', 'flat', 'is_concrete', 'one_each', 'same', 'start_of'),
+    'written',
+]
 
 
 class Row(NamedTuple):
@@ -26,6 +29,13 @@ class Row(NamedTuple):
 def flat(row: Row) -> tuple:
     """Return the numbers of a row one after the other."""
     return (*row[:3], *row.numbers)
+
+
+def one_each(owner: str, name: str, values: Any, count: int) -> list:
+    """Return the values that the groups are given in a list; raise if there is not one for each."""
+    if not isinstance(values, list | tuple) or len(values) != count:
+        raise ValueError(f'{owner} needs {count} {name}, one for each group, got {values!r}.')
+    return list(values)
 
 
 def written(rows: list[Row], lrs: list) -> list[Row]:
