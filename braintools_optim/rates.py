@@ -171,7 +171,7 @@ class DrivenRates:
             lr = scheduler._join(group, base, lr)
         changes = {(group.index, 'lr'): lr}
         for scheduler in self._all_schedulers():
-            settings = scheduler._settings(scheduler._progress())
+            settings = scheduler._first_settings(scheduler._progress())
             changes |= {key: value for key, value in settings.items() if key[0] == group.index}
         self._assign(changes, by_hand=False)
 

@@ -330,3 +330,69 @@ def test_what_starts_beside_a_one_cycle_starts_from_its_base():
         scheduler.step()
         found.append(opt.current_lr)
     np.testing.assert_allclose(found, [0.04, 0.02, 0.01], rtol=1e-12)  # torch 2.13
+
+
+def second_at_half(rate=0.4):
+    """Return an optimizer of two groups, the second at half the rate of the first."""
+    w, v = (brainstate.ParamState(jnp.ones(2)) for _ in range(2))
+    opt = bo.SGD(rate).register_trainable_weights({'w': w})
+    opt.add_param_group({'v': v}, lr=rate / 2)
+    return opt
+
+
+def held(base=None):
+    """Return a sequence that is at its base for long."""
+    first = bo.ConstantLR(total_iters=0) if base is None else bo.ConstantLR(base, total_iters=0)
+    return bo.SequentialLR([first, bo.ExponentialLR()], milestones=[9])
+
+
+@pytest.mark.parametrize('base', [None, 0.4])
+def test_a_base_within_a_chain_leaves_other_groups_theirs(base, x64):
+    warmup = bo.LinearLR(start_factor=0.5, total_iters=4)
+    opt = second_at_half()
+    opt.add_scheduler(chain := bo.ChainedScheduler([warmup, held(base)]))
+    assert [list(part.base_lrs) for part in chain.schedulers] == [[0.4, 0.2]] * 2
+    assert opt.get_last_lr() == [0.2, 0.1]
+    for _ in range(4):
+        chain.step()
+    np.testing.assert_allclose(opt.get_last_lr(), [0.4, 0.2], rtol=1e-12)
+
+
+def test_the_same_bases_assigned_to_a_chain_change_nothing(x64):
+    opt = second_at_half()
+    opt.add_scheduler(chain := bo.ChainedScheduler([bo.StepLR(step_size=2, gamma=0.5), held(0.4)]))
+    chain.step()
+    chain.step()
+    chain.base_lrs = [0.4, 0.2]
+    assert opt.get_last_lr() == [0.2, 0.1]
+    other = second_at_half()
+    parts = [bo.StepLR(step_size=2, gamma=0.5), held(0.4)]
+    other.add_scheduler(copy := bo.ChainedScheduler(parts))
+    other.load_state_dict(opt.state_dict())
+    assert copy.base_lrs == chain.base_lrs == [0.4, 0.2]
+    for scheduler in (chain, copy):
+        scheduler.step()
+        scheduler.step()
+    assert opt.get_last_lr() == other.get_last_lr() == [0.1, 0.05]
+
+
+def test_a_second_scheduler_may_name_the_base_while_the_first_warms_up(x64):
+    opt = second_at_half()
+    bo.LinearLR(opt, start_factor=0.5, total_iters=4)
+    opt.add_scheduler(second := bo.ExponentialLR(0.4, gamma=0.9))
+    assert second.base_lrs == [0.4, 0.2] and opt.get_last_lr() == [0.2, 0.1]
+
+
+@pytest.mark.parametrize('steps', [0, 3, 7, 9])
+def test_a_group_that_joins_a_sequence_has_the_momentum_of_the_others(steps):
+    # Both cycles set it when they begin to drive an optimizer, and while they run.
+    cycles = [bo.OneCycleLR(max_lr=x, total_steps=4, base_momentum=0.8 + x) for x in (0.02, 0.01)]
+    rests = [bo.ConstantLR(total_iters=0) for _ in cycles]
+    parts = [rests[0], cycles[0], rests[1], cycles[1]]
+    w, v = (brainstate.ParamState(jnp.ones(2)) for _ in range(2))
+    opt = bo.Adam(bo.SequentialLR(parts, milestones=[2, 6, 8])).register_trainable_weights({'w': w})
+    for _ in range(steps):
+        opt.lr.step()
+    opt.add_param_group({'v': v})
+    one, other = (group['betas'][0] for group in opt.param_groups)
+    assert one == other != 0.9

@@ -97,7 +97,7 @@ class BaseRates(Scheduler):
     def _begin(self, optimizer: OptaxOptimizer) -> list:
         first = optimizer._initial_lrs(self)
         lrs = optimizer.get_last_lr()
-        given = self._bases_given_for(lrs)
+        given = self._bases_given_for(lrs if first is None else first)
         if first is None or self._has_private_base():
             first = lrs = given or lrs
         elif given is not None and same(given, first) is False:
@@ -108,7 +108,7 @@ class BaseRates(Scheduler):
         return self._adopt(first, lrs)
 
     def _bases_given_for(self, lrs: list) -> list | None:
-        """Return the bases it was given, for groups that have these learning rates now.
+        """Return the bases it was given, for groups that have these rates before any schedule.
 
         One for all is not for groups whose learning rate is not that of the first.
         """

@@ -154,10 +154,8 @@ class Composite(PresentRate):
         return {k: v for child, part in parts for k, v in child._settings(part).items()}
 
     def _first_settings(self, progress: Progress) -> dict[tuple[int, str], Any]:
-        # As if each had begun to drive the optimizer, one after the other.
         parts = zip(self._children, progress.memory, strict=True)
-        each = [child._first_settings(part) for child, part in parts]
-        return {k: v for one in [*each, self._settings(progress)] for k, v in one.items()}
+        return {k: v for child, part in parts for k, v in child._first_settings(part).items()}
 
     def _states(self) -> list[OptimState]:
         return [self.last_epoch, *(s for child in self._children for s in child._states())]

@@ -88,7 +88,7 @@ class Scheduler(metaclass=SchedulerType):
         return {}
 
     def _first_settings(self, progress: Progress) -> dict[tuple[int, str], Any]:
-        """Return those that it gives an optimizer which it begins to drive."""
+        """Return those that it gives an optimizer, or group, which it begins to drive."""
         return self._settings(progress)
 
     def _fit(self, optimizer: OptaxOptimizer) -> None:

@@ -97,7 +97,7 @@ class SequentialLR(Composite):
         return self._adopt_each([child._bases() for child in self._children], [bases] * count)
 
     def _adopt(self, bases: list, lrs: list) -> list:
-        each = [child._bases_given_for(lrs) or bases for child in self._children]
+        each = [child._bases_given_for(bases) or bases for child in self._children]
         # What runs from a base of its own does not start from the rates before.
         return self._adopt_each(each, [either(same(own, bases), lrs, own) for own in each])
 
@@ -196,6 +196,14 @@ class SequentialLR(Composite):
                 before = found[key] if key in found else self._present_number(*key)
                 found[key] = either(runs, value, before)
         return found
+
+    def _first_settings(self, progress: Progress) -> dict[tuple[int, str], Any]:
+        # What is still to come leaves its mark where nothing that has run does.
+        runs, _ = self._part_at(progress.epoch)
+        parts = list(zip(self._children, progress.memory, strict=True))
+        order = [*parts[runs + 1 :], *parts[: runs + 1]]
+        each = [child._first_settings(part) for child, part in order]
+        return {k: v for one in each for k, v in one.items()}
 
     def _present_number(self, group: int, name: str) -> Any:
         assert self.optimizer is not None  # whose numbers they are
