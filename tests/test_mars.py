@@ -317,6 +317,11 @@ def test_exact_mode_needs_the_other_gradients():
         opt.step(grads_at(0, jnp.float32))
     assert_trees_close({k: p.value for k, p in params.items()}, before, rtol=0)
     opt.update(grads_at(0, jnp.float32), previous_point_grads=None)
+    grads = grads_at(1, jnp.float32)
+    for name in ('previous_point_grad', 'prev_point_grads'):
+        tx = bo.transforms.scale_by_mars(exact=True)
+        with pytest.raises(TypeError, match=f'no {name!r}.*are previous_point_grads'):
+            tx.update(grads, tx.init(grads), **{name: grads})
     with pytest.raises(ValueError, match="'w' must have the shape"):
         opt.step(grads_at(1, jnp.float32), previous_point_grads={'w': jnp.ones(2)})
     with pytest.raises(KeyError, match='nobody'):

@@ -216,7 +216,12 @@ class _Mars:
         **extra: Any,
     ) -> tuple[Any, Any]:
         """Return the directions, and the state that follows."""
-        del params, extra
+        del params
+        if stray := next((name for name in extra if name.startswith('prev')), None):
+            raise TypeError(  # or these gradients were left out without a word
+                f'Mars has no {stray!r}: the gradients of this batch at the parameters before the '
+                f'last step are previous_point_grads.'
+            )
         leaves, treedef = flat_like(updates, state.mu)
         size = len(leaves)
 
