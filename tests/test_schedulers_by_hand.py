@@ -2,7 +2,9 @@
 
 import brainstate
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from scheduler_cases import two_groups
 
 import braintools_optim as bo
 
@@ -88,7 +90,7 @@ def test_a_decay_stays_at_its_bound_after_a_change(x64, epoch, jitted):
     halved = [lr if i <= epoch else lr * 0.5 for i, lr in enumerate(undisturbed)]
     assert changed == pytest.approx([max(lr, 0.02) for lr in halved], rel=1e-12)
     below = rates(driven(decay()), 16, {epoch: 0.1}, jitted)
-    assert below[epoch + 1 :] == pytest.approx([undisturbed[epoch + 1] * 0.1] * (16 - epoch))
+    assert below[epoch + 1 :] == pytest.approx([undisturbed[epoch] * 0.1] * (16 - epoch))
 
 
 def test_a_rate_that_a_schedule_made_negative_may_be_made_less_and_no_other_becomes_so():
@@ -130,3 +132,50 @@ def test_a_list_that_was_assigned_reads_back(name):
             setattr(one, name, getattr(one, name) * 0.5)
         getattr(one, name)[1] = 0.5
         assert getattr(one, name) == 0.5
+
+
+BOUNDED = [  # the decay, its bound, when the rate is changed and to what, and all seven rates
+    (0.5, None, 1, 0.8, [0.25, 0.4, 0.2, 0.1, 0.05, 0.025, 0.0125]),
+    (0.5, 0.2, 1, 0.8, [0.25, 0.4, 0.2, 0.2, 0.2, 0.2, 0.2]),
+    (0.5, 0.2, 1, 3.2, [0.25, 1.6, 0.8, 0.4, 0.2, 0.2, 0.2]),
+    (2.0, 1.5, 1, 0.1, [1.0, 0.2, 0.4, 0.8, 1.5, 1.5, 1.5]),
+    (2.0, 2.1, 2, 0.3, [1.0, 2.0, 0.6, 1.2, 2.1, 2.1, 2.1]),
+    (0.5, 0.2, 1, 0.1, [0.25, *[0.1] * 6]),  # beyond its bound it stays
+    (2.0, 1.5, 1, 1.6, [1.0, *[1.6] * 6]),
+    (0.5, 0.2, 3, 0.4, [0.25, 0.2, 0.2, *[0.4] * 4]),  # at its bound it adds what was added
+]
+
+
+@pytest.mark.parametrize('looped', [False, True])
+@pytest.mark.parametrize(('rate', 'bound', 'at', 'value', 'want'), BOUNDED)
+def test_a_bounded_decay_goes_on_from_what_was_assigned(rate, bound, at, value, want, looped, x64):
+    opt, _ = two_groups([0.5, 0.5])
+    decay = bo.ExponentialDecayLR(opt, decay_steps=1, decay_rate=rate, end_value=bound)
+
+    def epoch(t):
+        decay.step()
+        lrs = opt.get_last_lr()
+        opt.param_groups[1]['lr'] = jnp.where(t == at, value, lrs[1])
+        return lrs[1]
+
+    if looped:
+        got = brainstate.transform.for_loop(epoch, jnp.arange(1, 8))
+    else:
+        got = [float(epoch(t)) for t in range(1, 8)]
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+@pytest.mark.parametrize('jitted', [False, True])
+def test_another_decay_goes_on_from_the_present_rate_where_its_own_curve_is_bounded(jitted, x64):
+    opt, _ = two_groups(0.5)
+    decay = bo.ExponentialDecayLR(opt, decay_steps=1, decay_rate=0.9, end_value=0.2)
+    for _ in range(5):
+        decay.step()
+
+    def change():
+        decay.decay_rate = 0.8  # whose curve from 0.5 on is below 0.2 by now
+
+    (brainstate.transform.jit(change) if jitted else change)()
+    present = 0.5 * 0.9**5
+    np.testing.assert_allclose(opt.get_last_lr(), [present] * 2, rtol=1e-12)
+    np.testing.assert_allclose(decay.preview(4)[:, 0], [present, 0.8 * present, 0.2, 0.2], 1e-12)

@@ -396,3 +396,17 @@ def test_a_group_that_joins_a_sequence_has_the_momentum_of_the_others(steps):
     opt.add_param_group({'v': v})
     one, other = (group['betas'][0] for group in opt.param_groups)
     assert one == other != 0.9
+
+
+def test_what_follows_a_cycle_starts_from_its_base_however_it_is_attached(x64):
+    def cycle(*opt):
+        parts = [bo.CyclicLR(*opt, 0.05, 0.5, step_size_up=2), bo.CosineAnnealingLR(*opt, T_max=10)]
+        return bo.SequentialLR(*opt, parts, milestones=[3])
+
+    want = cycle().preview(6)[:, 0]
+    np.testing.assert_allclose(want[[0, 2, 3]], [0.05, 0.5, 0.05], rtol=1e-12)
+    by_constructor, added, over = (two_groups(lr)[0] for lr in (cycle(), [0.3, 0.2], [0.3, 0.2]))
+    added.add_scheduler(cycle())
+    cycle(over)
+    for opt in (by_constructor, added, over):
+        np.testing.assert_allclose(opt.lr.preview(6).T, [want, want], rtol=1e-12)

@@ -95,10 +95,15 @@ class Composite(PresentRate):
         return [*common, *self._children_given_a_base(), *self._children][0]
 
     def _children_with_common_base(self) -> list[LRScheduler]:
-        """Return the children that were given the base of all that keep none of their own."""
+        """Return the children that were given the base of all that were given none.
+
+        That is one that nobody keeps for itself; or else that of the first child, from which the
+        others would start if each drove an optimizer by itself.
+        """
         given = self._children_given_a_base()
         common = [child for child in given if not child._has_private_base()]
-        return common or [child for child in reversed(given) if child.shares_base][:1]
+        first = [child for child in given if child is self._children[0]]
+        return common or first or [child for child in reversed(given) if child.shares_base][:1]
 
     @property
     def shares_base(self) -> bool:  # type: ignore[override]  # it is that of its parts

@@ -16,7 +16,7 @@ from .arguments import Arguments
 from .base_rates import BaseRates
 from .construction import is_optimizer
 from .functions import called, check_rate_function
-from .row import Row, carried, flat, is_concrete, one_each, start_of, written
+from .row import Row, carried, flat, is_concrete, one_each, start_of, started_anew, written
 from .scheduler import Progress, following
 from .shown import CurrentRates
 from .snapshot import is_code, other_arguments, row_differences, row_snapshot, saved_rows
@@ -245,7 +245,8 @@ class LRScheduler(Arguments, BaseRates):
         row = row._replace(numbers=numbers)
         if self.schedule is None or not self.carries_changes:
             return row
-        a, b = self._affine(self._epoch(), group, row)
+        free = row._replace(start=None) if self.schedule.needs_base else row  # of its bounds
+        a, b = self._affine(self._epoch(), group, free)
         return row._replace(start=start_of(row, row.written, a, b))
 
     def _by_get_lr(self, epoch: Any) -> list:
@@ -284,6 +285,9 @@ class LRScheduler(Arguments, BaseRates):
         if not carries:
             return self._set_out(then, group, row, row.base)
         a0, b0 = self._affine(now, group, row)
+        if self.schedule is not None and self.schedule.needs_base:
+            row = started_anew(row, lr, a0, b0)  # where it is bounded follows from where it starts
+            a0, b0 = self._affine(now, group, row)
         a, b = self._affine(then, group, row)
         if self.rests_at_start:
             start, new = carried(row._replace(base=row.start), lr, a0, b0, a, b)

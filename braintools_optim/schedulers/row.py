@@ -13,7 +13,7 @@ from ..check import is_tracer
 
 __all__ = [
     *('Row', 'carried', 'either', 'flat', 'is_concrete', 'one_each', 'same', 'start_of'),
-    'written',
+    *('started_anew', 'written'),
 ]
 
 
@@ -86,6 +86,12 @@ def start_of(row: Row, lr: Any, a: Any, b: Any) -> Any:
         rests = b == 0.0
         return jnp.where(rests, row.start, (lr - a) / jnp.where(rests, 1.0, b))
     return row.start if b == 0.0 else (lr - a) / b
+
+
+def started_anew(row: Row, lr: Any, a: Any, b: Any) -> Row:
+    """Return a row that starts from where ``(a, b)`` gives a learning rate, if it was changed."""
+    start = either(lr == row.written, row.start, start_of(row, lr, a, b))
+    return row._replace(start=start, written=lr)
 
 
 def _carried_traced(row: Row, lr: Any, a0: Any, b0: Any, a: Any, b: Any) -> tuple[Any, Any]:

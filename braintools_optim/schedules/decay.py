@@ -58,7 +58,7 @@ def exponential_decay(
     transition_begin: Count = 0,
     staircase: Flag = False,
     end_value: Real | None = None,
-    base: Scalar = 1.0,
+    base: Scalar | None = 1.0,
 ) -> Pair:
     r"""Decay by ``decay_rate`` (r) in ``decay_steps`` (s), from ``transition_begin`` (t0) on.
 
@@ -68,7 +68,7 @@ def exponential_decay(
     """
     since = xp.maximum(t - transition_begin, 0)
     b = raised(xp, decay_rate, since // decay_steps if staircase else since * 1.0 / decay_steps)
-    if end_value is None:
+    if end_value is None or base is None:  # None: as if there were no bound
         return 0.0, b
     beyond = xp.where(decay_rate < 1, b * base < end_value, b * base > end_value)
     return xp.where(beyond, end_value, 0.0), xp.where(beyond, 0.0, b)
