@@ -179,3 +179,10 @@ def test_another_decay_goes_on_from_the_present_rate_where_its_own_curve_is_boun
     present = 0.5 * 0.9**5
     np.testing.assert_allclose(opt.get_last_lr(), [present] * 2, rtol=1e-12)
     np.testing.assert_allclose(decay.preview(4)[:, 0], [present, 0.8 * present, 0.2, 0.2], 1e-12)
+
+
+def test_a_bounded_decay_that_nobody_changed_is_its_formula_to_the_last_bit(x64):
+    options = {'decay_steps': 3, 'decay_rate': 0.9, 'end_value': 0.02}
+    formula = bo.schedules.exponential_decay(0.1, **options)
+    got = rates(driven(bo.ExponentialDecayLR(0.1, **options)), 60, {})
+    assert got == [formula(t) for t in range(61)]
