@@ -398,15 +398,41 @@ def test_a_group_that_joins_a_sequence_has_the_momentum_of_the_others(steps):
     assert one == other != 0.9
 
 
+def previewed_in_four_ways(make, epochs):
+    """What a composite gives: alone, as lr=, added, and built over an optimizer of other rates."""
+    by_constructor, added, over = (two_groups(lr)[0] for lr in (make(), [0.3, 0.2], [0.3, 0.2]))
+    added.add_scheduler(make())
+    make(over)
+    each_group = [opt.lr.preview(epochs).T for opt in (by_constructor, added, over)]
+    return np.concatenate([make().preview(epochs).T, *each_group])
+
+
 def test_what_follows_a_cycle_starts_from_its_base_however_it_is_attached(x64):
     def cycle(*opt):
         parts = [bo.CyclicLR(*opt, 0.05, 0.5, step_size_up=2), bo.CosineAnnealingLR(*opt, T_max=10)]
         return bo.SequentialLR(*opt, parts, milestones=[3])
 
-    want = cycle().preview(6)[:, 0]
-    np.testing.assert_allclose(want[[0, 2, 3]], [0.05, 0.5, 0.05], rtol=1e-12)
-    by_constructor, added, over = (two_groups(lr)[0] for lr in (cycle(), [0.3, 0.2], [0.3, 0.2]))
-    added.add_scheduler(cycle())
-    cycle(over)
-    for opt in (by_constructor, added, over):
-        np.testing.assert_allclose(opt.lr.preview(6).T, [want, want], rtol=1e-12)
+    alone, *others = previewed_in_four_ways(cycle, 6)
+    np.testing.assert_allclose(alone[[0, 2, 3]], [0.05, 0.5, 0.05], rtol=1e-12)
+    np.testing.assert_allclose(others, [alone] * 6, rtol=1e-12)
+
+
+CYCLE_AND = {  # what the cycle is chained with, and torch's rates
+    'StepLR': ({'step_size': 2, 'gamma': 0.5}, [0.05, 0.275, 0.25, 0.275, 0.025, 0.275]),
+    'LambdaLR': (
+        {'lr_lambda': lambda epoch: 1 / (1 + epoch)},
+        [0.05, 0.025, 0.05 / 3, 0.0125, 0.01, 0.05 / 6],
+    ),
+    'ExponentialLR': ({'gamma': 0.9}, [0.05, 0.2475, 0.45, 0.2475, 0.045, 0.2475]),
+}
+
+
+@pytest.mark.parametrize('name', CYCLE_AND)
+def test_a_cycle_in_a_chain_gives_its_base_to_the_others(name, x64):
+    options, want = CYCLE_AND[name]
+
+    def chain(*opt):
+        cycle = bo.CyclicLR(*opt, 0.05, 0.5, step_size_up=2)
+        return bo.ChainedScheduler([cycle, getattr(bo, name)(*opt, **options)])
+
+    np.testing.assert_allclose(previewed_in_four_ways(chain, 6), [want] * 7, rtol=1e-12)
