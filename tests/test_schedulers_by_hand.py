@@ -142,7 +142,8 @@ BOUNDED = [  # the decay, its bound, when the rate is changed and to what, and a
     (2.0, 2.1, 2, 0.3, [1.0, 2.0, 0.6, 1.2, 2.1, 2.1, 2.1]),
     (0.5, 0.2, 1, 0.1, [0.25, *[0.1] * 6]),  # beyond its bound it stays
     (2.0, 1.5, 1, 1.6, [1.0, *[1.6] * 6]),
-    (0.5, 0.2, 3, 0.4, [0.25, 0.2, 0.2, *[0.4] * 4]),  # at its bound it adds what was added
+    (0.5, 0.2, 3, 0.6, [0.25, 0.2, 0.2, 0.3, 0.2, 0.2, 0.2]),  # from its bound it goes on, too
+    (2.0, 1.5, 3, 0.5, [1.0, 1.5, 1.5, 1.0, 1.5, 1.5, 1.5]),
 ]
 
 

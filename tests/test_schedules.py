@@ -288,14 +288,13 @@ def test_all_numbers_may_be_traced(name, hyper, x64):
     family: Any = getattr(schedules, name)
     full = family.check(name, **hyper)
     live = {k: v for k, v in full.items() if k in family.numbers and v is not None}
-    base = {'base': 0.1} if family.needs_base else {}
     steps = jnp.arange(40.0)
 
     def value(live, t):
-        return sum(family.pair(t, **{**full, **live}, **base)) * 1.0
+        return sum(family.pair(t, **{**full, **live})) * 1.0
 
     got, slopes = jax.jit(jax.vmap(jax.value_and_grad(value), (None, 0)))(live, steps)
-    want = [sum(family.pair(t, **full, **base)) for t in range(40)]
+    want = [sum(family.pair(t, **full)) for t in range(40)]
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-18)
     for slope in jax.tree.leaves(slopes):
         assert np.isfinite(slope).all()
@@ -313,7 +312,7 @@ def test_attributes_of_families():
     assert schedules.exponential_decay.numbers == {'decay_rate', 'end_value'}  # or None
     for name in HYPER:
         family = getattr(schedules, name)
-        assert family.needs_base is (name == 'exponential_decay')
+        assert (family.bound is not None) is (name == 'exponential_decay')
         parameters = list(inspect.signature(family).parameters.values())[1:]
         assert family.numbers <= {p.name for p in parameters}
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-
 from .. import schedules
 from ..check import is_tracer
 from ..schedules.cycle import last_restart
 from ..schedules.formula import evaluate
 from .rate import OPTIMIZER_RATE, BaseRateArgument, LRScheduler, PerGroup
 from .rising import Rising
-from .row import Row
+from .row import Row, either
 from .shown import live_count
 
 __all__ = [
@@ -386,8 +384,4 @@ class SWALR(LRScheduler):
         self, group: int, row: Row, lr: Any, now: Any, then: Any, carries: bool
     ) -> tuple[Row, Any]:
         a, b = self._affine(now, group, row)
-        if is_tracer(b):
-            lr = jnp.where(b == 0.0, a, lr)
-        elif b == 0.0:
-            lr = a
-        return super()._moved(group, row, lr, now, then, carries)
+        return super()._moved(group, row, either(b == 0.0, a, lr), now, then, carries)

@@ -11,7 +11,7 @@ import numpy as np
 from ..check import check_number
 from ..ranges import Range, inherit_ranges, range_of
 from .row import Row, one_each
-from .scheduler import Progress, Scheduler
+from .scheduler import Scheduler
 from .shown import Entries
 
 __all__ = ['Arguments']
@@ -100,7 +100,7 @@ class Arguments(Scheduler):
         for i, (row, new) in enumerate(zip(progress.memory, each, strict=True)):
             numbers = self._checked(self._numbers_of(row) | {name: new})
             rows.append(self._going_on(i, row, numbers))
-        self._put(Progress(progress.epoch, rows))
+        self._put(progress._replace(memory=rows))
 
     def _going_on(self, group: int, row: Row, numbers: tuple) -> Row:
         """Return a group's row with other numbers."""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..check import check_number
 from ..engine.writing import undone_on_error
-from .row import Row, either, one_each, same, written
-from .scheduler import Progress, Scheduler
+from .row import Row, either, one_each, same, with_written
+from .scheduler import Scheduler
 from .shown import Entries
 
 if TYPE_CHECKING:
@@ -121,15 +121,16 @@ class BaseRates(Scheduler):
 
     def _adopt(self, bases: list, lrs: list) -> list:
         """Take groups with these bases and present learning rates; return the new ones."""
-        rows = list(self._progress().memory)
+        progress = self._progress()
+        rows = list(progress.memory)
         spare = rows[len(bases) :]  # given for groups that are still to come
         rows += [rows[0]] * (len(bases) - len(rows))
         if self._has_private_base():
             bases = lrs = [row.base for row, _ in zip(rows, bases, strict=False)]
         rows = [Row(b, x, x, r.numbers) for b, x, r in zip(bases, lrs, rows, strict=False)]
-        self._put(Progress(self._epoch(), rows + spare))
+        self._put(progress._replace(memory=rows + spare))
         new = self._started(lrs)
-        self._put(Progress(self._epoch(), written(rows, new) + spare))
+        self._put(progress._replace(memory=with_written(rows, new) + spare))
         return new
 
     def _was_given_base(self) -> bool:
@@ -144,7 +145,8 @@ class BaseRates(Scheduler):
         return rows[group].base if 'base_lr' in self._lists and group < len(rows) else None
 
     def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:
-        rows = list(self._progress().memory)
+        progress = self._progress()
+        rows = list(progress.memory)
         i = group.index
         for name, count in self._lists.items():
             if name != 'base_lr' and i >= count:
@@ -156,10 +158,10 @@ class BaseRates(Scheduler):
             base = lr = own
         row = self._begun_anew(Row(base, lr, lr, rows[min(i, len(rows) - 1)].numbers))
         rows[i : i + 1] = [row]
-        self._put(Progress(self._epoch(), rows))
+        self._put(progress._replace(memory=rows))
         new = self._joined(i, row, lr)
         rows[i] = row._replace(written=new)
-        self._put(Progress(self._epoch(), rows))
+        self._put(progress._replace(memory=rows))
         return new
 
     def _begun_anew(self, row: Row) -> Row:

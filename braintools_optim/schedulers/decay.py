@@ -161,7 +161,6 @@ class ExponentialDecayLR(LRScheduler):
     """
 
     schedule = schedules.exponential_decay
-    rests_at_start = True
 
     def __init__(
         self,

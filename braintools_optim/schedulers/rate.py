@@ -16,7 +16,7 @@ from .arguments import Arguments
 from .base_rates import BaseRates
 from .construction import is_optimizer
 from .functions import called, check_rate_function
-from .row import Row, carried, flat, is_concrete, one_each, start_of, started_anew, written
+from .row import Row, carried, flat, is_concrete, one_each, start_of, with_written
 from .scheduler import Progress, following
 from .shown import CurrentRates
 from .snapshot import is_code, other_arguments, row_differences, row_snapshot, saved_rows
@@ -85,9 +85,6 @@ class LRScheduler(Arguments, BaseRates):
 
     carries_changes = True
     """Whether a learning rate that was changed in between is carried on."""
-
-    rests_at_start = False
-    """Whether it goes on from its present start where ``b`` was 0, not from the base as torch."""
 
     ranges = dict.fromkeys(('eta_min', 'max_lr', 'swa_lr', 'warmup_start_lr'), NON_NEGATIVE)
 
@@ -195,7 +192,7 @@ class LRScheduler(Arguments, BaseRates):
         """Return the present learning rate of each group, by the formula."""
         progress = self._progress()
         return [
-            a + b * row.start
+            self._bounded(a + b * row.start, row)
             for i, row in enumerate(progress.memory)
             for a, b in [self._affine(progress.epoch, i, row)]
         ]
@@ -232,10 +229,18 @@ class LRScheduler(Arguments, BaseRates):
         """Return what the formula says of a group."""
         if self.schedule is None:
             raise NotImplementedError(f'{type(self).__name__} must define affine or get_lr.')
-        hyper = dict(zip(self._formula_names, row.numbers, strict=False))
-        if self.schedule.needs_base:
-            hyper['base'] = row.start
-        return self.schedule.pair(epoch, **self._formula_fixed, **hyper)
+        return self.schedule.pair(epoch, **self._formula_hyper(row))
+
+    def _formula_hyper(self, row: Row) -> dict[str, Any]:
+        """Return what the formula takes of a group besides the epoch."""
+        own = zip(self._formula_names, row.numbers, strict=False)
+        return {**self._formula_fixed, **dict(own)}
+
+    def _bounded(self, lr: Any, row: Row, present: Any = None) -> Any:
+        """Return a learning rate within the formula's bound, if it has one."""
+        if self.schedule is None or self.schedule.bound is None:
+            return lr
+        return self.schedule.bound(lr, present, **self._formula_hyper(row))
 
     def _going_on(self, group: int, row: Row, numbers: tuple) -> Row:
         """Return a row with other numbers, which go on from the present learning rate, as torch's.
@@ -245,8 +250,7 @@ class LRScheduler(Arguments, BaseRates):
         row = row._replace(numbers=numbers)
         if self.schedule is None or not self.carries_changes:
             return row
-        free = row._replace(start=None) if self.schedule.needs_base else row  # of its bounds
-        a, b = self._affine(self._epoch(), group, free)
+        a, b = self._affine(self._epoch(), group, row)
         return row._replace(start=start_of(row, row.written, a, b))
 
     def _by_get_lr(self, epoch: Any) -> list:
@@ -269,7 +273,7 @@ class LRScheduler(Arguments, BaseRates):
         then = following(now, epoch)
         if self._defines_get_lr():
             new = self._by_get_lr(then)
-            return progress._replace(epoch=then, memory=written(rows, new)), new
+            return progress._replace(epoch=then, memory=with_written(rows, new)), new
         carries = self.carries_changes and epoch is None
         moved = [
             self._moved(i, row, lr, now, then, carries)
@@ -285,14 +289,9 @@ class LRScheduler(Arguments, BaseRates):
         if not carries:
             return self._set_out(then, group, row, row.base)
         a0, b0 = self._affine(now, group, row)
-        if self.schedule is not None and self.schedule.needs_base:
-            row = started_anew(row, lr, a0, b0)  # where it is bounded follows from where it starts
-            a0, b0 = self._affine(now, group, row)
         a, b = self._affine(then, group, row)
-        if self.rests_at_start:
-            start, new = carried(row._replace(base=row.start), lr, a0, b0, a, b)
-        else:
-            start, new = carried(row, lr, a0, b0, a, b)
+        start, new = carried(row, lr, a0, b0, a, b)
+        new = self._bounded(new, row, lr)
         return Row(row.base, start, new, row.numbers), new
 
     def _changed(self, epoch: Any, group: int, row: Row, lr: Any) -> Row:
@@ -303,7 +302,7 @@ class LRScheduler(Arguments, BaseRates):
         """Return a group's row and learning rate at an epoch, if the schedule goes from a start."""
         row = row._replace(start=start)
         a, b = self._affine(epoch, group, row)
-        new = a + b * start
+        new = self._bounded(a + b * start, row)
         return row._replace(written=new), new
 
     def _entered(
@@ -359,13 +358,10 @@ class LRScheduler(Arguments, BaseRates):
         return Progress(self._epoch(), rows, tuple(numbers[end:]))
 
     def _put(self, progress: Progress) -> None:
-        extra = progress.extra
-        if self.remembered and not extra:  # which stays as it is
-            extra = self._progress().extra
-        numbers = [*(x for row in progress.memory for x in flat(row)), *extra]
+        numbers = [*(x for row in progress.memory for x in flat(row)), *progress.extra]
         self._memory.replace(numbers, self._as_held(progress.epoch))
         if self._memory.on_host() is numbers:  # it is not, where they are traced
-            self.__dict__['_known'] = numbers, progress.memory, extra
+            self.__dict__['_known'] = numbers, *progress[1:]
 
     def _states(self) -> list[OptimState]:
         return [self._memory]
@@ -455,7 +451,7 @@ class LRScheduler(Arguments, BaseRates):
         return row_differences(self, saved)
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
-        progress = Progress(saved['last_epoch'], saved_rows(self, saved))
+        progress = Progress(saved['last_epoch'], saved_rows(self, saved), self._progress().extra)
         self._put(progress)
         self._drive(progress, list(saved['current_lrs']))
 

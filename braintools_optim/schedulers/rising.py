@@ -22,7 +22,6 @@ class Rising(LRScheduler):
     both: ``warmup_scale`` is what it has made of the beginning, 1 at first.
     """
 
-    rests_at_start = True
     ranges = {'warmup_scale': NON_NEGATIVE}
     later_numbers = {'warmup_scale': 1.0}
 
@@ -69,7 +68,10 @@ class Rising(LRScheduler):
         on_line = self._set_out(then, group, row, row.start)
         if (stays := lr == row.written) is True:
             return on_line
-        return either(stays, on_line, super()._moved(group, row, lr, now, then, carries))
+        # Where b was 0 it goes on from its present start, not from the base as torch's schedules.
+        resting = row._replace(base=row.start)
+        moved, new = super()._moved(group, resting, lr, now, then, carries)
+        return either(stays, on_line, (moved._replace(base=row.base), new))
 
     def _going_on(self, group: int, row: Row, numbers: tuple) -> Row:
         """Return a row with other numbers: the line is another one, its end stays where it was."""

@@ -13,7 +13,7 @@ from ..check import is_tracer
 
 __all__ = [
     *('Row', 'carried', 'either', 'flat', 'is_concrete', 'one_each', 'same', 'start_of'),
-    *('started_anew', 'written'),
+    'with_written',
 ]
 
 
@@ -38,7 +38,7 @@ def one_each(owner: str, name: str, values: Any, count: int) -> list:
     return list(values)
 
 
-def written(rows: list[Row], lrs: list) -> list[Row]:
+def with_written(rows: list[Row], lrs: list) -> list[Row]:
     """Return rows with the learning rates that were given last."""
     return [row._replace(written=lr) for row, lr in zip(rows, lrs, strict=False)]
 
@@ -71,32 +71,19 @@ def carried(row: Row, lr: Any, a0: Any, b0: Any, a: Any, b: Any) -> tuple[Any, A
     A learning rate that is not what was written is carried on: the schedule goes on as if it had
     come from another start. Where ``b`` was 0, what was added to ``a`` stays added.
     """
-    if not (is_concrete(lr, row) and not is_tracer(b0) and not is_tracer(b)):
-        return _carried_traced(row, lr, a0, b0, a, b)
-    if b0 != 0.0:
-        start = row.start if lr == row.written else (lr - a0) / b0
-        return start, a + b * start
-    beyond = lr - a0
-    return row.base + (beyond / b if b != 0.0 else 0.0), a + b * row.base + beyond
+    beyond, rests = lr - a0, b0 == 0.0
+    start = either(lr == row.written, row.start, _over(beyond, b0))
+    new = either(rests, a + b * row.base + beyond, a + b * start)
+    return either(rests, row.base + _over(beyond, b), start), new
 
 
 def start_of(row: Row, lr: Any, a: Any, b: Any) -> Any:
     """Return the start from which ``(a, b)`` gives a learning rate; where b is 0 there is none."""
-    if is_tracer(b):
-        rests = b == 0.0
-        return jnp.where(rests, row.start, (lr - a) / jnp.where(rests, 1.0, b))
-    return row.start if b == 0.0 else (lr - a) / b
+    return either(b == 0.0, row.start, _over(lr - a, b))
 
 
-def started_anew(row: Row, lr: Any, a: Any, b: Any) -> Row:
-    """Return a row that starts from where ``(a, b)`` gives a learning rate, if it was changed."""
-    start = either(lr == row.written, row.start, start_of(row, lr, a, b))
-    return row._replace(start=start, written=lr)
-
-
-def _carried_traced(row: Row, lr: Any, a0: Any, b0: Any, a: Any, b: Any) -> tuple[Any, Any]:
-    rests, ends = jnp.equal(b0, 0.0), jnp.equal(b, 0.0)
-    carried = jnp.where(lr == row.written, row.start, (lr - a0) / jnp.where(rests, 1.0, b0))
-    anew = row.base + jnp.where(ends, 0.0, (lr - a0) / jnp.where(ends, 1.0, b))
-    start = jnp.where(rests, anew, carried)
-    return start, jnp.where(rests, a + b * row.base + (lr - a0), a + b * carried)
+def _over(x: Any, b: Any) -> Any:
+    """Return ``x / b``, or 0 where b is 0."""
+    if not is_tracer(b):
+        return x / b if b != 0.0 else 0.0
+    return jnp.where(b == 0.0, 0.0, x / jnp.where(b == 0.0, 1.0, b))

@@ -210,11 +210,11 @@ class SequentialLR(Composite):
         return self.optimizer._groups[group].number(name)
 
     def _written(self, progress: Progress) -> list:
-        def written(i: int, part: Progress, then: Any) -> tuple[Progress, list]:
+        def given(i: int, part: Progress, then: Any) -> tuple[Progress, list]:
             return part, self._children[i]._written(part)
 
-        _, first = written(0, progress.memory[0], 0)
-        return self._where_it_runs(progress, first, progress.epoch, written)[1]
+        _, first = given(0, progress.memory[0], 0)
+        return self._where_it_runs(progress, first, progress.epoch, given)[1]
 
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot as plain data; which scheduler runs follows from the epoch."""

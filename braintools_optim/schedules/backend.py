@@ -23,6 +23,10 @@ def _maximum(x: Any, y: Any) -> Any:
     return y if y > x else x
 
 
+def _minimum(x: Any, y: Any) -> Any:
+    return y if y < x else x
+
+
 def _clip(x: Any, low: Any, high: Any) -> Any:
     return low if x < low else high if x > high else x
 
@@ -53,6 +57,7 @@ def _each(function: Any, inputs: int) -> Any:
 scalar = SimpleNamespace(
     where=_where,
     maximum=_maximum,
+    minimum=_minimum,
     clip=_clip,
     sqrt=math.sqrt,
     square=_square,
@@ -62,6 +67,7 @@ scalar = SimpleNamespace(
 array = SimpleNamespace(
     where=np.where,
     maximum=np.maximum,
+    minimum=np.minimum,
     clip=np.clip,
     sqrt=np.sqrt,
     square=np.square,

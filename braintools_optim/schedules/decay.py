@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
-from .domain import Count, Flag, Milestones, NonNegative, Positive, PositiveCount, Real, Scalar
+from .domain import Count, Flag, Milestones, NonNegative, Positive, PositiveCount, Real
 from .formula import Pair, family
 from .shape import between, fraction_left, half_cosine, raised
 
@@ -49,7 +50,19 @@ def exponential(xp: Any, t: Any, gamma: NonNegative = 0.95) -> Pair:
     return 0.0, raised(xp, gamma, t)
 
 
-@family
+def _not_past_the_end(
+    xp: Any, value: Any, present: Any, decay_rate: Any, end_value: Any, **others: Any
+) -> Any:
+    """Return a value that stops at ``end_value``, or stays where the present one is beyond it."""
+    if end_value is None:
+        return value
+    low = high = end_value
+    if present is not None:
+        low, high = xp.minimum(end_value, present), xp.maximum(end_value, present)
+    return xp.where(decay_rate < 1, xp.maximum(value, low), xp.minimum(value, high))
+
+
+@partial(family, bound=_not_past_the_end)
 def exponential_decay(
     xp: Any,
     t: Any,
@@ -58,7 +71,6 @@ def exponential_decay(
     transition_begin: Count = 0,
     staircase: Flag = False,
     end_value: Real | None = None,
-    base: Scalar | None = 1.0,
 ) -> Pair:
     r"""Decay by ``decay_rate`` (r) in ``decay_steps`` (s), from ``transition_begin`` (t0) on.
 
@@ -67,11 +79,8 @@ def exponential_decay(
     A ``staircase`` rounds the exponent down; ``end_value`` bounds the value.
     """
     since = xp.maximum(t - transition_begin, 0)
-    b = raised(xp, decay_rate, since // decay_steps if staircase else since * 1.0 / decay_steps)
-    if end_value is None or base is None:  # None: as if there were no bound
-        return 0.0, b
-    beyond = xp.where(decay_rate < 1, b * base < end_value, b * base > end_value)
-    return xp.where(beyond, end_value, 0.0), xp.where(beyond, 0.0, b)
+    exponent = since // decay_steps if staircase else since * 1.0 / decay_steps
+    return 0.0, raised(xp, decay_rate, exponent)
 
 
 @family

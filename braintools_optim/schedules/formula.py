@@ -29,7 +29,7 @@ class Family(Protocol[P]):
     pair: Callable[Concatenate[Any, P], Pair]  # (step, *hyper), unchecked
     check: Callable[Concatenate[str, P], dict[str, Any]]  # (owner, *hyper) -> all, in normal form
     numbers: frozenset[str]  # names of floats, which may be traced, or differ by group
-    needs_base: bool  # whether pair takes the base value, too, as ``base``
+    bound: Callable[..., Any] | None  # (value, present, *hyper): what the pair gives, in bounds
 
     def __call__(self, base: Scalar, *args: P.args, **kwargs: P.kwargs) -> Schedule:
         """Return the schedule ``f(step)``."""
@@ -38,17 +38,17 @@ class Family(Protocol[P]):
 def family(
     formula: Callable[Concatenate[Any, Any, P], Pair],
     agree: Callable[[str, dict[str, Any]], None] = lambda owner, hyper: None,
+    bound: Callable[..., Any] | None = None,
 ) -> Family[P]:
     """Turn ``formula(xp, t, *hyper)`` into the factory of its schedules, with pair and check.
 
-    ``agree`` raises for hyper-parameters that are admitted, and contradict each other.
+    ``agree`` raises for hyper-parameters that are admitted, and contradict each other. ``bound(xp,
+    value, present, *hyper)`` is what becomes of a value that follows the present one.
     """
     name, hints = formula.__name__, typing.get_type_hints(formula, include_extras=True)
-    parameters = list(inspect.signature(formula).parameters.values())[2:]
-    # A formula that isn't affine asks for the base by name.
-    signature = inspect.Signature([p for p in parameters if p.name != 'base'])
-    needs_base = len(signature.parameters) < len(parameters)
+    signature = inspect.Signature(list(inspect.signature(formula).parameters.values())[2:])
     pair = functools.partial(evaluate, formula)
+    within = None if bound is None else functools.partial(evaluate, bound)
 
     def check(owner: str, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
         try:
@@ -67,19 +67,18 @@ def family(
     @functools.wraps(formula)
     def factory(base: Any, *args: Any, **kwargs: Any) -> Schedule:
         base, hyper = admit(name, 'base', Real, base), check(name, *args, **kwargs)
-        if needs_base:
-            hyper['base'] = base
 
         def schedule(step: Any) -> Any:
             a, b = pair(step, **hyper)
-            return a + b * base
+            value = a + b * base
+            return value if within is None else within(value, None, **hyper)
 
         return schedule
 
     first = inspect.Parameter('base', inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation='Real')
     public: Any = factory
     public.__signature__ = inspect.Signature([first, *signature.parameters.values()])
-    public.pair, public.check, public.needs_base = pair, check, needs_base
+    public.pair, public.check, public.bound = pair, check, within
     public.numbers = frozenset(k for k in signature.parameters if is_number(hints[k]))
     return public
 
