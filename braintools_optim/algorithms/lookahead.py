@@ -73,9 +73,8 @@ class Lookahead(OptaxOptimizer):
         if not isinstance(base_optimizer, OptaxOptimizer):
             owner, hint = type(self).__name__, 'give one, such as Adam(1e-3)'
             check_chain(owner, 'base_optimizer', base_optimizer, hint, 'an optimizer')
-            self.complex_as_real = False
-            super().__init__(**{'lr': 1.0, **own})
-            return
+            base_optimizer = _Chain(base_optimizer)
+        self._base = base_optimizer
         if 'weight_decay' in own and 'weight_decay' not in base_optimizer._numbers:
             raise TypeError(
                 f'{type(self).__name__} over {type(base_optimizer).__name__} has no weight_decay.'
@@ -126,75 +125,77 @@ class Lookahead(OptaxOptimizer):
         return {'lr': base.current_lr if base._lr_is_free else base.lr, **inner, **options}
 
     def _constructor_defaults(self) -> dict[str, Any]:
-        named = super()._constructor_defaults()
-        if isinstance(self.base_optimizer, OptaxOptimizer):
-            base = self.base_optimizer
-            if 'weight_decay' not in base._numbers:
-                del named['weight_decay']
-            known = {**base._numbers, **base._flags}
-            named |= {self._names[k]: v for k, v in known.items()}
-        return named
+        named, base = super()._constructor_defaults(), self._base
+        if 'weight_decay' not in base._numbers:
+            del named['weight_decay']
+        return named | {self._names[k]: v for k, v in {**base._numbers, **base._flags}.items()}
 
     def _default_rate(self) -> Any:
-        base = self.base_optimizer
-        return base.current_lr if isinstance(base, OptaxOptimizer) else 1.0
+        return self._base.current_lr
 
     def _base_values(self, h: Hyper) -> Hyper:
         """Return the values of the base optimizer, under the names it has for them."""
-        structural = self.base_optimizer.structural
+        structural = self._base.structural
         unused = frozenset(k for k in structural if not h.uses(_outer_name(k)))
         return h.renamed(self._names, unused, structural)
 
     def _algorithm(self) -> str:
-        base = self.base_optimizer
-        inner = f'({base._algorithm()})' if isinstance(base, OptaxOptimizer) else ''
-        return f'{type(self).__name__}{inner}'
+        inner = self._base._algorithm()
+        return f'{type(self).__name__}({inner})' if inner else type(self).__name__
 
     def validate(self, h: Hyper) -> None:
         """Raise where there is nothing to count to, or the base optimizer would."""
         owner = type(self).__name__
         check_count(owner, 'sync_period', h.sync_period, 1)
-        if isinstance(self.base_optimizer, OptaxOptimizer):
-            self.base_optimizer.validate(self._base_values(h))
+        self._base.validate(self._base_values(h))
 
     @leafwise  # where the base optimizer's chain is
     def transform(self, h: Hyper) -> optax.GradientTransformation:
         """Look ahead with the base optimizer's chain."""
-        base = self.base_optimizer
-        if isinstance(base, OptaxOptimizer):
-            chain = base.transform(self._base_values(h))
-        else:
-            decay = decayed_weights(h.weight_decay)
-            chain = optax.chain(decay, base, optax.scale(h.lr))
-        return lookahead(chain, h.sync_period, h.alpha)
+        return lookahead(self._base.transform(self._base_values(h)), h.sync_period, h.alpha)
 
     def _checked_extra(self, extra: dict[str, Any]) -> dict[str, Any]:
-        base = self.base_optimizer
-        return base._checked_extra(extra) if isinstance(base, OptaxOptimizer) else extra
+        return self._base._checked_extra(extra)
 
     def _chain_extra(self, extra: dict, view: GroupView) -> dict:
-        base = self.base_optimizer
-        return base._chain_extra(extra, view) if isinstance(base, OptaxOptimizer) else extra
+        return self._base._chain_extra(extra, view)
 
     def _is_leafwise(self) -> bool:
-        base = self.base_optimizer
-        return super()._is_leafwise() and isinstance(base, OptaxOptimizer) and base._is_leafwise()
+        return super()._is_leafwise() and self._base._is_leafwise()
 
     def _is_known(self) -> bool:
-        base = self.base_optimizer
-        return super()._is_known() and isinstance(base, OptaxOptimizer) and base._is_known()
+        return super()._is_known() and self._base._is_known()
 
     def _searches(self) -> bool:
-        base = self.base_optimizer
-        return isinstance(base, OptaxOptimizer) and base._searches()
+        return self._base._searches()
 
     def _fixed_chain(self, h: Hyper) -> optax.GradientTransformation | None:
-        base = self.base_optimizer
-        if not isinstance(base, OptaxOptimizer):
-            return None
+        base = self._base
         base._lr_scheduler = self._lr_scheduler  # which the chain may read
         chain = base._fixed_chain(self._base_values(h))
         return None if chain is None else lookahead(chain, h.sync_period, h.alpha)
+
+
+class _Chain(OptaxOptimizer):
+    """A chain as the base of a Lookahead: weight decay before it, the learning rate behind it."""
+
+    complex_as_real = False
+
+    def __init__(
+        self, chain: optax.GradientTransformation, lr: float = 1.0, weight_decay: float = 0.0
+    ):
+        self._given = chain
+        super().__init__(lr=lr, weight_decay=weight_decay)
+
+    def transform(self, h: Hyper) -> optax.GradientTransformation:
+        """The decay, the chain, the learning rate."""
+        return optax.chain(decayed_weights(h.weight_decay), self._given, optax.scale(h.lr))
+
+    def _algorithm(self) -> str:
+        return ''
+
+    def _is_known(self) -> bool:
+        return False
 
 
 def _outer_name(name: str) -> str:
