@@ -5,7 +5,8 @@ The error names the owner, the argument, what came and what is allowed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from .ranges import Range, range_of
 __all__ = [
     *('any_traced', 'check_choice', 'check_count', 'check_flag', 'check_mask', 'check_metric'),
     *('check_number', 'check_range', 'is_count', 'is_live', 'is_plain_number', 'is_real'),
-    *('is_tracer', 'is_zero'),
+    *('is_tracer', 'is_zero', 'noted_if_traced'),
 ]
 
 
@@ -29,6 +30,16 @@ def is_tracer(x: Any) -> bool:
     """Whether a value is known only when a traced program runs."""
     # Asking a float for its class costs a tenth of asking JAX.
     return type(x) not in _PYTHON and isinstance(x, jax.core.Tracer)
+
+
+@contextmanager
+def noted_if_traced(note: str) -> Iterator[None]:
+    """Add a note to what JAX raises where a value is needed that is only known when it runs."""
+    try:
+        yield
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        error.add_note(note)
+        raise
 
 
 def is_live(value: Any) -> bool:
@@ -53,6 +64,8 @@ def check_number(
         return value  # by far the most frequent
     value = plain_number(value)
     if isinstance(like, tuple):
+        if getattr(value, 'ndim', 0) == 1:
+            value = tuple(value)
         if not isinstance(value, tuple | list) or len(value) != len(like):
             raise TypeError(f'{owner} needs {len(like)} numbers for {name}, got {value!r}.')
         return tuple(

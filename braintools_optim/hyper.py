@@ -22,8 +22,7 @@ TO_COME = -1
 class Hyper:
     """The values one group hands to its chain: numbers may be tracers, flags never are."""
 
-    rate_is_read = False
-    """Whether somebody has read the learning rate."""
+    _was_read = False
     _source: Hyper | None = None
     """The values of which these are, under other names."""
 
@@ -42,13 +41,18 @@ class Hyper:
 
     def __getattr__(self, name: str) -> Any:
         if name == 'lr' and '_rate' in self.__dict__:
-            self.rate_is_read = True
+            self._was_read = True
             return self._rate if self._source is None else self._source.lr
         known = ', '.join(sorted(['lr', *(k for k in self.__dict__ if not k.startswith('_'))]))
         raise AttributeError(
             f'this group has no hyper-parameter {name!r}; it has {known}. What transform reads is '
             f'given to super().__init__ by name.'
         )
+
+    @property
+    def rate_is_read(self) -> bool:
+        """Whether somebody has read the learning rate."""
+        return self._was_read
 
     def replaced(self, **numbers: Any) -> Hyper:
         """Return the values with other numbers."""

@@ -96,7 +96,7 @@ class LiveNumbers:
                 known = sorted(argument_names(type(self)))
                 raise TypeError(
                     f'{name} has no argument {key!r}; it has {", ".join(known)}.'
-                    f'{argument_here(name, key) or did_you_mean(key, known)}'
+                    f'{argument_here(name, key) or did_you_mean(key, known, 0.7)}'
                 )
         self._numbers, self._flags, self._assigned = {}, {}, frozenset()
         for key, value in hyper.items():

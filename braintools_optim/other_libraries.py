@@ -72,11 +72,26 @@ ALIASES: dict[str, tuple[str, ...]] = {
     'lr': ('base_lr',),
     **dict.fromkeys(('b1', 'b2', 'beta1', 'beta2'), ('betas',)),
     **dict.fromkeys(('l2', 'wd'), ('weight_decay',)),
-    **dict.fromkeys(('max_norm', 'grad_clip', 'clip_grad_norm', 'clip_norm'), ('grad_clip_norm',)),
-    'clip_value': ('grad_clip_value',),
+    **dict.fromkeys(
+        ('max_norm', 'max_grad_norm', 'grad_clip', 'clip_grad_norm', 'clip_norm', 'clipnorm'),
+        ('grad_clip_norm',),
+    ),
+    **dict.fromkeys(('clip_value', 'clipvalue'), ('grad_clip_value',)),
+    **dict.fromkeys(
+        ('gradient_accumulation', 'gradient_accumulation_steps', 'accumulate_grad_batches'),
+        ('accumulate_steps',),
+    ),
+    'every_k_schedule': ('accumulate_steps',),
+    **dict.fromkeys(('constraint', 'constraints', 'kernel_constraint'), ('constrain',)),
+    'mask': ('decay_mask', 'weight_decay_mask'),
+    'weight_decay_mask': ('decay_mask', 'mask'),
     'epsilon': ('eps',),
     'mom': ('momentum',),
-    'slow_step_size': ('alpha',),
+    **dict.fromkeys(('slow_step_size', 'la_alpha'), ('alpha',)),
+    **dict.fromkeys(('k', 'la_steps', 'slow_update_period'), ('sync_period',)),
+    'mars_type': ('variant',),
+    'alpha_warmup': ('T_alpha',),
+    'beta3_warmup': ('T_b3',),
     'init_value': ('warmup_start_lr', 'base_lr'),
     'peak_value': ('max_lr', 'base_lr'),
     'end_value': ('eta_min',),
@@ -116,24 +131,12 @@ ARGUMENTS: dict[str, str] = {
     'differentiable': 'To differentiate through steps take jax.grad of a function that builds the '
     'States and the optimizer and steps it.',
     'eps_root': 'Chains of optax have it: OptaxOptimizer(tx=optax.adam(lr, eps_root=...)).',
-    'clipnorm': 'It is grad_clip_norm here.',
-    'clipvalue': 'It is grad_clip_value here.',
-    'mask': 'It is decay_mask here.',
-    'weight_decay_mask': 'It is decay_mask here.',
-    'max_grad_norm': 'It is grad_clip_norm here.',
     'scheduler': A_RATE,
     'lr_scheduler': A_RATE,
     'decay': 'Decays of averages are alpha, rho or betas here, that of parameters is weight_decay.',
     'use_ema': 'Averages of parameters are AveragedModel(model, decay=0.999).',
-    'gradient_accumulation_steps': 'It is accumulate_steps here.',
-    'accumulate_grad_batches': 'It is accumulate_steps here.',
-    'every_k_schedule': 'It is accumulate_steps here.',
-    'constraint': 'It is constrain here.',
-    'constraints': 'It is constrain here.',
-    'kernel_constraint': 'It is constrain here.',
     'bounds': 'It is constrain here, a function such as lambda x: jnp.clip(x, 0, 1).',
-    'projection': 'It is constrain here.',
-    'gradient_accumulation': 'It is accumulate_steps here.',
+    'projection': 'It is constrain here, a function such as lambda x: x / jnp.linalg.norm(x).',
 }
 """Arguments of other libraries' optimizers, and what to do instead."""
 
@@ -142,13 +145,13 @@ OF_GROUPS = {'initial_lr': 'Those before any schedule are opt.lr.base_lrs, one f
 """Entries of other libraries' parameter groups, and what to do instead."""
 
 
+_OF_ANYBODY = frozenset(['k', 'mask'])
+"""Arguments of other libraries whose names may mean anything where they are assigned."""
+
+
 _NOTHING_ELSE = {
     name: ARGUMENTS[name]
-    for name in (
-        *('foreach', 'fused', 'capturable', 'differentiable', 'clipnorm', 'clipvalue', 'use_ema'),
-        *('max_grad_norm', 'weight_decay_mask', 'gradient_accumulation_steps'),
-        *('accumulate_grad_batches', 'every_k_schedule', 'kernel_constraint'),
-    )
+    for name in ('foreach', 'fused', 'capturable', 'differentiable', 'use_ema')
 }
 """Those that mean nothing else, so that somebody who assigns one means the argument."""
 
@@ -251,7 +254,7 @@ def refuse_stray(owner: Any, name: str, numbers: Iterable[str], more: Iterable[s
     """
     if hasattr(type(owner), name) or name.startswith('_') or hasattr(owner, name):
         return
-    if not is_ours(owner):
+    if not is_ours(owner) or name in _OF_ANYBODY:
         return
     if name in _numbers_of_ours():
         raise AttributeError(
@@ -344,7 +347,12 @@ def refuse_more(owner: str, more: Sequence[Any]) -> None:
 
 
 def refuse_rate(owner: str, lr: Any) -> None:
-    """Raise for a function, class or model as the learning rate."""
+    """Raise for a function, class or model, or several numbers, as the learning rate."""
+    if isinstance(lr, list | tuple):
+        raise TypeError(
+            f'{owner} needs one number or a scheduler for lr, got {lr!r}: a group of its own rate '
+            f'is added by add_param_group(params, lr=...), and a scheduler takes a list.'
+        )
     if not callable(lr):
         return
     kind, name = type(lr).__name__, getattr(lr, '__name__', None)

@@ -15,7 +15,7 @@ from brainstate.transform import ProgressBar, for_loop
 
 from .check import check_count, check_flag
 from .engine.leaf import without_unit
-from .engine.loss import check_loss, shown_kind
+from .engine.loss import check_loss, noted, shown_kind
 from .engine.objective import ClosureObjective
 from .engine.observe import traced
 from .engine.program import StatefulProgram
@@ -63,9 +63,10 @@ def train_step(
         Whether ``loss_fn`` returns ``(loss, aux)``; so does the step then.
     value_fn : bool or callable, optional
         What line searches evaluate. By default an `LBFGS` with a line search is given ``loss_fn``
-        at other parameters, with random numbers as in this step. True gives it (as ``value``,
-        ``grad``, ``value_fn``) to every optimizer; a function of the parameters' values and of the
-        step's arguments takes its place.
+        at other parameters, with random numbers as in this step, and a chain of optax that takes
+        more than gradients the loss, as ``value``, unless it accumulates. True gives all of it
+        (``value``, ``grad``, ``value_fn``) to every optimizer, False nothing; a function of the
+        parameters' values and of the step's arguments takes the place of ``loss_fn``.
 
     Examples
     --------
@@ -84,7 +85,10 @@ def train_step(
 
 
 class TrainStep:
-    """A training step, called with the arguments of its loss function."""
+    """A training step, called with the arguments of its loss function.
+
+    :func:`train_step` makes it and says what its arguments are.
+    """
 
     def __init__(
         self,
@@ -207,7 +211,7 @@ class TrainStep:
 
     def _checked_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the loss function does, if that is what was said."""
-        out = self.loss_fn(*args, **kwargs)
+        out = noted('loss_fn', self.loss_fn)(*args, **kwargs)
         loss = out
         if self.has_aux:
             if not isinstance(out, tuple | list) or len(out) != 2:
@@ -364,9 +368,9 @@ def _as_list(name: str, given: Any, kind: type) -> list[Any]:
     each = [] if given is None else list(given) if isinstance(given, list | tuple) else [given]
     for x in each:
         if not isinstance(x, kind):
+            got = f'the class {x.__name__}' if isinstance(x, type) else type(x).__name__
             raise TypeError(
-                f'train_step needs {kind.__name__} or a sequence of them for {name}, '
-                f'got {type(x).__name__}.'
+                f'train_step needs one {kind.__name__} or several for {name}, got {got}.'
             )
     if not each and kind is OptaxOptimizer:
         raise TypeError(f'train_step needs an optimizer, got {given!r}.')

@@ -129,7 +129,7 @@ def test_it_is_fixed_and_shown():
         ),
         (
             lambda: bo.Adam(gradient_accumulation_steps=4),
-            'It is accumulate_steps here',
+            "Did you mean 'accumulate_steps'?",
         ),
     ],
 )

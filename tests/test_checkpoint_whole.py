@@ -120,15 +120,15 @@ def test_what_cannot_be_saved_is_named(tmp_path):
     itself: dict = {}
     itself['again'] = [itself]
     for tree, error, says in (
-        ({'f': {'g': print}}, TypeError, r'tree\.f\.g is a builtin_function'),
+        ({'f': {'g': print}}, TypeError, r'tree\.f\.g is of type builtin_function'),
         ({'o': opt, 'd': itself}, ValueError, r'tree\.d\.again\[0\].* nested too deep or holds it'),
-        ({'net': Net(2)}, TypeError, r'tree\.net is a Net.*model\.states'),
+        ({'net': Net(2)}, TypeError, r'tree\.net is of type Net.*model\.states'),
         ({'ids': {3: 'x'}}, TypeError, r'tree\.ids has the key 3'),
         ({'s': {1: ParamState(1.0), '1': ParamState(2.0)}}, ValueError, "two entries .*'1'"),
     ):
         with pytest.raises(error, match=says):
             bo.save(path, tree)
-    with pytest.raises(TypeError, match=r'extra\.f is a'):
+    with pytest.raises(TypeError, match=r'extra\.f is of type'):
         opt.save(path, extra={'f': print})
     assert not path.exists()
     with pytest.raises(bo.CheckpointError, match='no parameters yet'):
@@ -395,8 +395,8 @@ class Layer(brainstate.nn.Module):
 @pytest.mark.parametrize(
     ('here', 'error', 'says'),
     [
-        (lambda layer: layer, TypeError, 'tree.m is a Layer.*model.states'),
-        (lambda layer: object(), TypeError, 'tree.m is a object'),
+        (lambda layer: layer, TypeError, 'tree.m is of type Layer.*model.states'),
+        (lambda layer: object(), TypeError, 'tree.m is of type object'),
         (lambda layer: None, bo.IncompatibleCheckpoint, 'tree.m was saved from States.*NoneType'),
         (lambda layer: {'w': layer.w.value}, bo.IncompatibleCheckpoint, 'tree.m was saved from'),
         (lambda layer: [layer.w], bo.IncompatibleCheckpoint, 'tree.m must be a list of 1'),

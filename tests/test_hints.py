@@ -6,6 +6,7 @@ from typing import NamedTuple
 import brainstate
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from brainstate import ParamState
@@ -174,6 +175,47 @@ def test_a_condition_on_the_epoch_in_a_compiled_program(name, make):
 
 
 @pytest.mark.parametrize(
+    ('owner', 'step'),
+    [
+        ('loss_fn', lambda w, f: bo.train_step([w], of_one(bo.SGD, w), f)()),
+        ('loss_fn', lambda w, f: bo.train_step([w], of_one(bo.LBFGS, w), f)()),
+        ('the closure given to LBFGS.step', lambda w, f: of_one(bo.LBFGS, w).step(f)),
+    ],
+)
+def test_a_loss_as_a_number(owner, step):
+    w = ParamState(jnp.ones(2))
+    for loss in (lambda: float(jnp.sum(w.value**2)), lambda: jnp.sum(w.value**2).item()):
+        with pytest.raises(jax.errors.ConcretizationTypeError) as caught:
+            step(w, loss)
+        note, *others = (x for x in caught.value.__notes__ if not x.startswith('---'))
+        assert note.startswith(f'{owner} is compiled') and 'as an array' in note and not others
+
+
+def of_one(cls, w):
+    return cls(0.1).register_trainable_weights({'w': w})
+
+
+def test_a_number_that_a_chain_reads_and_its_optimizer_lacks():
+    class Own(bo.OptaxOptimizer):
+        def transform(self, h):
+            return optax.sgd(h.lr * h.rho)
+
+    with pytest.raises(AttributeError, match=r"no hyper-parameter 'rho'; it has lr, maximize, weight_decay\. "):
+        ready(Own)
+
+
+@pytest.mark.parametrize('array', [np.asarray, jnp.asarray])
+def test_betas_as_an_array(array):
+    opt = ready(betas=array([0.5, 0.25]))
+    assert opt.betas == (0.5, 0.25)
+    opt.betas = array([0.75, 0.5])
+    assert opt.betas == (0.75, 0.5)
+    for wrong in (array([0.5]), array([[0.5, 0.5]]), array(0.5)):
+        with pytest.raises(TypeError, match='Adam needs 2 numbers for betas'):
+            opt.betas = wrong
+
+
+@pytest.mark.parametrize(
     ('method', 'given', 'got'),
     [
         ('transform', None, 'None'),
@@ -241,7 +283,16 @@ def test_a_hint_names_nothing_private():
         (bo.AdamW, 'max_norm', "Did you mean 'grad_clip_norm'?"),
         (bo.AdamW, 'use_ema', 'Averages of parameters are AveragedModel(model, decay=0.999).'),
         (bo.Adam, 'eps_root', 'Chains of optax have it: OptaxOptimizer(tx=optax.adam(lr, eps_root'),
-        (bo.Lamb, 'gradient_accumulation_steps', 'It is accumulate_steps here.'),
+        (bo.Lamb, 'gradient_accumulation_steps', "Did you mean 'accumulate_steps'?"),
+        (bo.LBFGS, 'gradient_accumulation_steps', ''),
+        (bo.Quad, 'mask', "Did you mean 'weight_decay_mask'?"),
+        (bo.AdEMAMix, 'weight_decay_mask', "Did you mean 'mask'?"),
+        (bo.AdamW, 'weight_decay_mask', "Did you mean 'decay_mask'?"),
+        (bo.LBFGS, 'mask', ''),
+        (bo.Mars, 'mars_type', "Did you mean 'variant'?"),
+        (bo.AdEMAMix, 'beta3_warmup', "Did you mean 'T_b3'?"),
+        (bo.Adafactor, 'relative_step', ''),
+        (bo.Adam, 'ema_decay', ''),
         (bo.StepLR, 'verbose', 'Leave it out, and print opt.current_lr where you want to see it.'),
         (bo.StepLR, 'lr', "Did you mean 'base_lr'?"),
         (bo.StepLR, 'learning_rate', "Did you mean 'base_lr'?"),

@@ -1,4 +1,4 @@
-"""None"""
+"""What people do wrong: the error names the culprit, and says what to do instead."""
 
 import copy
 import pickle
@@ -73,7 +73,7 @@ MISTAKES = {
     ),
     "Keras' clipnorm=": (
         *(lambda: bo.SGD(lr=0.1, clipnorm=1.0), TypeError),
-        *("'clipnorm'", 'It is grad_clip_norm here.'),
+        *("'clipnorm'", "Did you mean 'grad_clip_norm'?"),
     ),
     'misspelt': (
         *(lambda: bo.AdamW(weight_decy=0.1), TypeError),
@@ -404,6 +404,36 @@ MISTAKES = {
     "torch's lr_scheduler": (
         *(lambda: bo.lr_scheduler.StepLR(0.1, 30), AttributeError),
         *("'lr_scheduler'", 'names of the package itself'),
+    ),
+    'the pair of jax.value_and_grad': (
+        *(lambda: of_model().step((jnp.zeros(()), {})), KeyError),
+        *('gradients under 0', 'returns (loss, gradients): give step the second'),
+    ),
+    'no gradients': (
+        *(lambda: of_model().step({}), KeyError, 'no gradients came', 'Expected the keys of'),
+    ),
+    'gradients=': (
+        *(lambda: ready().step(gradients=GRADS), TypeError),
+        *("no argument 'gradients'", 'its first argument, grads'),
+    ),
+    'a scheduler for a ParamScheduler': (
+        *(lambda: bo.ParamScheduler(ready(), 'weight_decay', bo.StepLR(0.1)), TypeError),
+        *('got StepLR', 'with a function f'),
+    ),
+    'an optimizer after the name': (
+        *(lambda: bo.ParamScheduler('weight_decay', ready(), lambda t: 0.1), TypeError),
+        *('got Adam', "ParamScheduler(optimizer, 'weight_decay', f)"),
+    ),
+    'lr for each group': (
+        *(lambda: bo.Adam(lr=[0.1, 0.2]), TypeError, '[0.1, 0.2]', 'add_param_group(params, lr=...)'),
+    ),
+    'a number in a sequence of schedules': (
+        *(lambda: bo.schedules.sequential([0.1, bo.schedules.step(0.1)], [5]), TypeError),
+        *('got 0.1 at 0', 'piecewise_constant takes numbers'),
+    ),
+    'no period of synchronization': (
+        *(lambda: bo.transforms.lookahead(optax.sgd(0.1), 0), ValueError),
+        *('got 0', 'an integer >= 1 for sync_period'),
     ),
     'pickle': (
         *(lambda: pickle.dumps(ready()), TypeError, 'Adam cannot be pickled', 'opt.state_dict()'),

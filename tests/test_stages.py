@@ -301,7 +301,7 @@ def test_masks_that_say_nothing_are_refused():
     for wrong in (5, [True], lambda values: None):
         with pytest.raises(TypeError, match='decay_mask must say True or False'):
             bo.AdamW(0.1, decay_mask=wrong).register_trainable_weights(model())
-    with pytest.raises(TypeError, match="no argument 'mask'.*It is decay_mask here"):
+    with pytest.raises(TypeError, match="no argument 'mask'.*Did you mean 'decay_mask'"):
         bo.AdamW(0.1, mask=matrices)
     for make, words in (
         (lambda: bo.AdEMAMix(0.1, decay_mask=matrices), 'it is mask here'),

@@ -313,7 +313,7 @@ def test_wrong_construction():
         (TypeError, 'needs an optimizer, got None', (model, None, loss)),
         (
             TypeError,
-            'needs OptaxOptimizer or a sequence of them for optimizer, got',
+            'needs one OptaxOptimizer or several for optimizer, got',
             (model, optax.sgd(0.1), loss),
         ),
         (TypeError, 'a model or its States, got str', ('model', opt, loss)),

@@ -56,7 +56,7 @@ def import_braintools(
     params : bool
         Take the parameters over, too, which braintools saves and does not load.
     strict, cast : bool
-        As in ``Optimizer.load``.
+        As in :meth:`OptaxOptimizer.load_state_dict`.
     """
     if not hasattr(optimizer, 'param_states'):
         raise TypeError(

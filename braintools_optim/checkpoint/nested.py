@@ -54,8 +54,8 @@ def encoded(
     known = None if live is None else live(node, where)
     if known is None:
         raise TypeError(
-            f'{where} is a {type(node).__name__}, and files hold dicts and lists of numbers, text, '
-            f'arrays, States, optimizers and schedulers: give those (of a model its States, '
+            f'{where} is of type {type(node).__name__}, and files hold dicts and lists of numbers, '
+            f'text, arrays, States, optimizers and schedulers: give those (of a model its States, '
             f'model.states()).'
         )
     return known

@@ -23,6 +23,7 @@ from .computation import StepInput, own_copies
 from .finite import all_finite, where_true
 from .gradient import refuse_non_arrays
 from .leaf import regrouped, without_unit
+from .loss import noted
 from .meaning import Meaning, Place
 from .objective import ClosureObjective
 from .observe import traced
@@ -57,8 +58,10 @@ Descend = Callable[..., tuple[Any, Any]]
 def step_by_closure(stepper: Stepper, closure: Callable[[], Any], descend: Descend) -> Any:
     """Take one step on what a closure computes; return its loss where the step begins."""
 
+    computed = noted(f'the closure given to {type(stepper.optimizer).__name__}.step', closure)
+
     def take() -> Any:
-        return _take(stepper, closure, descend)
+        return _take(stepper, computed, descend)
 
     return take() if traced() else _compiled_once(stepper, take, closure)
 

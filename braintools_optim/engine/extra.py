@@ -98,7 +98,9 @@ def refuse_untaken(optimizer: OptaxOptimizer, extra: dict[str, Any]) -> None:
         hint = 'numbers are assigned between steps, as in opt.current_lr = 0.1'
         if 'closure' in unknown:
             hint = 'only LBFGS takes a closure'
+        elif unknown == ['gradients']:
+            hint = 'they are its first argument, grads'
         raise TypeError(
-            f'{type(optimizer).__name__}.step takes gradients, got {", ".join(unknown)} besides; '
+            f'{type(optimizer).__name__}.step has no argument {", ".join(map(repr, unknown))}; '
             f'{hint}.'
         )

@@ -37,9 +37,12 @@ def refuse_non_arrays(grads: Any) -> None:
 
 def _unpacked(grads: Any) -> str:
     """Return a hint for what is not a tree of gradients."""
-    pair = isinstance(grads, tuple) and len(grads) == 2
-    if pair and [jnp.ndim(x) for x in jax.tree.leaves(grads[1])] == [0]:
-        return ' With return_value=True, grad returns (gradients, loss): give step the first.'
+    if isinstance(grads, tuple) and len(grads) == 2:
+        first, second = ([jnp.ndim(x) for x in jax.tree.leaves(part)] == [0] for part in grads)
+        if second:
+            return ' With return_value=True, grad returns (gradients, loss): give step the first.'
+        if first:
+            return ' jax.value_and_grad returns (loss, gradients): give step the second.'
     if isinstance(grads, jax.Array | float) and jnp.ndim(grads) == 0:
         return ' If this is the loss: step takes its gradients.'
     return ''
@@ -134,13 +137,13 @@ def assigned(
             (strays if place is None else foreign).append(keys)
     missing = [leaf for i, leaf in enumerate(leaves) if i not in claimed]
     if foreign or not claimed or (strays and missing):
-        culprits = ', '.join(map(_show, foreign or strays)) or 'no keys'
+        culprits = ', '.join(map(_show, foreign or strays))
+        came = f'gradients under {culprits} match no parameter' if culprits else 'no gradients came'
         lacking = ', '.join(leaf.name for leaf in missing) or 'none'
         hint = _of_the_whole(grads, strays, manager) or _tree_of(missing, leaves, manager)
         raise KeyError(
-            f'gradients under {culprits} match no parameter; without a gradient are '
-            f'{lacking}. Expected the keys of the registered parameters: '
-            f'{", ".join(manager.names)}.{hint}{_unpacked(grads)}'
+            f'{came}; without a gradient are {lacking}. Expected the keys of the registered '
+            f'parameters: {", ".join(manager.names)}.{hint}{_unpacked(grads)}'
         )
     return [g for _, g in given], owned
 

@@ -19,6 +19,7 @@ from jax.experimental.sparse import BCOO, JAXSparse
 from saiunit import Quantity
 
 from ..by_path import ByPath
+from ..check import noted_if_traced
 from ..decay_mask import decays
 from ..paths import Keys, path_name, plain_keys, spelled_out
 from ..precision import Precision
@@ -187,14 +188,11 @@ class Leaf(Codec):
 
     def _constrained(self, value: Any) -> Any:
         """Return what the constraint makes of a value; say what to do if it cannot be traced."""
-        try:
+        with noted_if_traced(
+            f'constrain of {self.name} is a part of the compiled step, in which the parameter has '
+            f'no value yet: compute with jax.numpy, not numpy, and choose by jnp.where.'
+        ):
             return self.constraint(value)  # type: ignore[misc]  # checked where it was given
-        except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
-            error.add_note(
-                f'constrain of {self.name} is a part of the compiled step, in which the parameter '
-                f'has no value yet: compute with jax.numpy, not numpy, and choose by jnp.where.'
-            )
-            raise
 
     def _kept(self, found: Any, old: Any) -> Any:
         """Return what a constraint made of a value, checked, as one of the same kind as ``old``."""

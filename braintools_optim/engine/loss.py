@@ -1,14 +1,31 @@
-"""What a function that computes a loss may return."""
+"""What a function that computes a loss may do, and return."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import jax.numpy as jnp
 
+from ..check import noted_if_traced
 from .leaf import without_unit
 
-__all__ = ['check_loss', 'shown_kind']
+__all__ = ['check_loss', 'noted', 'shown_kind']
+
+
+def noted(owner: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function whose errors of tracing say what to do. ``owner`` says whose it is."""
+
+    @wraps(function)
+    def computed(*args: Any, **kwargs: Any) -> Any:
+        with noted_if_traced(
+            f'{owner} is compiled, and no array in it has a value yet: return the loss as an '
+            f'array, without float() or .item(), and choose by jnp.where.'
+        ):
+            return function(*args, **kwargs)
+
+    return computed
 
 
 def check_loss(owner: str, loss: Any, hint: str = '') -> None:

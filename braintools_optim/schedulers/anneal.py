@@ -28,7 +28,7 @@ class ConstantLR(LRScheduler):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     factor : float
         The factor f.
     total_iters : int
@@ -57,7 +57,7 @@ class LinearLR(LRScheduler):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     start_factor, end_factor : float
         The first factor f0 and the last, f1.
     total_iters : int
@@ -93,7 +93,7 @@ class WarmupScheduler(Rising):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     warmup_epochs : int
         The number of epochs W.
     warmup_start_lr : float or list of float
@@ -125,7 +125,7 @@ class CosineAnnealingLR(LRScheduler):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     T_max : int
         The epoch of the first minimum.
     eta_min : float or list of float
@@ -157,7 +157,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     T_0, T_mult : int
         The epochs to the first restart, and how many times longer each period is.
     eta_min : float or list of float
@@ -218,7 +218,7 @@ class WarmupCosineSchedule(Rising):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     warmup_steps, total_steps : int
         The steps of the rise, W, and of everything, T.
     warmup_start_lr : float or list of float
@@ -262,7 +262,7 @@ class WSDLR(Rising):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     warmup_steps, stable_steps, decay_steps : int
         The steps of the three parts, W, S and D.
     decay : {'linear', 'cosine', '1-sqrt'}
@@ -308,7 +308,7 @@ class InverseSqrtLR(Rising):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate at the top, or one for each group.
+        The learning rate at the top, or one for each group; left out, that of the optimizer.
     warmup_steps : int
         The steps W of the rise.
     warmup_start_lr : float or list of float
@@ -350,7 +350,7 @@ class SWALR(LRScheduler):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     swa_lr : float or list of float
         The learning rate at the end.
     anneal_epochs : int

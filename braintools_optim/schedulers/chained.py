@@ -18,7 +18,9 @@ __all__ = ['ChainedScheduler']
 
 
 class ChainedScheduler(Composite):
-    """Step several schedulers together: their effects multiply.
+    """Step several schedulers together: each acts on the learning rate that the one before gives.
+
+    An optimizer may come first, ``ChainedScheduler(opt, [...])``.
 
     Parameters
     ----------

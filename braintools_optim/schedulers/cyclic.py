@@ -118,7 +118,8 @@ class CyclicLR(MomentumCycle):
     .. math:: \eta_t = \eta_0 + (\eta_{max} - \eta_0)\,\Lambda_t\,s_t
 
     where :math:`\Lambda_t` rises from 0 to 1 and falls back to 0, each on a straight line. The
-    momentum moves the other way. Changes by hand are overwritten.
+    momentum moves the other way. Changes by hand are overwritten. An optimizer may come first, as
+    in torch: ``CyclicLR(opt, base_lr=0.01, max_lr=0.1)``.
 
     Parameters
     ----------
@@ -208,7 +209,8 @@ class OneCycleLR(MomentumCycle):
 
     .. math:: \eta_{max} / d \to \eta_{max} \to \eta_{max} / (d f)
 
-    The momentum moves the other way. Changes by hand are overwritten.
+    The momentum moves the other way. Changes by hand are overwritten. An optimizer may come first,
+    as in torch: ``OneCycleLR(opt, max_lr=0.1, total_steps=100)``.
 
     Parameters
     ----------

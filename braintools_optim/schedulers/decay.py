@@ -54,7 +54,7 @@ class StepLR(Geometric):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     step_size : int
         The number of epochs s between two steps.
     gamma : float
@@ -86,7 +86,7 @@ class MultiStepLR(Geometric):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     milestones : list of int
         The epochs, ascending; one that is named twice counts twice.
     gamma : float
@@ -118,7 +118,7 @@ class ExponentialLR(Geometric):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     gamma : float
         The factor.
     last_epoch : int
@@ -147,7 +147,7 @@ class ExponentialDecayLR(LRScheduler):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     decay_steps, decay_rate : int, float
         The learning rate is multiplied by the rate r in each s steps.
     transition_begin : int
@@ -191,7 +191,7 @@ class PolynomialLR(LRScheduler):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     total_iters : int
         The number of epochs T.
     power : float
@@ -220,7 +220,7 @@ class InverseTimeLR(LRScheduler):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     decay_rate, decay_steps : float, int
         The divisor grows by r in each s epochs.
     staircase : bool
@@ -257,7 +257,7 @@ class RexLR(LRScheduler):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     total_iters : int
         The number of epochs T.
     eta_min : float or list of float
@@ -325,7 +325,7 @@ class LambdaLR(LRScheduler):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     lr_lambda : callable or list of callable
         The function f, or one for each group. It is not saved.
     last_epoch : int
@@ -370,7 +370,7 @@ class MultiplicativeLR(PresentRate, LambdaLR):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     lr_lambda : callable or list of callable
         The function f, or one for each group. It is not saved.
     last_epoch : int

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from ..check import is_plain_number, is_tracer
+from .construction import is_optimizer
 from .functions import called, returned
 from .scheduler import Progress, Scheduler, following
 
@@ -20,6 +21,9 @@ __all__ = ['ParamScheduler']
 
 class ParamScheduler(Scheduler):
     """Give a hyper-parameter the values of a schedule, epoch after epoch.
+
+    An optimizer may come first, as in the example; else :meth:`OptaxOptimizer.add_scheduler` gives
+    it one.
 
     Parameters
     ----------
@@ -56,16 +60,23 @@ class ParamScheduler(Scheduler):
                 f'ParamScheduler needs the name of a hyper-parameter, got {name!r:.80}; write '
                 f"ParamScheduler(optimizer, 'weight_decay', schedule)."
             )
-        super().__init__(last_epoch)
         each = schedule if isinstance(schedule, list) else [schedule]
         given = [s for s in each if s is not None or not isinstance(schedule, list)]
         entries = [x for s in given for x in (s if isinstance(s, tuple) else (s,))]
-        if not entries or not all(
-            callable(x) or is_tracer(x) or is_plain_number(x) for x in entries
-        ):
+        fit = [callable(x) or is_tracer(x) or is_plain_number(x) for x in entries]
+        objects = [type(x).__name__ for x in entries if isinstance(x, Scheduler) or is_optimizer(x)]
+        if not entries or not all(fit) or objects:
+            got, way = repr(schedule), ''
+            if objects:
+                got = ', '.join(objects)
+                way = (
+                    ": write ParamScheduler(optimizer, 'weight_decay', f) with a function f, such "
+                    'as those of braintools_optim.schedules'
+                )
             raise TypeError(
-                f'ParamScheduler needs a function of the epoch for {name}, got {schedule!r}.'
+                f'ParamScheduler needs a function of the epoch for {name}, got {got}{way}.'
             )
+        super().__init__(last_epoch)
         self.name = name
         self._schedules = each
         self._for_each = isinstance(schedule, list)

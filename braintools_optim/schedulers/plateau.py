@@ -55,7 +55,7 @@ class ReduceLROnPlateau(PresentRate):
     Parameters
     ----------
     base_lr : float or list of float, or the optimizer to drive, as in torch
-        The learning rate, or one for each group.
+        The learning rate, or one for each group; left out, that of the optimizer.
     mode : {'min', 'max'}
         Whether the metric is to fall or to rise.
     factor : float

@@ -55,9 +55,9 @@ def following(present: Any, epoch: Any) -> Any:
 class Scheduler(metaclass=SchedulerType):
     """Base class of what changes hyper-parameters of an optimizer from epoch to epoch.
 
-    A step is :meth:`_advanced`, a pure function of what the scheduler remembers and of the present
-    learning rates; only then States are written. So the same rule runs eagerly on Python numbers,
-    inside jit on traced ones, and in :meth:`preview` on none at all.
+    A step is a pure function of what the scheduler remembers and of the present learning rates;
+    only then States are written. So the same rule runs eagerly on Python numbers, inside jit on
+    traced ones, and in :meth:`preview` without touching any State.
     """
 
     _settled: tuple[str, ...] = ()  # attributes that are fixed once it is built

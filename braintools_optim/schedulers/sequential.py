@@ -22,6 +22,8 @@ __all__ = ['SequentialLR']
 class SequentialLR(Composite):
     """Follow one scheduler after the other, each from its own first epoch on.
 
+    An optimizer may come first, as in torch: ``SequentialLR(opt, [...], milestones=[5])``.
+
     Parameters
     ----------
     schedulers : list of LRScheduler

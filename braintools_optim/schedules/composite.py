@@ -32,6 +32,12 @@ def sequential(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Sche
     .. math:: \eta_t = f_i(t - m_i), \quad m_i \le t < m_{i+1}
     """
     at = admit('sequential', 'milestones', Milestones, milestones)
+    for i, schedule in enumerate(schedules):
+        if not callable(schedule):
+            raise TypeError(
+                f'sequential needs functions of the step for schedules, got {schedule!r} at {i}; '
+                f'piecewise_constant takes numbers.'
+            )
     if len(schedules) != len(at) + 1:
         raise ValueError(
             f'sequential needs {len(at) + 1} schedules for milestones {at}, got {len(schedules)}.'

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from .count import advanced, spread, zero_counts
@@ -36,6 +37,8 @@ def lookahead(
     slow weights :math:`\phi` in its state, and in counting every leaf's updates on its own. They
     are what the parameters are when a period begins. It comes last in a chain.
     """
+    if not isinstance(sync_period, int | np.integer) or sync_period < 1:
+        raise ValueError(f'lookahead needs an integer >= 1 for sync_period, got {sync_period!r}.')
     inner = optax.with_extra_args_support(fast)
 
     def init(params: optax.Params) -> LookaheadState:
