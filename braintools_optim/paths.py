@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from functools import reduce
+from operator import getitem
+from typing import Any
 
 from .transforms.names import path_name, plain_key, spelled_out
 
-__all__ = ['Keys', 'elementary', 'nest', 'path_name', 'plain_key', 'plain_keys', 'spelled_out']
+__all__ = ['Keys', 'elementary', 'nest', 'path_name', 'plain_key', 'plain_keys', 'spelled_out',
+           'taken_out']  # fmt: skip
 
 Keys = tuple[Hashable, ...]
 
@@ -31,3 +35,8 @@ def nest(paths: list[tuple], leaves: list) -> dict:
             node = node.setdefault(key, {})
         node[last] = leaf
     return root
+
+
+def taken_out(paths: Sequence[tuple], tree: Any) -> list:
+    """Return what stands under each path, where :func:`nest` puts it."""
+    return [reduce(getitem, plain_keys(path), tree) for path in paths]

@@ -20,7 +20,7 @@ from .engine.objective import ClosureObjective
 from .engine.observe import traced
 from .engine.program import StatefulProgram
 from .optimizer import OptaxOptimizer
-from .paths import plain_keys
+from .paths import taken_out
 from .schedulers import Scheduler
 
 __all__ = ['TrainStep', 'train_step']
@@ -250,18 +250,8 @@ class TrainStep:
 
         objective = ClosureObjective(closure, opt._ready())
         others = [state.value for state in objective.others]
-        paths = [plain_keys(path) for path in opt.param_states.unique_paths]
-
-        def value_fn(values: Any) -> Any:
-            found = []
-            for path in paths:
-                value = values
-                for key in path:
-                    value = value[key]
-                found.append(value)
-            return objective(found, others)[0]
-
-        return value_fn
+        paths = opt.param_states.unique_paths
+        return lambda values: objective(taken_out(paths, values), others)[0]
 
     # ---- checks --------------------------------------------------------------------------
 

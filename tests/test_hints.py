@@ -200,7 +200,9 @@ def test_a_number_that_a_chain_reads_and_its_optimizer_lacks():
         def transform(self, h):
             return optax.sgd(h.lr * h.rho)
 
-    with pytest.raises(AttributeError, match=r"no hyper-parameter 'rho'; it has lr, maximize, weight_decay\. "):
+    with pytest.raises(
+        AttributeError, match=r"no hyper-parameter 'rho'; it has lr, maximize, weight_decay\. "
+    ):
         ready(Own)
 
 

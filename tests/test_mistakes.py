@@ -425,7 +425,12 @@ MISTAKES = {
         *('got Adam', "ParamScheduler(optimizer, 'weight_decay', f)"),
     ),
     'lr for each group': (
-        *(lambda: bo.Adam(lr=[0.1, 0.2]), TypeError, '[0.1, 0.2]', 'add_param_group(params, lr=...)'),
+        *(
+            lambda: bo.Adam(lr=[0.1, 0.2]),
+            TypeError,
+            '[0.1, 0.2]',
+            'add_param_group(params, lr=...)',
+        ),
     ),
     'a number in a sequence of schedules': (
         *(lambda: bo.schedules.sequential([0.1, bo.schedules.step(0.1)], [5]), TypeError),

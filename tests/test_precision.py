@@ -179,5 +179,5 @@ def test_a_signature_shows_mu_dtype_where_there_is_a_first_moment(cls):
 @pytest.mark.parametrize('name', ['state_dtype', 'mu_dtype'])
 def test_a_dtype_is_no_part_of_the_chain(name):
     opt = bo.Adam(**{name: jnp.bfloat16})
-    with pytest.raises(ValueError, match=f'Adam has a {name}, which is no part of its chain'):
+    with pytest.raises(ValueError, match=f'Adam was given {name}, which is no part of its chain'):
         _ = opt.tx

@@ -20,27 +20,23 @@ if TYPE_CHECKING:
 
 __all__ = ['whole_chain']
 
+_NO_PART = {
+    'decay_mask': 'put what does not decay into a group, add_param_group(params, weight_decay=0)',
+    **{k: f'construct it without {k}' for k in ('state_dtype', 'mu_dtype', 'constrain')},
+}
+"""Options that a step heeds beside the chain, and what to do instead."""
+
 
 def whole_chain(
     optimizer: OptaxOptimizer, group: ParamGroup, chain: optax.GradientTransformation
 ) -> optax.GradientTransformation:
     """Return the chain of a group behind what a step does to the gradients of all of them."""
-    if optimizer.decay_mask is not None:
-        raise ValueError(
-            f'{type(optimizer).__name__} has a decay_mask, which is no part of its chain: for '
-            f'opt.tx put what does not decay into a group, add_param_group(params, weight_decay=0).'
-        )
-    for name in ('state_dtype', 'mu_dtype'):
+    for name, instead in _NO_PART.items():
         if getattr(optimizer, name) is not None:
             raise ValueError(
-                f'{type(optimizer).__name__} has a {name}, which is no part of its chain: for '
-                f'opt.tx construct it without {name}.'
+                f'{type(optimizer).__name__} was given {name}, which is no part of its chain: for '
+                f'opt.tx {instead}.'
             )
-    if optimizer.constrain is not None:
-        raise ValueError(
-            f'{type(optimizer).__name__} constrains its parameters, which is no part of its chain: '
-            f'for opt.tx construct it without constrain.'
-        )
     if optimizer.accumulate_steps > 1:
         raise ValueError(
             f'{type(optimizer).__name__} adds up the gradients of {optimizer.accumulate_steps} '
