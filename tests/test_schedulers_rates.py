@@ -172,6 +172,18 @@ def test_a_group_with_its_own_rate_keeps_it_in_a_sequence():
     np.testing.assert_allclose(opt.lr.preview(4), want, rtol=1e-14)
 
 
+def test_rates_of_groups_to_come_are_saved_and_loaded():
+    def of_two(rates):
+        opt = bo.SGD(lr=bo.StepLR(rates, step_size=2))
+        return opt.register_trainable_weights({'w': ParamState(jnp.ones(2))})
+
+    opt = of_two([0.3, 0.4])
+    opt.load_state_dict(of_two([0.1, 0.2]).state_dict())
+    assert opt.get_last_lr() == [0.1]
+    opt.add_param_group({'v': ParamState(jnp.ones(2))})
+    assert opt.get_last_lr() == [0.1, 0.2]
+
+
 # ---- learning rates below zero, as torch has them -----------------------------------------------
 
 
