@@ -242,6 +242,27 @@ def test_large_arrays_there_are_in_pieces():
     assert opt.state_dict()['opt_state']['0']['mu']['x'].tolist() == [0.0, 1.0]
 
 
+def test_kinds_of_numbers_in_a_file(tmp_path):
+    from braintools_optim.checkpoint.legacy import _read
+
+    def written(code, x):
+        data = (x.shape, x.dtype.name, x.tobytes())
+        return msgpack.ExtType(code, msgpack.packb(data))
+
+    kinds = {
+        'array': written(1, np.arange(3, dtype=np.float32)),
+        'complex': msgpack.ExtType(2, msgpack.packb((1.0, -2.0))),
+        'number': written(3, np.int32(7)),
+    }
+    (tmp_path / 'kinds').write_bytes(msgpack.packb(kinds))
+    found = _read(tmp_path / 'kinds')
+    assert found['array'].tolist() == [0.0, 1.0, 2.0]
+    assert found['complex'] == 1 - 2j and (type(found['number']), found['number']) == (np.int32, 7)
+    (tmp_path / 'kinds').write_bytes(msgpack.packb(msgpack.ExtType(4, b'')))
+    with pytest.raises(bo.CheckpointError, match='unknown extension 4'):
+        _read(tmp_path / 'kinds')
+
+
 def test_sums_of_gradients_begin_where_nothing_waits():
     saved = adam_state()
     count = int(saved['step_count'])

@@ -436,3 +436,18 @@ def test_a_cycle_in_a_chain_gives_its_base_to_the_others(name, x64):
         return bo.ChainedScheduler([cycle, getattr(bo, name)(*opt, **options)])
 
     np.testing.assert_allclose(previewed_in_four_ways(chain, 6), [want] * 7, rtol=1e-12)
+
+
+def test_a_cycle_that_has_come_to_its_end_begins_anew_after_a_jump_back():
+    parts = [bo.ConstantLR(0.5, total_iters=0), bo.OneCycleLR(0.5, total_steps=3)]
+    opt = bo.SGD(lr=bo.SequentialLR(parts, milestones=[2]))
+    rates = []
+    for _ in range(5):
+        opt.lr.step()
+        rates.append(opt.current_lr)
+    opt.lr.step(1)
+    again = [opt.current_lr]
+    for _ in range(4):
+        opt.lr.step()
+        again.append(opt.current_lr)
+    assert again == rates
