@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +16,6 @@ __all__ = ['check_loss', 'noted', 'shown_kind']
 def noted(owner: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function whose errors of tracing say what to do. ``owner`` says whose it is."""
 
-    @wraps(function)
     def computed(*args: Any, **kwargs: Any) -> Any:
         with noted_if_traced(
             f'{owner} is compiled, and no array in it has a value yet: return the loss as an '
