@@ -82,6 +82,8 @@ HEADERS = {
     'list as key': with_raw('tree', b'\x81\x91\xc0\xc0'),
     # types
     'ext': with_raw('tree', msgpack.packb(msgpack.ExtType(5, b'abc'))),
+    'ext of one byte': with_raw('tree', msgpack.packb(msgpack.ExtType(5, b'a'))),
+    'ext of one byte inside': with_raw('tree', msgpack.packb({'x': msgpack.ExtType(5, b'a')})),
     'timestamp': with_raw('tree', msgpack.packb(msgpack.Timestamp(1, 2))),
     'bin': with_raw('tree', b'\xc4\x01a'),
     'reserved': with_raw('tree', b'\xc1'),
