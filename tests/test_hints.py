@@ -206,6 +206,12 @@ def test_a_number_that_a_chain_reads_and_its_optimizer_lacks():
         ready(Own)
 
 
+def test_two_gradients_are_not_taken_for_a_pair_with_a_loss():
+    with pytest.raises(KeyError, match='gradients under 0, 1 match no parameter') as caught:
+        ready().step((jnp.ones(2), jnp.ones(2)))
+    assert 'loss' not in str(caught.value)
+
+
 @pytest.mark.parametrize('array', [np.asarray, jnp.asarray])
 def test_betas_as_an_array(array):
     opt = ready(betas=array([0.5, 0.25]))

@@ -1,6 +1,7 @@
 """Lookahead: what it computes, and what it takes over of its base optimizer."""
 
 import copy
+from typing import Any, NamedTuple
 
 import brainstate
 import jax
@@ -97,6 +98,29 @@ def test_lookahead_over_a_chain_multiplies_what_it_returns(how):
     np.testing.assert_allclose((w.value[0], v.value[0]), (first, 0.5))
     opt.step(GRADS)
     np.testing.assert_allclose((w.value[0], v.value[0]), (first, 0.5))
+
+
+class Signed(NamedTuple):
+    """The state of a chain of somebody else's, whose field is named like a sum of squares."""
+
+    nu: Any
+
+
+def test_lookahead_over_a_chain_leaves_to_it_what_its_state_means(x64):
+    def update(updates, state, params=None):
+        assert jax.tree.leaves(params)[0].dtype == complex  # as they are, no pairs of reals
+        return jax.tree.map(jnp.negative, updates), state
+
+    tx = optax.GradientTransformation(lambda params: Signed(jnp.full(2, -1.0)), update)
+    w = ParamState(jnp.full(2, 1.0 + 1.0j))
+    opt = bo.Lookahead(tx, 2, 0.5, lr=0.25, weight_decay=0.5)
+    opt.register_trainable_weights({'w': w})
+    opt.step({'w': jnp.full(2, 1.0j)})
+    np.testing.assert_allclose(w.value, 1.0 + 1.0j - 0.25 * (1.0j + 0.5 * (1.0 + 1.0j)))
+    saved = opt.state_dict()
+    assert saved['optimizer'] == 'Lookahead'  # over what: a chain has no name
+    opt.load_state_dict(saved)
+    assert opt.opt_state.value.fast[1].nu.tolist() == [-1.0, -1.0]
 
 
 class OldSGD(bo.OptaxOptimizer):

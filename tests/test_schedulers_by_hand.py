@@ -187,3 +187,23 @@ def test_a_bounded_decay_that_nobody_changed_is_its_formula_to_the_last_bit(x64)
     formula = bo.schedules.exponential_decay(0.1, **options)
     got = rates(driven(bo.ExponentialDecayLR(0.1, **options)), 60, {})
     assert got == [formula(t) for t in range(61)]
+
+
+@pytest.mark.parametrize('jitted', [False, True])
+def test_a_warm_up_that_was_changed_twice_begins_anew_from_its_base(jitted, x64):
+    opt = driven(bo.WarmupCosineSchedule(0.1, 2, 10))
+    rates(opt, 8, {3: 0.5, 6: 0.5}, jitted)
+    assert opt.lr.base_lrs == [0.1] and 0.0 < opt.current_lr < 0.05
+    opt.lr.step(0)
+    fresh = driven(bo.WarmupCosineSchedule(0.1, 2, 10))
+    np.testing.assert_allclose(rates(opt, 8, {}), rates(fresh, 8, {}), rtol=1e-12)
+
+
+def test_a_warm_up_from_zero_that_was_changed_rises_to_where_it_started(x64):
+    opt = driven(bo.ExponentialLR(0.1, 0.1))
+    opt.lr.step()
+    warmup = bo.WarmupScheduler(opt, warmup_epochs=5, warmup_start_lr=0.0)
+    assert opt.current_lr == 0.0
+    opt.current_lr = 0.5
+    warmup.step()
+    np.testing.assert_allclose(opt.current_lr, 0.5 + 0.01 / 5, rtol=1e-12)
