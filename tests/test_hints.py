@@ -135,6 +135,7 @@ def test_assigning_what_is_not_there(assign, says):
         opt.param_groups[0].flags['maximize'] = True
     assert repr(opt.state_dict()) == repr(before)
     opt.note, opt.name = 'my own', 'first'
+    opt.mask, opt.k = 'my own', 3  # arguments of others, whose names may mean anything
 
 
 class ByAffine(bo.LRScheduler):

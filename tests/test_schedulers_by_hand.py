@@ -207,3 +207,16 @@ def test_a_warm_up_from_zero_that_was_changed_rises_to_where_it_started(x64):
     opt.current_lr = 0.5
     warmup.step()
     np.testing.assert_allclose(opt.current_lr, 0.5 + 0.01 / 5, rtol=1e-12)
+
+
+def test_a_bounded_decay_is_bounded_where_it_starts_jumps_or_drives_nothing(x64):
+    options = {'decay_steps': 1, 'decay_rate': 0.5, 'end_value': 0.2}
+    free = bo.ExponentialDecayLR(0.5, **options)
+    opt = driven(bo.ExponentialDecayLR(0.5, **options))
+    low = driven(bo.ExponentialDecayLR(0.1, **options))  # from below its bound, as the formula says
+    for scheduler in (free, opt.lr):
+        scheduler.step(5)
+        assert scheduler.get_last_lr() == [0.2]
+    assert low.current_lr == bo.schedules.exponential_decay(0.1, **options)(0) == 0.2
+    opt.add_param_group({'v': brainstate.ParamState(jnp.zeros(()))}, lr=0.3)
+    assert opt.get_last_lr() == [0.2, 0.2]
