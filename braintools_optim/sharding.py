@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from .check import is_tracer
@@ -14,7 +15,20 @@ from .paths import Keys
 from .slot import rebuild, slots_of
 from .transforms.mesh import named_sharding
 
-__all__ = ['beside', 'on_one_device', 'own_buffers', 'placed_alike', 'replicated_beside']
+__all__ = ['beside', 'copies', 'on_one_device', 'own_buffers', 'placed_alike', 'replicated_beside']
+
+
+def copies(arrays: Sequence[jax.Array | np.ndarray]) -> list[jax.Array]:
+    """Return the same arrays in buffers of their own, where they are.
+
+    For ``jnp.copy`` JAX compiles a program for each shape. The runtime copies without one, but
+    neither what is traced nor what other processes have a part of.
+    """
+    if any(is_tracer(x) or not getattr(x, 'is_fully_addressable', True) for x in arrays):
+        return list(map(jnp.copy, arrays))
+    own = [x.copy() if isinstance(x, np.ndarray) else x for x in arrays]  # JAX may use its memory
+    with jax.transfer_guard_device_to_device('allow'):  # nothing moves
+        return jax.device_put(own, may_alias=False)
 
 
 def own_buffers(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from saiunit import Quantity
 
@@ -15,14 +14,11 @@ from .judge import Judge
 __all__ = ['placed', 'placed_parameter']
 
 
-def placed(value: Any, like: Any) -> jax.Array:
+def placed(value: np.ndarray, like: Any) -> jax.Array:
     """Return an array of its own, on the devices of the live one."""
-    if isinstance(like, jax.Array) and like.committed:
-        if isinstance(value, np.ndarray):
-            value = value.copy()  # JAX uses the memory of numpy arrays, may_alias or not
-        return jax.device_put(value, like.sharding, may_alias=False)
-    with jax.transfer_guard_host_to_device('allow'):  # who restores asks for it
-        return jnp.array(value)
+    chosen = like.sharding if isinstance(like, jax.Array) and like.committed else None
+    with jax.transfer_guard('allow'):  # who restores asks for it
+        return jax.device_put(value.copy(), chosen)  # JAX uses the memory of what it is given
 
 
 def placed_parameter(value: Any, old: Any, name: str, judge: Judge) -> Any:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..sharding import copies
 from .bundle import Bundle, BySort, StatePositions
 from .compiled import entry_of
 from .gradient import assigned
@@ -165,7 +166,7 @@ def _compiled(bundle: Bundle, args: tuple) -> Any:
     """
     program = jax.jit(bundle.advance, donate_argnums=0).lower(*args).compile()
     own, *others = args
-    program(tuple(map(jnp.copy, own)), *others)
+    program(tuple(copies(own)), *others)
     return entry_of(program)
 
 

@@ -7,8 +7,8 @@ from itertools import starmap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
+from ..sharding import copies
 from .buffers import refuse_deleted
 from .chunks import Chunks, are_many
 from .compiled import entry_of, matmul_precision, signature_of
@@ -102,7 +102,7 @@ class StepPrograms:
             # A call through Python code, where an interrupt could lose the results after the
             # donated buffers are gone: donate copies.
             if not held:
-                args = args._replace(leaves=list(map(jnp.copy, args.leaves)))
+                args = args._replace(leaves=copies(args.leaves))
             result.append(program(*args))
             self.met.add(met)
         else:

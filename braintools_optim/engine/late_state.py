@@ -5,6 +5,7 @@ Where nobody observes them, they are written past their public property.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ __all__ = ['LateState', 'NumbersState', 'ProgressState', 'apart', 'weak_scalars'
 _FLOAT = frozenset([float])
 
 
+@partial(jax.jit, inline=True)  # else each program would trace it anew
 def weak_scalars(vector: Any) -> list:
     """Return the entries of a vector, weakly typed as Python's floats are: they widen nothing."""
     weak = weakly_typed(vector)

@@ -13,7 +13,7 @@ from brainstate import State
 from brainstate.util import StateJaxTracer
 
 from ..check import is_tracer
-from ..sharding import replicated_beside
+from ..sharding import copies, replicated_beside
 from ..state import OptimState
 from .late_state import LateState, ProgressState, apart
 from .observe import (
@@ -77,7 +77,7 @@ class CoreState(LateState):
         """Return a State of its own with copies of the same arrays."""
         new = type(self)()
         buffers, treedef, count = self.parts()
-        new.value = self.make(list(map(jnp.array, buffers)), treedef, jnp.array(count))
+        new.value = self.make(copies(buffers), treedef, jnp.array(count))
         return new
 
     def busy_in(self, trace: StateJaxTracer) -> None:

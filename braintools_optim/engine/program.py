@@ -18,6 +18,7 @@ from brainstate import State
 from brainstate.transform import StatefulFunction
 
 from ..paths import path_name
+from ..sharding import copies
 from .buffers import (
     held_leaves,
     held_trees,
@@ -218,8 +219,8 @@ class Program:
         cells = self.trees_of_cells
         for (_, part), is_held in zip(cells, held_trees([cell for cell, _ in cells]), strict=True):
             held = held.union(part) if is_held else held
-        for i in held:
-            leaves[i] = jnp.copy(leaves[i])
+        for i, own in zip(held, copies([leaves[i] for i in held]), strict=True):
+            leaves[i] = own
 
     def kinds(self, leaves: list) -> tuple[tuple, tuple]:
         """Return what JAX's entry does not look at, unlike shapes and dtypes: types, and weak ones.

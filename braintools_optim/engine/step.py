@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 from brainstate import State
 
-from ..sharding import beside, on_one_device, placed_alike
+from ..sharding import beside, copies, on_one_device, placed_alike
 from .accumulate import TURN, turn_of
 from .buffers import refuse_deleted
 from .closure import ClosureSteps
@@ -115,7 +114,7 @@ class Stepper:
 
     def _copied(self, leaves: list) -> list:
         refuse_deleted([(f'the state of {type(self.optimizer).__name__}', leaves)])
-        return list(map(jnp.copy, leaves))
+        return copies(leaves)
 
     def _store(self, treedef: Any, count: Any, leaves: list, values: list) -> None:
         for param, value in zip(self.param_vars, values, strict=True):

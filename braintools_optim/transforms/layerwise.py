@@ -14,7 +14,7 @@ import optax
 
 from .infinite import zero_for_infinite
 from .refuse import check_params
-from .wide import root, square_norm, widened
+from .wide import root, single_or_wider, square_norm, widened
 
 __all__ = [
     'BoundNormState',
@@ -110,7 +110,7 @@ def scale_by_novograd(
 
     def init(params: optax.Params) -> ScaleByNovogradState:
         def zeros() -> Any:
-            return jax.tree.map(lambda p: jnp.zeros_like(square_norm(p)), params)
+            return jax.tree.map(lambda p: jnp.zeros((), single_or_wider(p)), params)
 
         mu = optax.tree.zeros_like(params)
         return ScaleByNovogradState(mu, zeros(), zeros() if amsgrad else None)

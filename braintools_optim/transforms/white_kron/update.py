@@ -249,6 +249,12 @@ def _updated(
 # ---- state -------------------------------------------------------------------------------
 
 
+@partial(jax.jit, static_argnames=('count', 'size', 'diagonal'))  # else 8 programs for each shape
+def _first_factors(scale: jax.Array, count: int, size: int, diagonal: bool) -> jax.Array:
+    one = jnp.ones(size, scale.dtype) if diagonal else jnp.eye(size, dtype=scale.dtype)
+    return jnp.broadcast_to(scale * one, (count, *one.shape))
+
+
 def _initial(
     p: Any, layout: Layout, options: Options, place: Placement, spec: Any
 ) -> dict[str, jax.Array]:
@@ -268,8 +274,7 @@ def _initial(
     def factors(cut: Any, count: int, size: int) -> jax.Array:
         if not count:
             return jnp.zeros(0, storage)
-        one = jnp.ones(size, storage) if cut.diagonal else jnp.eye(size, dtype=storage)
-        return place.blocks(jnp.broadcast_to(scale * one, (count, *one.shape)), p)
+        return place.blocks(_first_factors(scale, count, size, cut.diagonal), p)
 
     rows, cols = layout.rows, layout.cols
     return made | {
