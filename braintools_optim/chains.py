@@ -36,6 +36,8 @@ class RunsChains:
     """Why it cannot add up the gradients of several steps, empty where it can."""
     first_moments: tuple[str, ...] = ('mu',)
     """The names of what the chain keeps in ``mu_dtype``, where that is given."""
+    never_negative: tuple[str, ...] = ('nu',)
+    """The names of what is nowhere negative in the state, such as sums of squares."""
     weight_decays: tuple[str, ...] = ('weight_decay',)
     """The numbers that are zero for what ``decay_mask`` takes the decay from."""
 
@@ -46,9 +48,11 @@ class RunsChains:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        replaces = not vars(cls).keys().isdisjoint(['transform', 'default_tx'])
-        if replaces and 'first_moments' not in vars(cls):
-            cls.first_moments = RunsChains.first_moments  # not those of the chain that it replaces
+        if vars(cls).keys().isdisjoint(['transform', 'default_tx']):
+            return
+        for said, of_any in (('first_moments', ('mu',)), ('never_negative', ())):
+            if said not in vars(cls):  # what was said is of the chain that it replaces
+                setattr(cls, said, of_any)
 
     @leafwise
     def transform(self, h: Hyper) -> optax.GradientTransformation:

@@ -17,7 +17,7 @@ def ready(opt):
     [
         *('weight_decays', 'complex_as_real', 'first_moments', 'gradient_layouts', 'ranges'),
         *('more_gradients', 'no_accumulation', 'structural', 'state_schema', 'transform'),
-        *('default_tx', 'validate'),
+        *('default_tx', 'never_negative', 'validate'),
     ],
 )
 def test_what_the_class_of_an_optimizer_says(name):

@@ -103,6 +103,8 @@ ADDED_UP = {
     'SM3': (lambda: bo.SM3(0.1), ['accumulators']),
     'Adafactor': (lambda: bo.Adafactor(0.1), ['row', 'col']),
     'Quad': (lambda: bo.Quad(0.1), ['Ll', 'Lr']),
+    'Mars': (lambda: bo.Mars(0.1, amsgrad=True), ['nu.now', 'nu.top']),
+    'Fromage': (lambda: bo.Fromage(0.1, p_bound=1.0), ['initial']),
     'Lookahead': (lambda: bo.Lookahead(bo.Yogi(0.1)), ['fast.nu']),
 }
 
@@ -128,7 +130,7 @@ def test_the_names_in_a_chain_of_somebody_else_mean_what_they_mean_there():
     def chain():
         def init(params):
             del params
-            return {'slot': jnp.int32(-1), 'sum': jnp.float32(-2.0), 'count': jnp.int32(0)}
+            return {'slot': jnp.int32(-1), 'nu': jnp.float32(-2.0), 'count': jnp.int32(0)}
 
         return optax.GradientTransformation(init, lambda g, s, p=None: (g, s))
 
@@ -144,6 +146,34 @@ def test_the_names_in_a_chain_of_somebody_else_mean_what_they_mean_there():
         slot = next(s for s in saved['opt_state']['0'] if s.endswith('count'))
         saved['opt_state']['0'][slot][''] = np.array(-1, np.int32)
         assert refusal(run, saved) == [f'group 0: {slot} of the group must be a count, got -1']
+
+
+class Summing(bo.OptaxOptimizer):
+    def transform(self, h):
+        return optax.chain(optax.scale_by_rss(), optax.scale_by_learning_rate(h.lr))
+
+
+class Sums(Summing):
+    never_negative = ('sum_of_squares',)
+
+
+class OtherChain(Sums):
+    def transform(self, h):
+        return optax.chain(optax.scale_by_rss(), optax.scale(-h.lr))
+
+
+def test_a_class_of_ones_own_says_what_is_never_negative():
+    for cls, refused in ((Summing, False), (Sums, True), (OtherChain, False)):
+        for make in (cls, lambda cls=cls: bo.Lookahead(cls())):
+            run = trained(make, ('a', 0.1))
+            saved = run[0].state_dict()
+            entry = next(v for k, v in saved['opt_state']['0'].items() if 'sum_of' in k)
+            entry['a'] = np.full_like(entry['a'], -1.0)
+            if refused:
+                (line,) = refusal(run, saved)
+                assert line.endswith('sum_of_squares of a must not be negative anywhere, got -1.0')
+            else:
+                assert run[0].load_state_dict(saved) == bo.LoadReport()
 
 
 def test_a_product_of_fractions_is_kept_as_it_was():

@@ -93,7 +93,10 @@ def test_a_class_of_somebody_else_binds_no_other():
 
 @pytest.mark.parametrize(
     'name',
-    ['ranges', 'structural', 'static', 'none_is_zero', 'first_moments', 'more_gradients'],
+    [
+        *('ranges', 'structural', 'static', 'none_is_zero', 'first_moments', 'more_gradients'),
+        'never_negative',
+    ],
 )
 def test_names_that_no_number_can_have(name):
     class Own(bo.OptaxOptimizer):

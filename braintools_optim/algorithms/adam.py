@@ -45,6 +45,8 @@ class Adam(OptaxOptimizer):
     The usual first choice. Kingma & Ba, arXiv:1412.6980.
     """
 
+    never_negative = ('nu', 'nu_max')
+
     def __init__(
         self,
         lr: float | LRScheduler = 1e-3,
@@ -109,6 +111,8 @@ class AdamW(OptaxOptimizer):
 
     The usual choice for transformers. Loshchilov & Hutter, arXiv:1711.05101.
     """
+
+    never_negative = ('nu', 'nu_max')
 
     def __init__(
         self,

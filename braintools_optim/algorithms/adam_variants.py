@@ -41,6 +41,8 @@ class Adamax(OptaxOptimizer):
     arXiv:1412.6980.
     """
 
+    never_negative = ('nu',)
+
     def __init__(
         self,
         lr: float | LRScheduler = 2e-3,
@@ -86,6 +88,7 @@ class Nadam(OptaxOptimizer):
     """
 
     ranges = {'momentum_decay': NON_NEGATIVE}
+    never_negative = ('nu', 'leaf_products')
 
     def __init__(
         self,
@@ -146,6 +149,8 @@ class RAdam(OptaxOptimizer):
 
     Where Adam needs a warm-up of its learning rate; it is built in. Liu et al., arXiv:1908.03265.
     """
+
+    never_negative = ('nu',)
 
     def __init__(
         self,

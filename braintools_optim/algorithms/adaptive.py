@@ -54,6 +54,7 @@ class RMSprop(OptaxOptimizer):
     structural = ('momentum',)
     ranges = {'alpha': DECAY}
     first_moments = ('trace',)
+    never_negative = ('nu', 'variance')
 
     def __init__(
         self,
@@ -112,6 +113,7 @@ class Adagrad(OptaxOptimizer):
 
     ranges = {'lr_decay': NON_NEGATIVE, 'initial_accumulator_value': NON_NEGATIVE}
     first_moments = ()
+    never_negative = ('sum',)
 
     def __init__(
         self,
@@ -160,6 +162,7 @@ class Adadelta(OptaxOptimizer):
 
     ranges = {'rho': UNIT}
     first_moments = ()
+    never_negative = ('e_g', 'e_x')
 
     def __init__(
         self,

@@ -58,6 +58,7 @@ class AdEMAMix(OptaxOptimizer):
     structural = ('betas[0]',)
     static: tuple[str, ...] = ('step_offset',)
     first_moments = ('m1', 'm2')
+    never_negative = ('nu',)
     ranges = {
         'alpha': NON_NEGATIVE,
         'alpha_start': NON_NEGATIVE,
@@ -167,6 +168,7 @@ class Mars(OptaxOptimizer):
 
     static: tuple[str, ...] = ()
     first_moments = ('mu', 'mog')
+    never_negative = ('nu',)
     ranges = {
         'gamma': NON_NEGATIVE,
         'eps_root': NON_NEGATIVE,

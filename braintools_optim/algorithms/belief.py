@@ -48,6 +48,8 @@ class AdaBelief(OptaxOptimizer):
     package rectifies by default, their paper does not.
     """
 
+    never_negative = ('nu', 'nu_max')
+
     def __init__(
         self,
         lr: float | LRScheduler = 1e-3,
@@ -111,6 +113,7 @@ class Yogi(OptaxOptimizer):
     """
 
     ranges = {'initial_accumulator_value': NON_NEGATIVE}
+    never_negative = ('nu',)
 
     def __init__(
         self,

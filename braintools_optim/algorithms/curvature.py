@@ -64,6 +64,7 @@ class LBFGS(OptaxOptimizer):
     no_accumulation = 'its history takes the gradients of all parameters, and at the same point'
     ranges = {'tolerance_grad': NON_NEGATIVE, 'tolerance_change': NON_NEGATIVE}
     first_moments = ()
+    never_negative = ('iterations', 'pairs', 'slot', 'leaf_seen', 'num_linesearch_steps')
 
     def __init__(
         self,

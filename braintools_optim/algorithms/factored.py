@@ -59,6 +59,7 @@ class Adafactor(OptaxOptimizer):
     ranges = {'beta2_decay': Range(high=0.0, open_low=True), 'd': Range(1.0), 'beta1': DECAY}
     complex_as_real = False
     first_moments = ('ema',)
+    never_negative = ('nu', 'row', 'col')
 
     def __init__(
         self,

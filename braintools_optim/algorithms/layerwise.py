@@ -50,6 +50,8 @@ class Lamb(OptaxOptimizer):
     leave biases and normalizations out of decay and scaling: give these to another optimizer.
     """
 
+    never_negative = ('nu',)
+
     def __init__(
         self,
         lr: float | LRScheduler = 1e-3,
@@ -166,6 +168,8 @@ class Novograd(OptaxOptimizer):
     Where Adam's memory is too much: half of it. Ginsburg et al., arXiv:1905.11286.
     """
 
+    never_negative = ('nu', 'nu_max')
+
     def __init__(
         self,
         lr: float | LRScheduler = 1e-3,
@@ -213,6 +217,7 @@ class Fromage(OptaxOptimizer):
     structural = ('momentum', 'p_bound')
     ranges = {'p_bound': NON_NEGATIVE}
     first_moments = ('trace',)
+    never_negative = ('initial',)
 
     def __init__(
         self,

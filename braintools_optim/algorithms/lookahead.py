@@ -22,7 +22,7 @@ __all__ = ['Lookahead']
 
 _PASSED_ON = (
     *('first_moments', 'more_gradients', 'gradient_layouts', 'no_accumulation', 'state_schema'),
-    'weight_decays',
+    *('weight_decays', 'never_negative'),
 )
 """What a chain is like, as the class of the base optimizer says."""
 

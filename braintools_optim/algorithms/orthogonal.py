@@ -88,6 +88,7 @@ class Muon(OptaxOptimizer):
         'adamw_weight_decay': NON_NEGATIVE,
     }
     weight_decays = ('weight_decay', 'adamw_weight_decay')
+    never_negative = ('nu',)
     complex_as_real = False
 
     def __init__(

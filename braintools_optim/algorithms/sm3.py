@@ -43,6 +43,7 @@ class SM3(OptaxOptimizer):
     structural = ('momentum',)
     ranges = {'momentum': DECAY}
     first_moments = ('ema',)
+    never_negative = ('accumulators',)
 
     def __init__(
         self,

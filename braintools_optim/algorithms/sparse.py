@@ -43,6 +43,7 @@ class SparseAdam(OptaxOptimizer):
     gradient_layouts = frozenset({'sparse'})
     no_accumulation = 'gradients of other rows have another sparsity'
     ranges = {'eps': POSITIVE}
+    never_negative = ('nu',)
     complex_as_real = False
 
     def __init__(

@@ -67,6 +67,7 @@ class Quad(OptaxOptimizer):
         'preconditioner_init_scale': POSITIVE,
         'noise_scale': NON_NEGATIVE,
     }
+    never_negative = ('Ll', 'Lr')
     complex_as_real = False
     scale = staticmethod(scale_by_quad)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -27,13 +27,6 @@ __all__ = ['checked_slots']
 _COUNTS = re.compile(r'(.*[._])?(counts?|leaf_added)')
 """The names of integers that are never negative in the state of any chain."""
 
-_OWN = re.compile(
-    r'(.*[._])?(iterations|pairs|slot|leaf_seen|num_linesearch_steps|nu|nu_max|variance|sum'
-    r'|e_g|e_x|accumulators|row|col|Ll|Lr|leaf_products)'
-)
-"""The names of numbers that are never negative in the chains of this library: counts, and sums,
-averages and products of what is none."""
-
 
 def checked_slots(
     optimizer: OptaxOptimizer, group: ParamGroup, saved: Mapping, judge: Judge
@@ -41,7 +34,7 @@ def checked_slots(
     """Return the group's chain state as it was saved; the judge gets to know what differs."""
     slots, names = named_slots(optimizer, group, anew=True)  # what is added up here is not theirs
     where = f'group {group.index}'
-    known = optimizer._is_known()
+    known = optimizer.never_negative if group.fixed_chain is None else ()
     wanted: set[tuple[str, str]] = set()
     values: list[Any] = []
 
@@ -74,15 +67,15 @@ def checked_slots(
     return rebuild(optimizer._core.chain(group.index), values)
 
 
-def _never_negative(name: str, dtype: Any, known: bool) -> bool:
-    """Whether what has this name in a chain, one of this library or not, is never negative."""
-    if known and _OWN.fullmatch(name):
+def _never_negative(name: str, dtype: Any, known: Sequence[str]) -> bool:
+    """Whether what has this name in a chain is never negative: a count, or in what is ``known``."""
+    if not set(known).isdisjoint(name.split('.')):
         return True
     return _COUNTS.fullmatch(name) is not None and np.issubdtype(dtype, np.integer)
 
 
 def _checked_vector(
-    entries: list[Any], mine: Any, name: str, known: bool, where: str, judge: Judge
+    entries: list[Any], mine: Any, name: str, known: Sequence[str], where: str, judge: Judge
 ) -> Any:
     """Return a vector of one number for each parameter; what is missing stays as it is."""
     here = np.asarray(mine).tolist()
