@@ -81,10 +81,10 @@ def check_number(
             raise TypeError
         number = float(value)
     except (TypeError, OverflowError):
-        raise TypeError(
-            f'{owner} needs a number in {allowed} for {name}, got {value!r} '
-            f'of type {type(value).__name__}.'
-        ) from None
+        got = f'{value!r:.80} of type {type(value).__name__}'
+        if isinstance(value, type):
+            got = f'the class {value.__name__}: call it, {value.__name__}(...)'
+        raise TypeError(f'{owner} needs a number in {allowed} for {name}, got {got}.') from None
     check_range(owner, name, number, allowed)
     return number
 

@@ -348,7 +348,7 @@ def refuse_more(owner: str, more: Sequence[Any]) -> None:
 
 def refuse_rate(owner: str, lr: Any) -> None:
     """Raise for a function, class or model, or several numbers, as the learning rate."""
-    if isinstance(lr, list | tuple):
+    if isinstance(lr, list | tuple) or getattr(lr, 'ndim', None):
         raise TypeError(
             f'{owner} needs one number or a scheduler for lr, got {lr!r}: a group of its own rate '
             f'is added by add_param_group(params, lr=...), and a scheduler takes a list.'

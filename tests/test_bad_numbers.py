@@ -272,3 +272,23 @@ def test_integers_that_no_float_can_hold_are_refused():
 
 def test_integers_of_numpy_are_integers():
     assert bo.LBFGS(max_iter=np.int64(20)).max_eval == 25
+
+
+@pytest.mark.parametrize('lr', [[0.1, 0.2], np.array([0.1, 0.2]), jnp.ones(2)])
+def test_several_numbers_for_the_learning_rate(lr):
+    with pytest.raises(TypeError, match='Adam needs one number or a scheduler.*add_param_group'):
+        bo.Adam(lr=lr)
+
+
+def test_a_class_in_place_of_an_object():
+    with pytest.raises(TypeError, match=r'base_lr, got the class Adam: call it, Adam\(\.\.\.\)\.$'):
+        bo.StepLR(bo.Adam, step_size=2)
+
+
+@pytest.mark.parametrize('use', [float, '{:.3f}'.format, lambda lr: np.asarray(lr, float)])
+def test_a_scheduler_as_a_number(use):
+    opt = bo.Adam(0.1).register_trainable_weights(param())
+    with pytest.raises(TypeError, match='ConstantLR is a scheduler, no number.*opt.current_lr'):
+        use(opt.lr)
+    assert f'{opt.lr}' == str(opt.lr)
+    assert use(opt.current_lr) == use(0.1)

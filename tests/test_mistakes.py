@@ -369,7 +369,7 @@ MISTAKES = {
     ),
     'more peaks than groups': (
         *(lambda: bo.OneCycleLR(ready(), max_lr=[0.1, 0.2], total_steps=9), ValueError),
-        *('2 values for max_lr', '1 parameter groups'),
+        *('2 values for max_lr', 'number of parameter groups is 1'),
     ),
     'torch: lr after the optimizer': (
         *(lambda: bo.StepLR(ready(), 0.1), ValueError),

@@ -362,3 +362,16 @@ def test_keys_that_cannot_be_sorted_together():
         opt.step(grad(lambda: x.value.sum() + y.value.sum(), opt.param_states.to_pytree())())
         moved(y, 1)
     moved(x, 1)
+
+
+@pytest.mark.parametrize('jit', [False, True])
+def test_gradients_whose_keys_cannot_be_sorted(jit):
+    opt = bo.Adam(0.1).register_trainable_weights({('a',): brainstate.ParamState(jnp.ones(2))})
+    opt.add_param_group({'z': brainstate.ParamState(jnp.ones(2))})
+    step = brainstate.transform.jit(lambda: opt.step(grads)) if jit else lambda: opt.step(grads)
+    grads = {('a',): jnp.ones(2), 'z': jnp.ones(2)}
+    with pytest.raises(ValueError, match='sorting') as caught:
+        step()
+    assert 'differentiate by opt.param_states.to_pytree()' in caught.value.__notes__[0]
+    grads = dict.fromkeys(opt.param_states.to_pytree(), jnp.ones(2))
+    step()

@@ -63,8 +63,8 @@ def test_a_base_that_is_refused():
     opt.lr.step()
     before = opt.state_dict()
     for bad, says in [
-        ([0.1], 'LambdaLR needs 2 numbers for base_lrs, one for each group'),
-        (0.1, '2 numbers for base_lrs'),
+        ([0.1], 'LambdaLR needs numbers for base_lrs in a list of 2, one for each group'),
+        (0.1, 'base_lrs in a list of 2'),
         ([0.1, -0.1], 'base_lr'),
         ([0.1, 'x'], 'base_lr'),
     ]:
@@ -108,7 +108,7 @@ def test_present_rates_are_assigned():
     assert opt.get_last_lr() == [0.1, 0.4]
     opt.lr.step()
     assert opt.get_last_lr() == [0.05, 0.2]
-    with pytest.raises(ValueError, match='ExponentialLR needs 2 learning rates'):
+    with pytest.raises(ValueError, match='ExponentialLR needs learning rates in a list of 2'):
         opt.lr.current_lrs.value = [0.1]
     alone = bo.ExponentialLR(0.5, 0.5)
     alone.current_lrs.value = [0.2]

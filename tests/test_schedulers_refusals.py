@@ -89,7 +89,7 @@ BAD = {
     ),
     'bases for groups': (
         lambda: two_groups(0.1)[0].add_scheduler(bo.StepLR([0.1, 0.2, 0.3])),
-        ['StepLR', '3 values for base_lr', '2 parameter groups'],
+        ['StepLR', '3 values for base_lr', 'number of parameter groups is 2'],
     ),
     'max_lr for groups': (
         lambda: bo.CyclicLR(two_groups(0.1)[0], 0.1, [0.2]),

@@ -172,6 +172,6 @@ class BaseRates(Scheduler):
         for name, length in self._lists.items():
             if length != count and not (name == 'base_lr' and length < count and self.optimizer):
                 raise ValueError(
-                    f'{type(self).__name__} was given {length} values for {name}, for {count} '
-                    f'parameter groups.'
+                    f'{type(self).__name__} was given {length} values for {name}, and the number '
+                    f'of parameter groups is {count}.'
                 )

@@ -101,9 +101,9 @@ class ParamScheduler(Scheduler):
     def _check_groups(self, count: int) -> None:
         if self._for_each and len(self._schedules) != count:
             raise ValueError(
-                f'ParamScheduler was given {len(self._schedules)} schedules for {self.name}, for '
-                f'{count} parameter groups: give one for all, or attach it once all groups are '
-                f'there.'
+                f'ParamScheduler was given {len(self._schedules)} schedules for {self.name}, and '
+                f'the number of parameter groups is {count}: give one for all, or attach it once '
+                f'all groups are there.'
             )
 
     def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:

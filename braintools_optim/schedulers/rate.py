@@ -461,6 +461,15 @@ class LRScheduler(Arguments, BaseRates):
         if isinstance(self.last_epoch, EpochState):
             vars(new).update(last_epoch=EpochState(new._memory))
 
+    def __float__(self) -> float:
+        raise TypeError(
+            f'{type(self).__name__} is a scheduler, no number: the learning rate is '
+            f'opt.current_lr, those of all groups are opt.get_last_lr().'
+        )
+
+    def __format__(self, spec: str) -> str:
+        return format(float(self), spec) if spec else str(self)
+
     def __repr__(self) -> str:
         shown = {k: getattr(self, k) for k in (*self._names, *self._fixed)}
         hyper = ''.join(f', {k}={v!r}' for k, v in shown.items() if not is_code(v))

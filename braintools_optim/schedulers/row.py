@@ -34,7 +34,9 @@ def flat(row: Row) -> tuple:
 def one_each(owner: str, name: str, values: Any, count: int) -> list:
     """Return the values that the groups are given in a list; raise if there is not one for each."""
     if not isinstance(values, list | tuple) or len(values) != count:
-        raise ValueError(f'{owner} needs {count} {name}, one for each group, got {values!r}.')
+        raise ValueError(
+            f'{owner} needs {name} in a list of {count}, one for each group, got {values!r}.'
+        )
     return list(values)
 
 
