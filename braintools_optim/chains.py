@@ -50,7 +50,8 @@ class RunsChains:
         super().__init_subclass__()
         if vars(cls).keys().isdisjoint(['transform', 'default_tx']):
             return
-        for said, of_any in (('first_moments', ('mu',)), ('never_negative', ())):
+        of_any_chain = {'first_moments': RunsChains.first_moments, 'never_negative': ()}
+        for said, of_any in of_any_chain.items():
             if said not in vars(cls):  # what was said is of the chain that it replaces
                 setattr(cls, said, of_any)
 

@@ -1,5 +1,9 @@
 """What is compiled besides the steps themselves: next to nothing, as each program takes time."""
 
+import os
+import subprocess
+import sys
+
 import brainstate
 import jax
 import jax.numpy as jnp
@@ -124,3 +128,43 @@ def test_state_is_copied_where_transfers_are_refused():
     with jax.transfer_guard_device_to_device('disallow_explicit'):
         opt.step(grads)
     assert not any(x.is_deleted() for x in jax.tree.leaves(held))
+
+
+IN_A_NEW_PROCESS = """
+import sys
+from collections import Counter
+
+import brainstate
+import jax
+import jax.numpy as jnp
+
+import braintools_optim as bo
+
+jax.config.update('jax_compilation_cache_dir', sys.argv[1])
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+seen = Counter()
+jax.monitoring.register_event_listener(lambda event, **_: seen.update([event.rsplit('/')[-1]]))
+params = {name: brainstate.ParamState(jnp.ones(n)) for name, n in {'a': 2, 'b': 3, 'c': 3}.items()}
+opt = bo.Adam(0.1, grad_clip_norm=1.0, amsgrad=True, accumulate_steps=2)
+opt.register_trainable_weights({k: params[k] for k in 'ba'})
+opt.add_param_group({'c': params['c']}, lr=0.2, weight_decay=0.1)
+grads = {name: p.value for name, p in params.items()}
+train = bo.train_step(params, opt, lambda: sum(jnp.sum(p.value**2) for p in params.values()))
+for step in (lambda: opt.step(grads), train, brainstate.transform.jit(lambda: opt.step(grads))):
+    seen.clear()
+    step()
+    print(seen['cache_hits'], seen['cache_misses'])
+"""
+
+
+def test_programs_are_the_same_in_another_process(tmp_path):
+    """So JAX finds them in its cache on disk."""
+    counts = []
+    for seed in '12':  # of the order in which Python has the entries of a set
+        command = [sys.executable, '-W', 'error', '-c', IN_A_NEW_PROCESS, str(tmp_path)]
+        env = {**os.environ, 'PYTHONHASHSEED': seed}
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        counts.append([tuple(map(int, line.split())) for line in done.stdout.splitlines()])
+    assert [misses for _, misses in counts[0]] == [1, 1, 1]
+    assert counts[1] == [(1, 0)] * 3
