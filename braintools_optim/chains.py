@@ -124,7 +124,7 @@ class RunsChains:
         return is_leafwise(self.transform) and all(g.fixed_chain is None for g in self._groups)
 
     def _is_known(self) -> bool:
-        """Whether its chains are this library's, so that the names in their state are known."""
+        """Whether its chains are this library's, so that it is known what they take."""
         return is_defined_here(self.transform) and all(g.fixed_chain is None for g in self._groups)
 
     def _searches(self) -> bool:
