@@ -5,9 +5,11 @@ import numpy as np
 import optax
 import pytest
 from brainstate import ParamState
+from cases import CASES, build, make_params
 from looking import digest
 
 import braintools_optim as bo
+from braintools_optim.checkpoint.export import named_slots
 
 pytestmark = pytest.mark.usefixtures('quick_compiles')
 
@@ -146,6 +148,17 @@ def test_the_names_in_a_chain_of_somebody_else_mean_what_they_mean_there():
         slot = next(s for s in saved['opt_state']['0'] if s.endswith('count'))
         saved['opt_state']['0'][slot][''] = np.array(-1, np.int32)
         assert refusal(run, saved) == [f'group 0: {slot} of the group must be a count, got -1']
+
+
+def test_what_is_never_negative_is_said_by_each_class_that_keeps_it():
+    said = {name for cls in vars(bo).values() for name in getattr(cls, 'never_negative', ())}
+    for case in CASES:
+        opt = build(case, make_params(), groups=1)
+        (group,) = opt._groups
+        if group.fixed_chain is None:
+            slots, _ = named_slots(opt, group, anew=True)
+            fields = {part for slot in slots for part in slot.name.split('.')}
+            assert fields & said <= set(opt.never_negative), case
 
 
 class Summing(bo.OptaxOptimizer):

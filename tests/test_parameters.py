@@ -375,3 +375,17 @@ def test_gradients_whose_keys_cannot_be_sorted(jit):
     assert 'differentiate by opt.param_states.to_pytree()' in caught.value.__notes__[0]
     grads = dict.fromkeys(opt.param_states.to_pytree(), jnp.ones(2))
     step()
+
+
+def test_gradients_that_cannot_be_taken_apart():
+    class Odd:
+        pass
+
+    def refuse(_):
+        raise ValueError('an odd tree')
+
+    jax.tree_util.register_pytree_node(Odd, refuse, lambda *_: Odd())
+    opt = bo.SGD(0.1).register_trainable_weights({'a': brainstate.ParamState(jnp.ones(2))})
+    with pytest.raises(ValueError, match='an odd tree') as caught:
+        opt.step({'a': Odd()})
+    assert not hasattr(caught.value, '__notes__')

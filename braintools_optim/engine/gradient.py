@@ -24,10 +24,11 @@ def refuse_non_arrays(grads: Any) -> None:
     try:
         flat, _ = jax.tree_util.tree_flatten_with_path(grads)
     except ValueError as error:
-        error.add_note(
-            'JAX sorts the keys of a dict, so all of one have to be of one type: differentiate by '
-            'opt.param_states.to_pytree(), which has tuples for all.'
-        )
+        if 'dictionary keys' in str(error):
+            error.add_note(
+                'JAX sorts the keys of a dict, so all of one have to be of one type: differentiate '
+                'by opt.param_states.to_pytree(), which has tuples for all.'
+            )
         raise
     for path, g in flat:
         if not isinstance(g, NUMBERS):
