@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from brainstate import State
@@ -28,18 +27,9 @@ from .other_libraries import (
     way_here,
 )
 from .ranges import FINITE, RANGES, Range, range_of
-from .signature import CommonOptions, argument_defaults, argument_names
+from .signature import CommonOptions, argument_names
 
 __all__ = ['LiveNumbers']
-
-
-@functools.cache
-def _taken() -> frozenset[str]:
-    """Return the attributes of every optimizer, where a number would stand in their way."""
-    from .optimizer import OptaxOptimizer
-
-    names = {*dir(OptaxOptimizer), *dir(Hyper), 'param_states', 'step_count'}
-    return frozenset(names - {'lr'})
 
 
 def _has_setter(cls: type, name: str) -> bool:
@@ -74,12 +64,13 @@ class LiveNumbers:
     _groups: list[ParamGroup]
     _core: CoreState
     _running: Running
+    _constructor_defaults: Callable[[], dict[str, Any]]  # all that the constructors name
 
     def validate(self, h: Hyper) -> None:
         """Raise if values contradict each other; numbers in ``h`` may be tracers."""
 
-    def _declare(self, hyper: dict[str, Any], bounds: dict[str, Any]) -> None:
-        """Sort constructor arguments into live numbers and flags, checked."""
+    def _declare(self, hyper: dict[str, Any], bounds: dict[str, Any], taken: Set[str]) -> None:
+        """Sort constructor arguments into live numbers and flags, checked; no name may be taken."""
         refuse_hiding(type(self))
         name = type(self).__name__
         declared = self._constructor_defaults()
@@ -87,7 +78,7 @@ class LiveNumbers:
             # OptaxOptimizer always passes one; a zero is dropped where a class has none.
             hyper = {k: v for k, v in hyper.items() if k != 'weight_decay'}
         for key in hyper:
-            if key in _taken() or (key == 'params' and key in declared):  # that is of groups
+            if key in taken or (key == 'params' and key in declared):  # that is of groups
                 raise TypeError(
                     f'{name} cannot have a hyper-parameter named {key}: an optimizer has another '
                     f'meaning for it. Choose another name.'
@@ -138,20 +129,6 @@ class LiveNumbers:
                         f'{owner} needs a number for {argument}, which is structural, got '
                         f'{self._flags.get(argument)!r}.'
                     )
-
-    def _constructor_defaults(self) -> dict[str, Any]:
-        """Return the arguments that the constructors of this class and its bases name."""
-        from .optimizer import OptaxOptimizer
-
-        named: dict[str, Any] = {'lr': 0.0, 'maximize': False}
-        base = OptaxOptimizer
-        if type(self).transform is base.transform or type(self).__init__ is base.__init__:  # type: ignore[attr-defined]  # mixed into one
-            named['weight_decay'] = 0.0
-        bases = type(self).__mro__
-        for cls in reversed(bases[: bases.index(OptaxOptimizer)]):
-            if '__init__' in cls.__dict__:
-                named |= argument_defaults(cls)
-        return named
 
     def __getattr__(self, name: str) -> Any:
         known = self.__dict__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Self
@@ -29,7 +30,7 @@ from .engine.step import Stepper
 from .engine.writing import undone_on_error
 from .fixed_options import FixedOptions
 from .groups import Groups, ParamGroup
-from .hyper import TO_COME, HyperTable, number_at
+from .hyper import TO_COME, Hyper, HyperTable, number_at
 from .live import LiveNumbers
 from .other_libraries import (
     note_class,
@@ -45,7 +46,7 @@ from .report import describe
 from .saving import Savable
 from .schedulers import ConstantLR, LRScheduler, Scheduler
 from .sharding import own_buffers
-from .signature import constructor_documentation, constructor_signature
+from .signature import argument_defaults, constructor_documentation, constructor_signature
 from .slot import check_vectors, may_lie_together, with_dtype, with_known
 from .state import OptimState, RegisteredStates, UniqueStateManager, check_trainable
 
@@ -75,6 +76,13 @@ class Optimizer(Node):
     def update(self, grads: Any) -> Any:
         """Update the parameters from their gradients."""
         raise NotImplementedError(f'{type(self).__name__} must define update.')
+
+
+@functools.cache
+def _taken() -> frozenset[str]:
+    """Return the attributes of every optimizer, where a number would stand in their way."""
+    names = {*dir(OptaxOptimizer), *dir(Hyper), 'param_states', 'step_count'}
+    return frozenset(names - {'lr'})
 
 
 class OptaxOptimizer(
@@ -187,6 +195,7 @@ class OptaxOptimizer(
         self._declare(
             {'lr': first_lr, 'weight_decay': weight_decay, **hyper, 'maximize': maximize},
             {'grad_clip_norm': grad_clip_norm, 'grad_clip_value': grad_clip_value},
+            _taken(),
         )
         self._table = HyperTable()
         self._groups: list[ParamGroup] = []
@@ -219,6 +228,18 @@ class OptaxOptimizer(
         if decay_mask is not None:
             check_decay_mask(self)
         self._lr_scheduler.attach_optimizer(self)
+
+    def _constructor_defaults(self) -> dict[str, Any]:
+        """Return the arguments that the constructors of this class and its bases name."""
+        named: dict[str, Any] = {'lr': 0.0, 'maximize': False}
+        cls, base = type(self), OptaxOptimizer
+        if cls.transform is base.transform or cls.__init__ is base.__init__:
+            named['weight_decay'] = 0.0
+        bases = cls.__mro__
+        for one in reversed(bases[: bases.index(base)]):
+            if '__init__' in one.__dict__:
+                named |= argument_defaults(one)
+        return named
 
     # ---- parameters and groups -----------------------------------------------------------
 

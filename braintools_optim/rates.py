@@ -13,6 +13,7 @@ from .fixed_list import FixedList
 from .groups import ParamGroup
 from .hyper import HyperTable
 from .schedulers import LRScheduler, Scheduler
+from .schedulers.construction import Driven
 from .schedulers.functions import check_rate_function
 from .signature import argument_defaults
 from .state import OptimState
@@ -48,7 +49,7 @@ def _warn_of_old_traces(optimizer: Any, scheduler: Scheduler) -> None:
     )
 
 
-class DrivenRates:
+class DrivenRates(Driven):
     """Mixin of `OptaxOptimizer`: its learning rates, and the schedulers that drive it."""
 
     _table: HyperTable

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from braintools_optim.checkpoint import checksum, file
-from braintools_optim.checkpoint.errors import CorruptCheckpoint
+from braintools_optim.errors import CorruptCheckpoint
 
 LONG = checksum._LONG
 BEGINNING = b'\x05\0\0\0\0\0\0\0\x02'

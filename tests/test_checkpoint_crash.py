@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from braintools_optim.checkpoint import atomic, file, reserve
-from braintools_optim.checkpoint.errors import SaveError
+from braintools_optim.errors import SaveError
 
 SAVERS = Path(__file__).parent / 'fuzz' / 'kill_savers.py'
 OLD, NEW = {'v': 0, 'x': np.zeros(1000)}, {'v': 1, 'x': np.ones(200_000)}

@@ -8,7 +8,7 @@ import pytest
 from checkpoint_forge import META, decoded, small_tree
 
 from braintools_optim.checkpoint import file, record
-from braintools_optim.checkpoint.errors import CheckpointError, CorruptCheckpoint
+from braintools_optim.errors import CheckpointError, CorruptCheckpoint
 
 
 @pytest.fixture(scope='module')

@@ -19,12 +19,12 @@ from checkpoint_forge import META, decoded, forge, header, small_tree
 
 from braintools_optim.checkpoint import describe, file, progress_bar, record
 from braintools_optim.checkpoint.dtype import DTYPES
-from braintools_optim.checkpoint.errors import (
+from braintools_optim.checkpoint.header import Header
+from braintools_optim.checkpoint.tree import copied
+from braintools_optim.errors import (
     CorruptCheckpoint,
     IncompatibleCheckpoint,
 )
-from braintools_optim.checkpoint.header import Header
-from braintools_optim.checkpoint.tree import copied
 
 RNG = np.random.default_rng(0)
 

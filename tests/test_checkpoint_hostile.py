@@ -11,7 +11,7 @@ import pytest
 from checkpoint_forge import DATA, END, HEADER, MAGIC, decoded, forge, header, record, rows
 
 from braintools_optim.checkpoint import codec, file
-from braintools_optim.checkpoint.errors import CorruptCheckpoint
+from braintools_optim.errors import CorruptCheckpoint
 
 MIB = 1 << 20
 

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import sys
+from graphlib import TopologicalSorter
 from inspect import ismodule
 from pathlib import Path
 
@@ -18,19 +19,20 @@ LAYERS = {  # from the ground up; what stands together may import one another
             'class_attribute',
             'constraint',
             'decay_mask',
+            'errors',
             'fixed_list',
             'fixed_options',
             'leafwise',
             'number',
             'paths',
+            'plain',
         ),
         *('other_libraries', 'precision', 'ranges', 'sharding', 'signature', 'slot', 'state'),
     ],
     'engine': ['engine'],
-    'optimizer': [
-        *('chains', 'checkpoint', 'copying', 'groups', 'hyper', 'live', 'optimizer', 'rates'),
-        *('report', 'saving', 'schedulers'),
-    ],
+    'schedulers': ['hyper', 'report', 'schedulers'],
+    'checkpoint': ['checkpoint'],
+    'optimizer': ['chains', 'copying', 'groups', 'live', 'optimizer', 'rates', 'saving'],
     'uses': ['algorithms', 'averaging', 'demo', 'train', '__init__', '__main__'],
 }
 HEIGHT = {unit: i for i, units in enumerate(LAYERS.values()) for unit in units}
@@ -76,6 +78,15 @@ def test_imports_run_downward():
             if package == 'braintools_optim' and HEIGHT.get(unit, 0) > HEIGHT[unit_of(path)]:
                 upward.append(f'{path.relative_to(ROOT)} imports {name}')
     assert not upward
+
+
+def test_no_two_need_each_other():
+    """Nor do more of them in a circle: one can be read, and changed, after the other."""
+    needs = {unit: set() for unit in HEIGHT}
+    for path in FILES:
+        ours = (x.split('.') for x in imported(path) if x.startswith('braintools_optim.'))
+        needs[unit_of(path)] |= {name[1] for name in ours} & set(HEIGHT) - {unit_of(path)}
+    list(TopologicalSorter(needs).static_order())  # which raises for a circle
 
 
 def test_what_is_imported_is_declared():

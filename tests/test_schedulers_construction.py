@@ -6,7 +6,7 @@ from brainstate import ParamState
 from brainstate.transform import jit
 
 import braintools_optim as bo
-from braintools_optim.checkpoint.errors import IncompatibleCheckpoint
+from braintools_optim.errors import IncompatibleCheckpoint
 
 
 class WithDefault(bo.LRScheduler):

@@ -15,7 +15,7 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 
-from .errors import SaveError
+from ..errors import SaveError
 from .reserve import reserve
 
 try:

@@ -14,10 +14,10 @@ from ..engine.computation import Computation
 from ..engine.leaf import without_unit
 from ..engine.plan import GroupPlan
 from ..paths import Keys
+from ..plain import plain_flag, plainly
 from ..slot import Slot, slots_of
 from ..transforms.absent import is_masked
 from .fixed import export_fixed
-from .plain import plain_flag, plainly
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup

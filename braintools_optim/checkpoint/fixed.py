@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .plain import plain_flag, plainly, shaped_like
+from ..plain import plain_flag, plainly, shaped_like
 
 if TYPE_CHECKING:
     from ..engine.leaf import Leaf

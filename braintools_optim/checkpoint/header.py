@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import IncompatibleCheckpoint
 from . import codec, record
 from .codec import Malformed
-from .errors import IncompatibleCheckpoint
 from .tree import Entry, place
 
 __all__ = ['FORMAT', 'Header']

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..check import check_flag
-from .errors import IncompatibleCheckpoint
+from ..errors import IncompatibleCheckpoint
 
 if TYPE_CHECKING:
     from ..schedulers.scheduler import Scheduler

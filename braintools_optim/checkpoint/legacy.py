@@ -13,12 +13,12 @@ import msgpack
 import numpy as np
 from saiunit import Quantity
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
+from ..plain import plainly, shaped_like
 from .export import export, named_slots, slot_name
 from .judge import Judge, LoadReport
 from .legacy_slot import Chain, translated
 from .pending import take_over
-from .plain import plainly, shaped_like
 from .restore import Saved
 
 if TYPE_CHECKING:

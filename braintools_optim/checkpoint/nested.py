@@ -11,10 +11,10 @@ from brainstate import State, TraceContextError
 from saiunit import Quantity
 
 from ..engine.own_state import CoreState
+from ..plain import plainly
 from .codec import DEPTH, TOO_DEEP
 from .devices import placed, placed_parameter
 from .judge import Judge
-from .plain import plainly
 from .tree import plain_text
 
 __all__ = ['encoded', 'entries', 'restored']

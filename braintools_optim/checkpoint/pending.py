@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from .errors import CheckpointError
+from ..errors import CheckpointError
+from ..plain import shaped_like
 from .judge import Judge, LoadReport
-from .plain import shaped_like
 from .restore import Saved, checked_names, examine, restore
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, NoReturn
 
 import msgpack
 
+from ..errors import CorruptCheckpoint
 from .checksum import Checksum, checksum
 from .dtype import PIECE
-from .errors import CorruptCheckpoint
 
 __all__ = ['CHUNK', 'DATA', 'END', 'HEADER', 'MAGIC', 'Reader', 'Writer', 'length_of']
 

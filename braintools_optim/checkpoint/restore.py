@@ -13,12 +13,12 @@ from ..check import check_number, is_count
 from ..engine.leaf import flat_values
 from ..engine.observe import traced
 from ..hyper import TO_COME, names_in_use, number_at
+from ..plain import plainly, shaped_like
 from ..schedulers.snapshot import resized
 from .devices import placed, placed_parameter
 from .export import VERSION, export_group, refuse_traced
 from .fixed import check_fixed, leaves_among
 from .judge import Judge, LoadReport
-from .plain import plainly, shaped_like
 from .restore_slots import checked_slots
 
 if TYPE_CHECKING:

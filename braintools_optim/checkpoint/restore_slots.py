@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..check import is_plain_number
+from ..plain import plainly
 from ..slot import rebuild
 from ..transforms.absent import is_masked
 from .devices import placed
 from .export import named_slots, slot_name
 from .judge import Judge
-from .plain import plainly
 
 if TYPE_CHECKING:
     from ..groups import ParamGroup

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..check import check_choice, check_count, check_flag, check_metric
+from ..errors import CheckpointError, CorruptCheckpoint
 from .atomic import sweep
 from .background import Saving
-from .errors import CheckpointError, CorruptCheckpoint
 from .judge import LoadReport
 from .whole import restore, write
 

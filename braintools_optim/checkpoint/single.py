@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..check import check_flag
+from ..errors import IncompatibleCheckpoint
 from . import file
 from .background import Saving, free_path, write_or_start
-from .errors import IncompatibleCheckpoint
 from .export import export, export_params
 from .judge import Judge, LoadReport
 from .nested import encoded

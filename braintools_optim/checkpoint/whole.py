@@ -5,24 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from brainstate import State
 
 from ..check import is_tracer
 from ..engine.writing import undone_on_error
-from ..optimizer import OptaxOptimizer
+from ..errors import CheckpointError, IncompatibleCheckpoint
+from ..plain import alike, plainly, shaped_like
 from ..schedulers import Scheduler
+from ..schedulers.construction import is_optimizer
 from . import file
 from .background import Saving, free_path, write_or_start
-from .errors import CheckpointError, IncompatibleCheckpoint
 from .export import export, refuse_unloadable
 from .judge import Judge, LoadReport
 from .nested import encoded, entries, restored
-from .plain import alike, plainly, shaped_like
 from .restore import Restoration, Saved, examine
 from .single import state_dict_of
+
+if TYPE_CHECKING:
+    from ..optimizer import OptaxOptimizer
 
 __all__ = ['load', 'restore', 'save', 'write']
 
@@ -73,7 +76,7 @@ def write(
     def live(node: Any, where: str) -> Any:
         if isinstance(node, State):
             states.append(where)
-        if isinstance(node, OptaxOptimizer):
+        if is_optimizer(node):
             state = export(node, copied=False)
             contents[where] = {k: v for k, v in state.items() if k != 'opt_state'}
             return state
@@ -174,7 +177,7 @@ class _Walk:
 
     def visit(self, node: Any, saved: Any, where: str) -> Any:
         """Return what was saved of a node that is data; nothing is written yet."""
-        if isinstance(node, OptaxOptimizer | Scheduler | State):
+        if _is_object(node):
             first, before = self.seen.setdefault(id(node), (where, saved))
             if first != where:
                 if not alike(before, saved):
@@ -182,7 +185,7 @@ class _Walk:
                         f'{where} and {first} are one object here; what was saved of them differs'
                     )
                 return _LIVE
-        if isinstance(node, OptaxOptimizer):
+        if is_optimizer(node):
             self._visit_optimizer(node, saved, where)
         elif isinstance(node, Scheduler):
             saved = shaped_like(plainly(saved), node.state_dict())
@@ -255,4 +258,9 @@ def _is_live(node: Any) -> bool:
     inner = node.values() if isinstance(node, Mapping) else node
     if isinstance(node, Mapping | list | tuple):
         return any(map(_is_live, inner))
-    return isinstance(node, OptaxOptimizer | Scheduler | State)
+    return _is_object(node)
+
+
+def _is_object(node: Any) -> bool:
+    """Whether it is restored in place, as a whole."""
+    return is_optimizer(node) or isinstance(node, Scheduler | State)

@@ -20,7 +20,7 @@ from ..other_libraries import (
 if TYPE_CHECKING:
     from ..optimizer import OptaxOptimizer
 
-__all__ = ['SchedulerType', 'is_optimizer']
+__all__ = ['Driven', 'SchedulerType', 'is_optimizer']
 
 OPTIMIZER = ('optimizer', 'optim', 'opt')  # the first argument of schedulers written for torch
 
@@ -100,11 +100,13 @@ class SchedulerType(type):
                 )
 
 
+class Driven:
+    """Base of the optimizers that schedulers drive, which are built on these."""
+
+
 def is_optimizer(x: Any) -> TypeGuard[OptaxOptimizer]:
     """Whether it is an optimizer that a scheduler can drive."""
-    from ..optimizer import OptaxOptimizer
-
-    return isinstance(x, OptaxOptimizer)
+    return isinstance(x, Driven)
 
 
 def _optimizers_of(values: Iterable[Any]) -> Iterator[OptaxOptimizer]:

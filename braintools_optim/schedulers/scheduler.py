@@ -15,17 +15,17 @@ import numpy as np
 from brainstate import State
 
 from ..check import check_count, check_number, is_plain_number, is_real, is_tracer
-from ..checkpoint.errors import IncompatibleCheckpoint
-from ..checkpoint.plain import plainly, shaped_like
 from ..engine.attributes import refuse_unseen
 from ..engine.observe import in_loop, recorded
 from ..engine.own_state import PartState
 from ..engine.writing import put_value, undone_on_error
+from ..errors import IncompatibleCheckpoint
 from ..other_libraries import (
     is_ours,
     refuse_class_attribute,
     refuse_stray,
 )
+from ..plain import plainly, shaped_like
 from ..ranges import Range
 from ..state import OptimState
 from .construction import SchedulerType, is_optimizer

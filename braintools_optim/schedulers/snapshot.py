@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..check import check_number
-from ..checkpoint.plain import alike
+from ..plain import alike
 from .row import Row
 
 if TYPE_CHECKING:

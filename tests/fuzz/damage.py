@@ -25,7 +25,7 @@ from checkpoint_forge import DATA, END, HEADER, MAGIC, decoded, record
 
 from braintools_optim.checkpoint import file
 from braintools_optim.checkpoint import record as record_
-from braintools_optim.checkpoint.errors import CorruptCheckpoint, IncompatibleCheckpoint
+from braintools_optim.errors import CorruptCheckpoint, IncompatibleCheckpoint
 
 
 def trees(rng):

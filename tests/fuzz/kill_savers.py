@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from braintools_optim.checkpoint import file
-from braintools_optim.checkpoint.errors import CheckpointError
+from braintools_optim.errors import CheckpointError
 
 PAGE = 4096
 
