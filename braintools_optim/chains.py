@@ -117,7 +117,8 @@ class RunsChains:
     def _chain_extra(self, extra: dict, view: GroupView) -> dict:
         """Return what the chain of a group takes besides gradients, given what step was given."""
         also = more_given(self, extra)  # type: ignore[arg-type]  # mixed into one
-        return extra | {k: view.gradients(grads) for k, grads in also.items()}
+        loss = view.of_loss(extra) if view.differs else {}
+        return extra | loss | {k: view.gradients(grads) for k, grads in also.items()}
 
     def _is_leafwise(self) -> bool:
         """Whether the chain of every group updates each leaf by itself."""

@@ -389,3 +389,24 @@ def test_gradients_that_cannot_be_taken_apart():
     with pytest.raises(ValueError, match='an odd tree') as caught:
         opt.step({'a': Odd()})
     assert not hasattr(caught.value, '__notes__')
+
+
+INSIDE = {'array': jnp.ones(2), 'dict': {'param': jnp.ones(2), 'b': jnp.ones(3)}}
+
+
+@pytest.mark.parametrize('value', INSIDE.values(), ids=INSIDE)
+def test_the_only_state_needs_no_key(value):
+    """Its gradient comes by itself, or under the key that `to_pytree` has for it."""
+    for wrapped in (lambda g: g, lambda g: {'param': g}):
+        w = ParamState(value)
+        opt = bo.SGD(0.5).register_trainable_weights(w)
+        assert list(opt.param_states.to_pytree()) == ['param']
+        opt.step(wrapped(value))
+        jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0.5), w.value)
+
+    def loss():
+        return sum(jnp.sum(x**2) for x in jax.tree.leaves(w.value)) / 2
+
+    opt.step(grad(loss, opt.param_states.to_pytree())())
+    bo.train_step(w, opt, loss)()
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x, 0.125), w.value)

@@ -13,12 +13,10 @@ from brainstate.graph import Node
 
 from ..check import check_count
 from ..engine.closure import step_by_closure
-from ..engine.leaf import without_unit
 from ..engine.view import GroupView
 from ..hyper import Hyper
 from ..optimizer import OptaxOptimizer
 from ..other_libraries import refuse_more
-from ..paths import nest
 from ..ranges import NON_NEGATIVE
 from ..schedulers import LRScheduler
 from ..signature import CommonOptions
@@ -225,13 +223,9 @@ class LBFGS(OptaxOptimizer):
         """Take the loss and its function to the tree that the chain sees."""
         if 'value_fn' not in extra:
             return extra
-        value_fn = extra['value_fn']
-        paths = view.computation.manager.unique_paths
-        objective = view.objective(lambda held: value_fn(nest(paths, held)))
-        value = view.sign * without_unit(extra['value'])
         # The gradient is that which the chain is given, turned and bounded, not optax's ``grad``.
         rest = {name: x for name, x in extra.items() if name != 'grad'}
-        return {**rest, 'value': value, 'value_fn': objective}
+        return rest | view.of_loss(rest)
 
     def _descend(
         self, h: Hyper, chain: Any, value_fn: Any, params: Any, state: Any, value: Any, grads: Any

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -83,7 +83,10 @@ def _tree_of(missing: list[Leaf], leaves: list[Leaf], manager: UniqueStateManage
     return ''
 
 
-Finder = Callable[[Keys], list[tuple[int, Keys]]]
+Place = tuple[int, Keys]
+"""A State, and keys within its value."""
+
+Finder = Callable[[Keys], list[Place]]
 """Finds, for the keys of a gradient, the States it may belong to and its place in their values."""
 
 
@@ -124,11 +127,9 @@ def assigned(
     refuse_non_arrays(grads)
     flat, _ = jax.tree_util.tree_flatten_with_path(grads, is_leaf=_is_gradient_leaf)
     given = [(plain_keys(path), g) for path, g in flat]
-    found = _best_reading([keys for keys, _ in given], manager)
+    at: dict[Place, int] = {(x.state, x.path[x.depth :]): i for i, x in enumerate(leaves)}
+    found = _best_reading([keys for keys, _ in given], manager, at)
 
-    at: dict[tuple[int, Keys], int] = {
-        (x.state, x.path[x.depth :]): i for i, x in enumerate(leaves)
-    }
     owned: list[list[int]] = [[] for _ in leaves]
     claimed: set[int] = set()
     strays: list[Keys] = []
@@ -156,15 +157,19 @@ def assigned(
     return [g for _, g in given], owned
 
 
-def _best_reading(keys: list[Keys], manager: UniqueStateManager) -> list[tuple[int, Keys] | None]:
+def _best_reading(
+    keys: list[Keys], manager: UniqueStateManager, leaves: Container[Place]
+) -> list[Place | None]:
     """Return, for each gradient, its State and its place in the State's value."""
     own = [plain_keys(path) for path in manager.unique_paths]
     by_own = _finder({path: [i] for i, path in enumerate(own)})
     by_registered = _finder(manager.aliases())
     exact = [_read(keys, by_own), _read(keys, by_registered)]
-    best = max(exact, key=_explained)
+    # A State that was given alone, without keys, is found under all keys: is there such a leaf?
+    there = [_fitting(reading, leaves) for reading in exact]
+    _, best = max(zip(there, exact, strict=True), key=lambda x: (_explained(x[1]), len(x[0])))
     if all(_explained(r) == _explained(best) for r in exact):
-        _refuse_ambiguity(keys, exact[0], exact[1], manager)
+        _refuse_ambiguity(keys, there[0], there[1], manager)
     named = _finder({(name,): [i] for i, name in enumerate(manager.names)})
     loose = _finder(_grouped(manager.aliases()))
     for finder in (named, lambda k: loose(elementary(k))):
@@ -178,7 +183,7 @@ def _best_reading(keys: list[Keys], manager: UniqueStateManager) -> list[tuple[i
 
 
 def _finder(owners: dict[Keys, list[int]]) -> Finder:
-    def find(keys: Keys) -> list[tuple[int, Keys]]:
+    def find(keys: Keys) -> list[Place]:
         for depth in range(len(keys), -1, -1):
             if keys[:depth] in owners:
                 return [(i, keys[depth:]) for i in owners[keys[:depth]]]
@@ -195,19 +200,30 @@ def _grouped(owners: dict[Keys, list[int]]) -> dict[Keys, list[int]]:
     return loose
 
 
-def _read(keys: list[Keys], finder: Finder) -> list[list[tuple[int, Keys]]]:
+def _read(keys: list[Keys], finder: Finder) -> list[list[Place]]:
     return [finder(k) for k in keys]
 
 
-def _explained(reading: list[list[tuple[int, Keys]]]) -> int:
+def _explained(reading: list[list[Place]]) -> int:
     return sum(map(bool, reading))
 
 
-def _refuse_ambiguity(keys: list[Keys], one: list, other: list, manager: Any) -> None:
+def _fitting(reading: list[list[Place]], leaves: Container[Place]) -> dict[int, list[Place]]:
+    """Return the places where there is an array, by the number of the gradient."""
+    there = {i: [p for p in places if p in leaves] for i, places in enumerate(reading)}
+    return {i: places for i, places in there.items() if places}
+
+
+def _refuse_ambiguity(
+    keys: list[Keys],
+    one: dict[int, list[Place]],
+    other: dict[int, list[Place]],
+    manager: UniqueStateManager,
+) -> None:
     """Raise where the keys of `to_pytree` and those of registration mean different parameters."""
-    for k, a, b in zip(keys, one, other, strict=True):
-        if a and b and a != b:
-            raise _ambiguous(k, sorted({i for i, _ in (*a, *b)}), manager)
+    for i in one.keys() & other.keys():
+        if one[i] != other[i]:
+            raise _ambiguous(keys[i], sorted({s for s, _ in (*one[i], *other[i])}), manager)
 
 
 def _ambiguous(keys: Keys, owners: list[int], manager: UniqueStateManager) -> ValueError:

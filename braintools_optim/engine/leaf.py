@@ -105,6 +105,11 @@ class Leaf(Codec):
     master_dtype: Any = None  # the least precision of its gradients
     constraint: Callable[[Any], Any] | None = None  # puts its value back after an update
 
+    @property
+    def differs(self) -> bool:
+        """Whether chains see another kind of array than users hold."""
+        return self.unit is not None or self._as_pairs(self.dtype)
+
     def check(self, value: Any) -> None:
         """Raise if the value cannot be optimized."""
         dtype = jnp.result_type(without_unit(value))

@@ -6,12 +6,14 @@ chain sees real arrays in the tree of its group, and minimizes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import jax
 
+from ..paths import nest
 from ..transforms.absent import is_masked
 from .clip import clipped, signed_and_bounded
 from .gradient import match_gradients
@@ -37,6 +39,28 @@ class GroupView:
     def sign(self) -> float:
         """One, or minus one where the group climbs."""
         return -1.0 if self.plan.group.flags['maximize'] else 1.0
+
+    @property
+    def differs(self) -> bool:
+        """Whether the loss or the parameters look other to the chain than to users."""
+        return self.sign < 0 or any(self.computation.leaves[i].differs for i in self.plan.leaves)
+
+    def of_loss(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a step is given of the loss, by optax's names, as the chain sees it."""
+        seen: dict[str, Any] = {}
+        if extra.get('value') is not None:
+            seen['value'] = self.sign * without_unit(extra['value'])
+        if extra.get('grad') is not None:
+            seen['grad'] = self.gradients(extra['grad'])
+        if callable(value_fn := extra.get('value_fn')):
+            paths = self.computation.manager.unique_paths
+
+            @wraps(value_fn, updated=())  # whose arguments it takes
+            def objective(tree: Any, **more: Any) -> Any:
+                return self.objective(lambda held: value_fn(nest(paths, held), **more))(tree)
+
+            seen['value_fn'] = objective
+        return seen
 
     def gradients(self, grads: Any) -> Any:
         """Return gradients that users give as the chain sees those that it is run on."""

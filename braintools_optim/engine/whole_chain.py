@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -71,8 +73,22 @@ def whole_chain(
             more, others = seen(besides)
             extra[name] = where_given(updates, others)
             gradients += more
+        if climbs:
+            extra |= _downward(extra, lambda grads: seen(grads)[1])
         finite = all_finite(gradients) if optimizer.skip_nonfinite else None
         new = inner.update(updates, state, params, **extra)
         return where_true(finite, new, (jax.tree.map(jnp.zeros_like, new[0]), state))
 
     return optax.GradientTransformationExtraArgs(chain.init, update)
+
+
+def _downward(extra: dict[str, Any], seen: Callable[[Any], Any]) -> dict[str, Any]:
+    """Return what is given of a loss to be maximized, by optax's names, as one to minimize."""
+    found: dict[str, Any] = {}
+    if extra.get('value') is not None:
+        found['value'] = -extra['value']
+    if extra.get('grad') is not None:
+        found['grad'] = seen(extra['grad'])
+    if callable(value_fn := extra.get('value_fn')):
+        found['value_fn'] = wraps(value_fn, updated=())(lambda *a, **k: -value_fn(*a, **k))
+    return found
