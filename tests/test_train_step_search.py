@@ -242,8 +242,10 @@ def test_a_chain_that_misses_what_it_needs_says_how_to_give_it():
     opt.step(grads, value=1.0)
     np.testing.assert_allclose(a.value, 0.9)
 
-    opt = bo.OptaxOptimizer(tx=optax.lbfgs()).register_trainable_weights({'a': a})
-    opt.add_param_group({'b': b})
-    with pytest.raises(ValueError, match='structure') as e:
-        opt.step(grads, value=1.0, grad=grads, value_fn=lambda p: jnp.sum(p['a']) + jnp.sum(p['b']))
-    assert '2 groups' in e.value.__notes__[0] and 'one group' in e.value.__notes__[0]
+    loss = {'value': 1.0, 'grad': grads, 'value_fn': lambda p: jnp.sum(p['a']) + jnp.sum(p['b'])}
+    for maximize, found in ((False, ValueError), (True, KeyError)):
+        opt = bo.OptaxOptimizer(tx=optax.lbfgs(), maximize=maximize)
+        opt.register_trainable_weights({'a': a}).add_param_group({'b': b})
+        with pytest.raises(found) as e:
+            opt.step(grads, **loss)
+        assert '2 groups' in e.value.__notes__[0] and 'one group' in e.value.__notes__[0]

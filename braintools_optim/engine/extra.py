@@ -43,7 +43,7 @@ def run_given_chain(
     extra = extra | {k: where_given(grads, others) for k, others in also.items()}
     try:
         return chain.update(grads, state, params, **extra)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, KeyError) as error:
         if missing := _MISSING.search(str(error)):
             wanted = ', '.join(f'{name}=...' for name in re.findall(r"'(\w+)'", missing[1]))
             error.add_note(
