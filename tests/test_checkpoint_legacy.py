@@ -1,5 +1,7 @@
 """Checkpoints of braintools.optim 0.3.0, recorded by record_braintools.py, are continued here."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import msgpack
@@ -162,6 +164,19 @@ def test_its_scheduler_is_taken_over():
     for t in range(3, 6):
         opt.lr.step()
         assert opt.current_lr == pytest.approx(ENDS['StepLR'][t], rel=1e-6)
+
+
+def test_where_its_restarts_are_follows_from_the_epoch():
+    opt = bo.Adam(lr=bo.CosineAnnealingWarmRestarts(0.1, T_0=4))
+    opt.register_trainable_weights({'x': ParamState(jnp.ones(2))})
+    lr = 0.1 * (1 + math.cos(math.pi / 4)) / 2
+    there = {'last_epoch': 5, 'base_lrs': [0.1], 'current_lrs': [lr], 'T_cur': 1, 'T_i': 4}
+    state = adam_state()
+    state['lr'] = state['param_groups']['0']['lr'] = lr
+    bo.import_braintools(state, opt, scheduler=there)
+    assert (opt.lr.T_cur, opt.lr.T_i, opt.current_lr) == (1, 4, pytest.approx(lr))
+    opt.lr.step()
+    assert opt.current_lr == pytest.approx(0.05)
 
 
 def msgpack_of(name):

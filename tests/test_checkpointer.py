@@ -14,7 +14,7 @@ from brainstate import ParamState
 
 import braintools_optim as bo
 from braintools_optim.__main__ import show
-from braintools_optim.checkpoint import file
+from braintools_optim.checkpoint import file, rotation
 
 
 def run_of(value=1.0):
@@ -326,3 +326,43 @@ def main():
 
 if __name__ == '__main__':
     main()
+
+
+def test_what_another_process_removes_meanwhile_is_no_lack(keeper, monkeypatch):
+    """It has written a newer one before, which is found by looking again."""
+    for i in (1, 2):
+        keeper.save(i)
+    reader = bo.Checkpointer(keeper.directory, keeper.tree, keep=2)
+    stat, read, late = Path.stat, rotation.restore, [3]
+    paths = {i: keeper.directory / f'step-{i:08d}.ckpt' for i in (1, 2, 3)}
+
+    def stat_late(path, **options):
+        if path == paths[1] and late:
+            keeper.save(late.pop())  # which removes the first
+        return stat(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'stat', stat_late)
+        assert reader.steps() == [2, 3]
+
+    def read_late(path, *args, **options):
+        if path == paths[3]:
+            keeper.save(4)
+            keeper.save(5)
+        return read(path, *args, **options)
+
+    monkeypatch.setattr(rotation, 'restore', read_late)
+    assert reader.restore().step == 5
+    with monkeypatch.context() as patch:
+        patch.setattr(rotation, 'restore', lambda path, *args, **options: open(path / 'inside'))
+        with pytest.raises(NotADirectoryError):  # what is wrong for another reason is told
+            reader.restore()
+
+
+def test_a_look_that_misses_all_is_not_believed(keeper, monkeypatch):
+    keeper.save(1)
+    looks = iter([[], None, [], keeper._files()])
+    with monkeypatch.context() as patch:
+        patch.setattr(bo.Checkpointer, '_found', lambda self: next(looks))
+        assert keeper._files() == []
+        assert keeper.latest().name == 'step-00000001.ckpt'

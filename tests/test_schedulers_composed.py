@@ -451,3 +451,31 @@ def test_a_cycle_that_has_come_to_its_end_begins_anew_after_a_jump_back():
         opt.lr.step()
         again.append(opt.current_lr)
     assert again == rates
+
+
+@pytest.mark.parametrize('nested', [False, True], ids=['alone', 'nested'])
+def test_other_restarts_go_on_from_the_epoch_by_their_own_rule(nested):
+    def made(period):
+        opt = bo.SGD(0.1).register_trainable_weights({'w': brainstate.ParamState(jnp.ones(2))})
+        scheduler = bo.CosineAnnealingWarmRestarts(opt, T_0=period)
+        if nested:
+            scheduler = bo.SequentialLR(opt, [scheduler, bo.StepLR(opt, 3)], milestones=[50])
+        return opt, scheduler
+
+    (old, before), (new, after), (never, stopped) = made(3), made(7), made(7)
+    for _ in range(5):
+        before.step()
+        stopped.step()
+    saved = old.state_dict()
+    with pytest.raises(bo.IncompatibleCheckpoint, match='T_0'):
+        new.load_state_dict(saved)
+    new.load_state_dict(saved, strict=False)
+    assert new.current_lr == old.current_lr
+    for _ in range(4):
+        after.step()
+        stopped.step()
+        assert new.current_lr == pytest.approx(never.current_lr)
+    forged = saved['schedulers'][0]
+    (forged['schedulers'][0] if nested else forged)['T_cur'] = 1
+    with pytest.raises(bo.IncompatibleCheckpoint, match=r'T_cur and T_i must be \(2, 3\)'):
+        made(3)[0].load_state_dict(saved)

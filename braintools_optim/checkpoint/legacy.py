@@ -28,6 +28,7 @@ __all__ = ['import_braintools']
 
 # In braintools every group but the first runs Adam, whatever the optimizer.
 ADAM = ('Adam', 'AdamW', 'OptaxOptimizer')
+_FOLLOWS = ('T_cur', 'T_i')  # what a scheduler's snapshot has, and its epoch says already
 
 
 def import_braintools(
@@ -86,7 +87,9 @@ def import_braintools(
     judge.conclude()
     state = _translated_state(optimizer, saved, judge)
     if scheduler is not None:
-        state['schedulers'][0] |= _translated_schedule(optimizer, plainly(_nested(scheduler)))
+        mine = {k: v for k, v in state['schedulers'][0].items() if k not in _FOLLOWS}
+        theirs = _translated_schedule(optimizer, plainly(_nested(scheduler)))
+        state['schedulers'][0] = mine | theirs
     held = _translated_params(optimizer, saved) if params else None
     return take_over(optimizer, Saved(state, held), judge)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
@@ -106,7 +105,15 @@ class Checkpointer:
         """Return all files, in the order of their steps, and of their writing.
 
         There are two of one step where a save was stopped before it had removed what it replaces.
+        What another process removes while this one looks has been replaced: it looks again.
         """
+        looks, found = 0, None
+        while found is None or not (found or looks > 1):  # one look may miss a file and the next
+            looks, found = looks + 1, self._found()
+        return found
+
+    def _found(self) -> list[NumberedFile] | None:
+        """Return all files, None if one is gone before it was looked at."""
         found = []
         for entry in self.directory.iterdir():
             match = _NAME.fullmatch(entry.name)
@@ -116,9 +123,11 @@ class Checkpointer:
                 metric = None if match[2] is None else float(match[2])
             except ValueError:
                 continue  # somebody else's file
-            with contextlib.suppress(FileNotFoundError):  # another one has removed it meanwhile
+            try:
                 written = entry.stat().st_mtime_ns
-                found.append((written, NumberedFile(int(match[1]), metric, entry)))
+            except FileNotFoundError:
+                return None
+            found.append((written, NumberedFile(int(match[1]), metric, entry)))
         found.sort(key=lambda each: (each[1].step, each[0], each[1].path.name))
         return [kept for _, kept in found]
 
@@ -237,11 +246,15 @@ class Checkpointer:
                     f'{self.directory} has no checkpoint of step {step}; it has {steps}.'
                 )
             kept = [kept[steps.index(step)]]
+        options: dict[str, Any] = {'strict': strict, 'cast': cast, 'rename': rename}
         for each in reversed(kept):
             try:
-                report = restore(
-                    each.path, self._tree(tree), strict=strict, cast=cast, rename=rename
-                )
+                report = restore(each.path, self._tree(tree), **options)
+            except FileNotFoundError:
+                if each.path.exists():
+                    raise
+                # Another process has removed it meanwhile: there is a newer one.
+                return self.restore(tree, step=step, skip_damaged=skip_damaged, **options)
             except CorruptCheckpoint as error:
                 if not skip_damaged or each is kept[0]:
                     others = [k.step for k in self._kept() if k.path != each.path]

@@ -201,6 +201,9 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     def _differences(self, saved: Mapping[str, Any]) -> list[str]:
         if wrong := super()._differences(saved):
             return wrong
+        fixed = saved.get('fixed')
+        if isinstance(fixed, Mapping) and any(fixed.get(k, v) != v for k, v in self._fixed.items()):
+            return wrong  # of other cycles; where these need not stop it, it goes on by its own
         cycle = self._cycle(saved['last_epoch'])
         told = tuple(saved.get(k, x) for k, x in zip(('T_cur', 'T_i'), cycle, strict=True))
         if told != cycle:
