@@ -52,10 +52,8 @@ class GroupView:
             seen['value'] = self.sign * without_unit(extra['value'])
         if extra.get('grad') is not None:
             seen['grad'] = self.gradients(extra['grad'])
-        whole = (
-            len(self.numbers) == 1
-        )  # one group of several has a part of what it is computed from
-        if whole and callable(value_fn := extra.get('value_fn')):
+        several = len(self.numbers) > 1  # of which each has a part of what the loss is made of
+        if not several and callable(value_fn := extra.get('value_fn')):
             paths = self.computation.manager.unique_paths
 
             @wraps(value_fn, updated=())  # whose arguments it takes

@@ -99,6 +99,8 @@ class BaseRates(Scheduler):
         lrs = optimizer.get_last_lr()
         given = self._bases_given_for(lrs if first is None else first)
         if first is None or self._has_private_base():
+            if given is not None and self._starts_from(given):
+                return self._going_on_with(len(given))
             first = lrs = given or lrs
         elif given is not None and same(given, first) is False:
             raise ValueError(
@@ -106,6 +108,17 @@ class BaseRates(Scheduler):
                 f'optimizer from {first}: leave base_lr out, or give the same.'
             )
         return self._adopt(first, lrs)
+
+    def _starts_from(self, bases: list) -> bool:
+        """Whether these are its bases already, from which its steps or a snapshot have gone on."""
+        return same(bases, self._bases()[: len(bases)]) is True
+
+    def _going_on_with(self, count: int) -> list:
+        """Return the learning rates that it shows by itself, for so many groups."""
+        progress, lrs = self._progress(), self._lrs()[:count]
+        rows = [*with_written(progress.memory[:count], lrs), *progress.memory[count:]]
+        self._put(progress._replace(memory=rows))
+        return lrs
 
     def _bases_given_for(self, lrs: list) -> list | None:
         """Return the bases it was given, for groups that have these rates before any schedule.

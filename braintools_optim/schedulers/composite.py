@@ -130,6 +130,9 @@ class Composite(PresentRate):
         self._check_given(given)
         return given[0] if given else None
 
+    def _starts_from(self, bases: list) -> bool:
+        return False  # which of its parts started from them, and which from rates of the others?
+
     def _check_given(self, given: list[list]) -> None:
         """Raise if the bases that its children were given do not go together."""
 
