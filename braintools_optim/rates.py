@@ -161,15 +161,20 @@ class DrivenRates(Driven):
         first = [s for s in reversed(based) if s.shares_base]
         return [*first, *based][0].base_lrs[: len(self._groups)]
 
-    def _join_schedulers(self, group: ParamGroup, base: Any) -> None:
-        """Let the schedulers take a new group in; ``base`` is its own learning rate, if given."""
+    def _join_schedulers(self, group: ParamGroup, base: Any, again: bool = False) -> None:
+        """Let the schedulers take a new group in; ``base`` is its own learning rate, if given.
+
+        One that they have joined before may join ``again`` at their epoch.
+        """
         if base is None:
             base = self._lr_scheduler._own_base(group.index)
         if base is None:
             base = self.current_lr if self._lr_is_free else self.base_lr
         lr = base
         for scheduler in self._all_schedulers():
-            lr = scheduler._join(group, base, lr)
+            scheduler._fit(self)  # type: ignore[arg-type]  # mixed into one
+            awaited = None if again else scheduler._awaited(group.index, base, lr)
+            lr = scheduler._join(group, base, lr) if awaited is None else awaited
         changes = {(group.index, 'lr'): lr}
         for scheduler in self._all_schedulers():
             settings = scheduler._first_settings(scheduler._progress())

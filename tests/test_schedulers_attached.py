@@ -31,54 +31,6 @@ def test_three_ways_have_one_meaning():
         np.testing.assert_array_equal(runs[0], runs[2], case.id)
 
 
-@EVERY
-def test_alone_it_shows_what_it_will_give(case):
-    alone = case.make(0.3)
-    shown, now = alone.preview(30), alone.get_last_lr()
-    opt, _ = two_groups(alone)
-    np.testing.assert_array_equal(alone.preview(30)[:, :1], shown)
-    assert opt.get_last_lr()[:1] == now
-    unattached = case.make(0.3)
-    case.step(unattached, 0), case.step(alone, 0)
-    assert unattached.get_last_lr() == opt.get_last_lr()[:1]
-
-
-ALONE = [case for case in CASES if not hasattr(case.make(0.3), 'schedulers')]
-
-
-@pytest.mark.parametrize('restored', [False, True], ids=['stepped', 'restored'])
-@pytest.mark.parametrize('case', ALONE, ids=lambda case: case.id)
-def test_what_it_has_come_to_alone_it_gives(case, restored):
-    alone, twin = case.make(0.3), case.make(0.3)
-    for t in range(20):
-        case.step(alone, t), case.step(twin, t)
-    if restored:
-        saved, alone = alone.state_dict(), case.make(0.3)
-        alone.load_state_dict(saved)
-    opt, _ = two_groups(alone)
-    for t in range(20, 27):
-        assert opt.get_last_lr()[:1] == alone.get_last_lr()[:1] == twin.get_last_lr()
-        case.step(alone, t), case.step(twin, t)
-
-
-def test_a_plateau_that_was_met_alone_is_not_forgotten():
-    old = bo.ReduceLROnPlateau(0.1, patience=0, factor=0.5)
-    for _ in range(4):
-        old.step(1.0)
-    new = bo.ReduceLROnPlateau(0.1, patience=0, factor=0.5)
-    new.load_state_dict(old.state_dict())
-    opt = bo.SGD(new).register_trainable_weights({'w': brainstate.ParamState(jnp.ones(2))})
-    assert opt.get_last_lr() == new.get_last_lr() == [0.1 / 2**3]  # the first epoch was the best
-    new.step(1.0)
-    assert opt.get_last_lr() == [0.1 / 2**4]
-
-
-def test_a_rate_that_was_changed_alone_stays_changed():
-    scheduler = bo.CosineAnnealingLR(0.1, T_max=10)
-    scheduler.apply(lambda lr: lr / 2)
-    assert bo.SGD(scheduler).current_lr == scheduler.get_last_lr()[0] == 0.05
-
-
 def test_lists_give_each_group_its_own():
     opt, _ = two_groups(bo.CosineAnnealingLR([0.5, 0.1], T_max=10, eta_min=[0.05, 0.0]))
     assert opt.lr.base_lrs == [0.5, 0.1] and opt.lr.eta_min == [0.05, 0.0]

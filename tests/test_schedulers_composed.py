@@ -479,3 +479,20 @@ def test_other_restarts_go_on_from_the_epoch_by_their_own_rule(nested):
     (forged['schedulers'][0] if nested else forged)['T_cur'] = 1
     with pytest.raises(bo.IncompatibleCheckpoint, match=r'T_cur and T_i must be \(2, 3\)'):
         made(3)[0].load_state_dict(saved)
+
+
+@pytest.mark.parametrize('traced', [False, True])
+def test_a_milestone_between_two_fractions_begins_what_follows(traced):
+    """A step from 2.5 comes to 3.5, which is half an epoch after the milestone."""
+    parts = [bo.ConstantLR(0.1, factor=1.0), bo.SWALR(swa_lr=0.01, anneal_epochs=4)]
+    opt, _ = two_groups(bo.SequentialLR([*parts, bo.ExponentialLR(0.5, gamma=0.5)], [3, 6]))
+    opt.lr.step(2.5)
+    step = brainstate.transform.jit(opt.lr.step) if traced else opt.lr.step
+    for _ in range(4):
+        step()
+    half, whole = (bo.schedules.swa(0.1, 0.01, anneal_epochs=4)(t) for t in (0.5, 2.5))
+    assert opt.current_lr == pytest.approx(0.5 * 0.5**0.5, rel=1e-6)
+    opt.lr.step(2.5), opt.lr.step()
+    assert opt.current_lr == pytest.approx(float(half), rel=1e-6)
+    opt.lr.step(), opt.lr.step()
+    assert opt.current_lr == pytest.approx(float(whole), rel=1e-6)

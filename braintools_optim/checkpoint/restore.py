@@ -70,7 +70,7 @@ class Restoration:
             scheduler._restore(state)
         if self.schedulers:
             for group, base in zip(self.joining, bases, strict=True):
-                optimizer._join_schedulers(group, base)
+                optimizer._join_schedulers(group, base, again=True)
         defaults = {(TO_COME, name): value for name, value in self.defaults.items()}
         optimizer._write({**self.numbers, **defaults})
         for state, value in self.params:

@@ -49,6 +49,10 @@ class BaseRates(Scheduler):
         """Return the learning rate of a group that is added at the present epoch, given its own."""
         raise NotImplementedError
 
+    def _by_itself(self, group: int, row: Row) -> Any:
+        """Return the learning rate of a group at the present epoch, if nothing else acts on it."""
+        raise NotImplementedError
+
     @property
     def base_lrs(self) -> list:
         """The learning rate of each group before any schedule.
@@ -115,10 +119,9 @@ class BaseRates(Scheduler):
 
     def _going_on_with(self, count: int) -> list:
         """Return the learning rates that it shows by itself, for so many groups."""
-        progress, lrs = self._progress(), self._lrs()[:count]
-        rows = [*with_written(progress.memory[:count], lrs), *progress.memory[count:]]
-        self._put(progress._replace(memory=rows))
-        return lrs
+        progress, lrs = self._progress(), self._lrs()
+        self._put(progress._replace(memory=with_written(progress.memory, lrs)))
+        return lrs[:count]
 
     def _bases_given_for(self, lrs: list) -> list | None:
         """Return the bases it was given, for groups that have these rates before any schedule.
@@ -156,6 +159,21 @@ class BaseRates(Scheduler):
         """Return the base that was given for a group that is yet to come, None if none was."""
         rows = self._progress().memory
         return rows[group].base if 'base_lr' in self._lists and group < len(rows) else None
+
+    def _awaited(self, group: int, base: Any, lr: Any) -> Any:
+        if not self._awaits(group, base, lr):
+            return None
+        progress = self._progress()
+        rows = list(progress.memory)
+        new = self._by_itself(group, rows[group])
+        rows[group] = rows[group]._replace(written=new)
+        self._put(progress._replace(memory=rows))
+        return new
+
+    def _awaits(self, group: int, base: Any, lr: Any) -> bool:
+        """Whether it has come to its epoch in a group that is added now, from these rates."""
+        bases = self._bases() if self._was_given_base() else []
+        return group < len(bases) and same([base, lr], [bases[group]] * 2) is True
 
     def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:
         progress = self._progress()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .composite import Composite
@@ -84,3 +84,6 @@ class ChainedScheduler(Composite):
 
     def _written(self, progress: Progress) -> list:
         return self._children[-1]._written(progress.memory[-1])
+
+    def _saved_written(self, saved: Mapping[str, Any]) -> list:
+        return self._children[-1]._saved_written(saved['schedulers'][-1])

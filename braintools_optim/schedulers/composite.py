@@ -130,8 +130,8 @@ class Composite(PresentRate):
         self._check_given(given)
         return given[0] if given else None
 
-    def _starts_from(self, bases: list) -> bool:
-        return False  # which of its parts started from them, and which from rates of the others?
+    def _going_on_with(self, count: int) -> list:
+        return self._lrs()[:count]  # its parts were told theirs when it was built
 
     def _check_given(self, given: list[list]) -> None:
         """Raise if the bases that its children were given do not go together."""
@@ -144,6 +144,10 @@ class Composite(PresentRate):
         for child in self._children:
             child._adopt(bases, lrs)
         return self._started(lrs)
+
+    def _awaited(self, group: int, base: Any, lr: Any) -> Any:
+        there = self._awaits(group, base, lr)
+        return self._written(self._progress())[group] if there else None
 
     def _check_groups(self, count: int) -> None:
         for child in self._children:
@@ -218,11 +222,22 @@ class Composite(PresentRate):
         if not isinstance(parts, list | tuple) or len(parts) != len(self._children):
             return [*wrong, f'{owner}: it is made of {len(self._children)} schedulers, got {parts}']
         for child, part in zip(self._children, parts, strict=True):
-            wrong += child.differences(part)
+            if not isinstance(part, Mapping):
+                wrong.append(f'{owner}: the state of a part must be a dict, got {part!r:.80}')
+                continue
+            wrong += child._differences(part)
         bases = [part.get('base_lrs') for part in parts if isinstance(part, Mapping)]
         if (mine := saved.get('base_lrs')) not in bases:
             wrong.append(f'{owner}: base_lrs must be those of a part, {bases}, got {mine!r:.80}')
         return wrong
+
+    def _differences_of_whole(self, saved: Mapping[str, Any]) -> list[str]:
+        if self.optimizer is not None or not self._was_changed(saved):
+            return []
+        return [
+            f'{type(self).__name__}: its learning rates were changed to {saved["current_lrs"]} '
+            f'after it had given {self._saved_written(saved)}: let it drive an optimizer first'
+        ]
 
     def _other_arguments(self, saved: Any) -> list[str]:
         return []
@@ -236,9 +251,9 @@ class Composite(PresentRate):
             found += child.peculiar(part)
         return found
 
-    def _restore(self, saved: Mapping[str, Any]) -> None:
+    def _put_back(self, saved: Mapping[str, Any]) -> None:
         for child, part in zip(self._children, saved['schedulers'], strict=True):
-            child._restore(part)
+            child._put_back(part)
         self._put_epoch(saved['last_epoch'])
         self._drive(self._progress(), list(saved['current_lrs']))
 

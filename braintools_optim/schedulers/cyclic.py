@@ -45,8 +45,8 @@ class MomentumCycle(LRScheduler):
         super().__init__(base_lr, last_epoch, numbers=momenta, fixed=own, **hyper)
 
     def _identity(self) -> dict[str, Any]:
-        cycles = self.cycle_momentum is not False
-        if cycles and self.optimizer is not None:
+        cycles = self.cycle_momentum  # None where an optimizer is still to decide it
+        if cycles is not False and self.optimizer is not None:
             cycles = any(map(_momentum_of, self.optimizer._groups))
         return super()._identity() | {'cycle_momentum': cycles}
 
@@ -74,10 +74,6 @@ class MomentumCycle(LRScheduler):
     def _fit(self, optimizer: OptaxOptimizer) -> None:
         for group in optimizer._groups:
             self._check_momentum(group)
-
-    def _join(self, group: ParamGroup, base: Any, lr: Any) -> Any:
-        self._check_momentum(group)
-        return super()._join(group, base, lr)
 
     def _check_momentum(self, group: ParamGroup) -> None:
         if self.cycle_momentum and _momentum_of(group) is None:

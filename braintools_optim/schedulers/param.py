@@ -177,8 +177,8 @@ class ParamScheduler(Scheduler):
             return [f'{what}: {type(error).__name__}: {error}']
         return []
 
-    def _restore(self, saved: Mapping[str, Any]) -> None:
-        super()._restore(saved)
+    def _put_back(self, saved: Mapping[str, Any]) -> None:
+        super()._put_back(saved)
         self._drive(self._progress(), self._lrs())
 
     def __repr__(self) -> str:

@@ -200,7 +200,7 @@ class ReduceLROnPlateau(PresentRate):
                 wrong.append(f'{owner}: {key} must be a count, got {saved.get(key)!r}')
         return wrong
 
-    def _restore(self, saved: Mapping[str, Any]) -> None:
-        super()._restore(saved)
+    def _put_back(self, saved: Mapping[str, Any]) -> None:
+        super()._put_back(saved)
         extra = tuple(float(saved[k]) for k in REMEMBERED)
         self._put(self._progress()._replace(extra=extra))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .rate import LRScheduler
+from .row import Row
 from .scheduler import Progress
 
 __all__ = ['PresentRate']
@@ -23,6 +24,9 @@ class PresentRate(LRScheduler):
         if self.optimizer is not None:
             return self.optimizer.get_last_lr()
         return self._written(self._progress())
+
+    def _rate_now(self, group: int, row: Row) -> Any:
+        return row.written
 
     def _entered(
         self, progress: Progress, lrs: list, epoch: Any, metric: Any = None

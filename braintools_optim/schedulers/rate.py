@@ -190,12 +190,17 @@ class LRScheduler(Arguments, BaseRates):
 
     def _present(self) -> list:
         """Return the present learning rate of each group, by the formula."""
-        progress = self._progress()
-        return [
-            self._bounded(a + b * row.start, row)
-            for i, row in enumerate(progress.memory)
-            for a, b in [self._affine(progress.epoch, i, row)]
-        ]
+        return [self._rate_now(i, row) for i, row in enumerate(self._progress().memory)]
+
+    def _by_itself(self, group: int, row: Row) -> Any:
+        if self._defines_get_lr():
+            return self._by_get_lr(self._epoch())[group]
+        return self._rate_now(group, row)
+
+    def _rate_now(self, group: int, row: Row) -> Any:
+        """Return the present learning rate of a group, by the formula."""
+        a, b = self._affine(self._epoch(), group, row)
+        return self._bounded(a + b * row.start, row)
 
     def _affine(self, epoch: Any, group: int, row: Row) -> tuple[Any, Any]:
         if type(self).affine is not LRScheduler.affine:
@@ -406,6 +411,10 @@ class LRScheduler(Arguments, BaseRates):
         """Return the learning rates that it gave last."""
         return [row.written for row in progress.memory]
 
+    def _saved_written(self, saved: Mapping[str, Any]) -> list:
+        """Return the learning rates that it had given last when it was saved."""
+        return list(saved['written'])
+
     def __call__(self, count: Any = None) -> Any:
         """Return the learning rate; given a count, minus it, for ``optax.scale_by_schedule``."""
         if count is None:
@@ -451,6 +460,15 @@ class LRScheduler(Arguments, BaseRates):
         return row_differences(self, saved)
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
+        super()._restore(saved)
+        if self.optimizer is None and self._was_changed(saved):
+            self._set_lrs(saved['current_lrs'])
+
+    def _was_changed(self, saved: Mapping[str, Any]) -> bool:
+        """Whether the learning rates of a snapshot were changed after they had been given."""
+        return list(saved['current_lrs']) != self._saved_written(saved)
+
+    def _put_back(self, saved: Mapping[str, Any]) -> None:
         progress = Progress(saved['last_epoch'], saved_rows(self, saved), self._progress().extra)
         self._put(progress)
         self._drive(progress, list(saved['current_lrs']))

@@ -102,6 +102,13 @@ class Scheduler(metaclass=SchedulerType):
         """Adopt a group that is added; return its learning rate at the present epoch."""
         return lr
 
+    def _awaited(self, group: int, base: Any, lr: Any) -> Any:
+        """Return the learning rate to which it has come in a group before that is added, or None.
+
+        It was built for more groups than the optimizer had, stepped or restored, and goes on.
+        """
+        return None
+
     def _check_groups(self, count: int) -> None:
         """Raise if there is not one value for each of so many groups."""
 
@@ -322,7 +329,7 @@ class Scheduler(metaclass=SchedulerType):
         if not isinstance(state_dict, Mapping):
             owner = type(self).__name__
             return [f'{owner}: its state must be a dict, got {type(state_dict).__name__}']
-        return self._differences(state_dict)
+        return self._differences(state_dict) or self._differences_of_whole(state_dict)
 
     def peculiar(self, state_dict: Any) -> list[str]:
         """Return what a snapshot has of another scheduler, which need not stop it from loading."""
@@ -340,6 +347,10 @@ class Scheduler(metaclass=SchedulerType):
             wrong.append(f'{owner}: last_epoch must be a number in [0, 2**31), got {epoch!r}')
         return wrong
 
+    def _differences_of_whole(self, saved: Mapping[str, Any]) -> list[str]:
+        """Return what else keeps a dict from being loaded, where it is not that of a part."""
+        return []
+
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over a snapshot, or raise with every difference, having changed nothing."""
         if isinstance(state_dict, Mapping) and '_step_count' in state_dict:
@@ -354,6 +365,10 @@ class Scheduler(metaclass=SchedulerType):
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         """Take over a snapshot that fits."""
+        self._put_back(saved)
+
+    def _put_back(self, saved: Mapping[str, Any]) -> None:
+        """Take over a snapshot that fits, perhaps one of a part."""
         self._put(Progress(saved['last_epoch']))
 
     def copy(self, optimizer: OptaxOptimizer | None, memo: dict[int, Any]) -> Any:

@@ -83,7 +83,7 @@ class SequentialLR(Composite):
         if is_tracer(then):
             return
         i, begin = self._part_at(then)
-        follows = epoch is None and not (i and then == begin)
+        follows = epoch is None and not (i and then - begin < 1)
         self._children[i]._check_step(None if follows else then - begin)
 
     def _watches(self, epoch: Any) -> bool:
@@ -139,12 +139,12 @@ class SequentialLR(Composite):
         self, progress: Progress, lrs: list, epoch: Any = None, metric: Any = None
     ) -> tuple[Progress, list]:
         def follow(i: int, part: Progress, then: Any) -> tuple[Progress, list]:
-            child, begins = self._children[i], (then == 0) & (i > 0)
+            child, begins = self._children[i], (then < 1) & (i > 0)  # at a fraction, too
             if not is_tracer(then) and not begins:
                 return child._advanced(part, lrs, None, metric)
             # torch starts a scheduler with step(0)
             anew = (child._entered if child.starts_from_present else child._advanced)(
-                part, lrs, 0, metric
+                part, lrs, then, metric
             )
             if not is_tracer(then):
                 return anew
@@ -217,6 +217,10 @@ class SequentialLR(Composite):
 
         _, first = given(0, progress.memory[0], 0)
         return self._where_it_runs(progress, first, progress.epoch, given)[1]
+
+    def _saved_written(self, saved: Mapping[str, Any]) -> list:
+        i, _ = self._part_at(saved['last_epoch'])
+        return self._children[i]._saved_written(saved['schedulers'][i])
 
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot as plain data; which scheduler runs follows from the epoch."""

@@ -106,7 +106,8 @@ def row_differences(scheduler: LRScheduler, saved: Mapping[str, Any]) -> list[st
         return [*wrong, f'{owner}: fixed must be a dict, got {theirs!r:.80}']
     later = scheduler.later_fixed
     here, there = ({k: v for k, v in x.items() if k in later} for x in (mine['fixed'], theirs))
-    if there != {k: here.get(k) for k in there}:
+    undecided = {k for x in (here, there) for k, v in x.items() if v is None}
+    if not all(k in undecided or alike(v, here[k]) for k, v in there.items()):
         wrong.append(f'{owner}: it was built with {there}, here with {here}')
     return wrong
 
