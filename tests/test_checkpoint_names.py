@@ -11,6 +11,7 @@ from brainstate import ParamState
 from looking import assert_trees_close, digest, values_of
 
 import braintools_optim as bo
+from braintools_optim.__main__ import show
 
 
 def momentum(params):
@@ -211,3 +212,52 @@ def test_the_longest_name_is_the_one_that_is_renamed():
     other = trained(['new.x', 'far.x', 'ab.x'])
     report = other.load_state_dict(saved, rename={'a': 'new', 'a.b': 'far'})
     assert report.renamed == {'a.x': 'new.x', 'a.b.x': 'far.x'}
+
+
+def test_an_outer_name_comes_or_goes():
+    def trained(names):
+        params = {name: ParamState(jnp.full(1, float(i + 1))) for i, name in enumerate(names)}
+        opt = bo.Adam(0.1).register_trainable_weights(params)
+        opt.step({name: p.value for name, p in params.items()})
+        return opt
+
+    inner, outer = trained(['w', 'v.x']), trained(['model.w', 'model.v.x'])
+    saved = inner.state_dict()
+    report = outer.load_state_dict(saved, rename={'': 'model'})
+    assert report.renamed == {'w': 'model.w', 'v.x': 'model.v.x'}
+    saved = outer.state_dict()
+    report = inner.load_state_dict(saved, rename={'model': ''})
+    assert report.renamed == {'model.w': 'w', 'model.v.x': 'v.x'}
+
+
+def test_places_that_names_do_not_tell_apart_are_refused_at_once(tmp_path):
+    path, w = tmp_path / 'run.ckpt', ParamState(jnp.ones(2))
+    for tree in (
+        {'a': {'b': w}, 'a.b': 5},
+        {'a': {'b': bo.StepLR(0.1, 3)}, 'a.b': 5},
+        {('a', 'b'): w, 'a': 5},
+    ):
+        with pytest.raises(ValueError, match=r'tree\.a(\.b)? is data, and tree\.a\.b is to be re'):
+            bo.save(path, tree)
+        assert not path.exists()
+    tree = {'a': {'b': w}, 'a.c': 5, 'ab': 6}
+    bo.save(path, tree)
+    assert bo.restore(path, tree).extra == {'a.c': 5, 'ab': 6}
+
+
+def test_numbers_and_text_of_numpy_come_back(tmp_path):
+    path, state = tmp_path / 'run.ckpt', ParamState(np.array([1.0, 2.0], '>f4'))
+    tree = {'w': state, 'name': np.str_('run'), 'more': [np.str_('a')]}
+    bo.save(path, tree)
+    state.value = np.zeros(2, '>f4')
+    report = bo.restore(path, tree)
+    assert report.extra == {'name': 'run', 'more': ['a']} and not report.cast
+    np.testing.assert_array_equal(state.value, [1.0, 2.0])
+
+
+def test_what_inspect_prints_moves_no_cursor(tmp_path, capsys):
+    path = tmp_path / 'run.ckpt'
+    bo.save(path, {'a\x1b[2J\nb': np.ones(2), 'naïve': np.ones(2)})
+    assert show(str(path)) == 0
+    printed = capsys.readouterr().out
+    assert r'a\x1b[2J\nb' in printed and 'naïve' in printed and '\x1b' not in printed

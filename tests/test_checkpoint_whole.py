@@ -458,3 +458,25 @@ def test_a_state_of_a_traced_function_is_named(tmp_path):
     run = {'opt': opt, 'net': net.states(ParamState)}
     bo.save(tmp_path / 'run', run)
     bo.restore(tmp_path / 'run', run)
+
+
+def test_a_scheduler_beside_its_optimizer_goes_on_where_groups_came(tmp_path):
+    def made(groups):
+        opt = bo.SGD(bo.ExponentialLR(0.1, gamma=0.5))
+        opt.register_trainable_weights({'a': brainstate.ParamState(jnp.ones(2))})
+        if groups > 1:
+            opt.add_param_group({'b': brainstate.ParamState(jnp.ones(2))}, lr=0.2)
+        return {'opt': opt, 'schedule': opt.lr}
+
+    old, path = made(1), tmp_path / 'run.ckpt'
+    for _ in range(3):
+        old['schedule'].step()
+    bo.save(path, old)
+    new = made(2)
+    with pytest.raises(bo.IncompatibleCheckpoint):
+        bo.restore(path, new)
+    assert bo.restore(path, new, strict=False).missing
+    assert new['opt'].get_last_lr() == pytest.approx([0.1 * 0.5**3, 0.2 * 0.5**3])
+    alone = bo.ExponentialLR(0.1, gamma=0.5)
+    bo.restore(path, {'schedule': alone}, strict=False)
+    assert alone.get_last_lr() == [0.1 * 0.5**3]

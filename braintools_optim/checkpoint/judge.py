@@ -60,7 +60,8 @@ class Judge:
     cast : bool
         Whether arrays may come in another precision.
     rename : dict of str
-        New names of parameters, or of all parameters under a name, by those in the checkpoint.
+        New names of parameters, or of all parameters under a name, by those in the checkpoint;
+        the name '' stands for all.
     """
 
     def __init__(
@@ -144,12 +145,14 @@ class Judge:
     def new_name(self, name: str) -> str:
         """Return the name that a parameter of the checkpoint has here."""
         self._names.add(name)
-        ends = (i for i in range(len(name), -1, -1) if name[i : i + 1] in ('', '.', '['))
+        ends = (i for i in range(len(name), -1, -1) if not i or name[i : i + 1] in ('', '.', '['))
         old = next((name[:i] for i in ends if name[:i] in self.rename), None)
         if old is None:
             return name
         self._used.add(old)
-        self.report.renamed[name] = self.rename[old] + name[len(old) :]
+        new, rest = self.rename[old], name[len(old) :].removeprefix('.')
+        between = '.' if new and rest and not rest.startswith('[') else ''
+        self.report.renamed[name] = new + between + rest
         return self.report.renamed[name]
 
     def renamed(self, entries: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -177,9 +180,11 @@ class Judge:
         except (TypeError, ValueError):
             self.refuse(f'{what} must be an array, got {type(value).__name__}')
             return None
-        shape, dtype = tuple(np.shape(like)), jax.dtypes.result_type(like)
         # What is not JAX's yet is saved as it is, and later as JAX made it.
         own = like.dtype if isinstance(like, jax.Array) else np.asarray(like).dtype
+        if isinstance(own, np.dtype):
+            own = own.newbyteorder('=')  # another order is no other precision
+        shape, dtype = tuple(np.shape(like)), jax.dtypes.canonicalize_dtype(own)
         if found.shape == shape and found.dtype in (dtype, own):
             return found
         fits = found.shape == shape and self.may_cast and _kind(found.dtype) == _kind(dtype) != ''

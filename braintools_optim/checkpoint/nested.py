@@ -17,7 +17,7 @@ from .devices import placed, placed_parameter
 from .judge import Judge
 from .tree import plain_text
 
-__all__ = ['encoded', 'entries', 'restored']
+__all__ = ['LEAVES', 'encoded', 'entries', 'restored']
 
 LEAVES = (bool, int, float, str, bytes, type(None), np.ndarray, np.generic, jax.Array)
 
@@ -27,8 +27,8 @@ def encoded(
 ) -> Any:
     """Return nested data that a file can hold: States as their values, dicts with names as keys.
 
-    ``live`` says what is written of other objects, None of those it does not know; of States it is
-    told, too, and need say nothing.
+    ``live`` says what is written of other objects, None of those it does not know; of States and
+    data it is told, too, and need say nothing.
     """
     if depth > DEPTH:
         raise ValueError(f'{where:.40}{TOO_DEEP}.')
@@ -50,6 +50,8 @@ def encoded(
     if isinstance(node, list | tuple):
         return [encoded(v, f'{where}[{i}]', live, depth + 1) for i, v in enumerate(node)]
     if isinstance(node, LEAVES):
+        if live is not None:
+            live(node, where)
         return node
     known = None if live is None else live(node, where)
     if known is None:

@@ -21,7 +21,12 @@ def table(found: Description) -> str:
     parts |= contents if isinstance(contents, Mapping) else {}
     for where, part in parts.items():
         lines += ['', *_part(where, part)]
-    return '\n'.join([*lines, '', *_arrays(found)])
+    return '\n'.join(map(_printable, [*lines, '', *_arrays(found)]))
+
+
+def _printable(line: str) -> str:
+    """Return a line in which what is no character to be seen, as a forged name may have it, is."""
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 def _part(where: str, part: Any) -> list[str]:

@@ -205,6 +205,8 @@ def _split(value: Any, path: Path, depth: int, leaves: list[ArrayToSave]) -> Any
     kind = type(value)
     if value is None or kind in (bool, float, str):
         return value
+    if isinstance(value, str):  # of a subclass, of which only the value is kept
+        return plain_text(value)
     if isinstance(value, np.generic | np.ndarray | jax.Array):
         if isinstance(value, np.ndarray) and kind not in (np.ndarray, np.memmap):
             raise TypeError(f'{shown(path)} is a {_name(kind)}; save a plain numpy array')
@@ -232,8 +234,8 @@ def _split(value: Any, path: Path, depth: int, leaves: list[ArrayToSave]) -> Any
                 for k, v in value.items()
             }
         return [_split(v, (*path, i), depth + 1, leaves) for i, v in enumerate(value)]
-    if isinstance(value, float | str):  # of a subclass, of which only the value is kept
-        return float(value) if isinstance(value, float) else plain_text(value)
+    if isinstance(value, float):
+        return float(value)
     raise TypeError(f'{shown(path)} is of {_name(kind)}, which cannot be saved; {_SAVABLE}')
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,12 @@ from ..errors import CheckpointError, IncompatibleCheckpoint
 from ..plain import alike, plainly, shaped_like
 from ..schedulers import Scheduler
 from ..schedulers.construction import is_optimizer
+from ..schedulers.snapshot import resized
 from . import file
 from .background import Saving, free_path, write_or_start
 from .export import export, refuse_unloadable
 from .judge import Judge, LoadReport
-from .nested import encoded, entries, restored
+from .nested import LEAVES, encoded, entries, restored
 from .restore import Restoration, Saved, examine
 from .single import state_dict_of
 
@@ -72,8 +73,11 @@ def write(
     path = free_path(path)
     contents: dict[str, Any] = {}  # what describes them, readable without the arrays
     states: list[str] = []  # where the States are
+    others: list[str] = []  # where data is
 
     def live(node: Any, where: str) -> Any:
+        if isinstance(node, LEAVES):
+            others.append(where)
         if isinstance(node, State):
             states.append(where)
         if is_optimizer(node):
@@ -87,6 +91,7 @@ def write(
         return None
 
     data = encoded(tree, 'tree', live)
+    _refuse_ambiguous([*contents, *states], others)
     meta = {'contents': contents, 'states': states, **(more or {})}
 
     def finish(data: Any) -> None:
@@ -95,6 +100,22 @@ def write(
             then()
 
     return write_or_start(path, finish, data, background)
+
+
+def _refuse_ambiguous(live: list[str], data: list[str]) -> None:
+    """Raise where data would be taken for what a State, optimizer or scheduler was saved as."""
+    around = {where[:i]: where for where in live for i in [*_ends(where), len(where)]}
+    for where in data:
+        if where in around:
+            raise ValueError(
+                f'{where} is data, and {around[where]} is to be restored, which the names do not '
+                f'tell apart: give one of them a name without a dot.'
+            )
+
+
+def _ends(where: str) -> Iterator[int]:
+    """Yield where the names of what is around a place end in its own."""
+    return (i for i, c in enumerate(where) if c in '.[')
 
 
 def load(path: str | os.PathLike) -> Any:
@@ -153,8 +174,10 @@ def restore(
         stack.enter_context(undone_on_error(*(state for state, _ in walk.states)))
         for found in walk.optimizers:
             found.write()
+        done = {id(s) for found in walk.optimizers for s, _ in found.schedulers}
         for scheduler, state in walk.schedulers:
-            scheduler._restore(state)
+            if id(scheduler) not in done:  # with the optimizer that it drives
+                scheduler._restore(state)
         for holder, value in walk.states:
             holder.value = value
     report.extra = None if data is _LIVE else data
@@ -188,7 +211,10 @@ class _Walk:
         if is_optimizer(node):
             self._visit_optimizer(node, saved, where)
         elif isinstance(node, Scheduler):
-            saved = shaped_like(plainly(saved), node.state_dict())
+            mine = node.state_dict()
+            saved = shaped_like(plainly(saved), mine)
+            if not self.judge.strict:
+                saved = resized(saved, mine)
             self.judge.scheduler(node, saved, where)
             self.schedulers.append((node, saved))
         elif isinstance(node, State):
