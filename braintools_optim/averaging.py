@@ -18,7 +18,7 @@ from saiunit import Quantity
 from .check import check_flag, check_number, is_tracer
 from .engine.late_state import NumbersState, weak_scalars
 from .engine.leaf import Codec, flat_values, is_unit_leaf, regrouped, without_unit
-from .engine.observe import asked_for, traced
+from .engine.observe import announce, asked_for, traced
 from .engine.own_state import next_step_count
 from .engine.writing import write_all
 from .optimizer import Optimizer
@@ -121,6 +121,7 @@ class AveragedModel(brainstate.nn.Module):
         self._decay = None if decay is None else NumbersState(_weights(decay))
         self.n_averaged = OptimState(np.int32(0))
         self.module = copy.deepcopy(model)
+        announce(self.module.states().values())
         if dtype is not None:
             for state in filter(self._averages, _lasting(self.module).values()):
                 state.value = jax.tree.map(lambda x: _cast(x, dtype), state.value)

@@ -185,3 +185,33 @@ def test_the_states_of_a_module_hold_what_its_schedulers_remember():
     np.testing.assert_array_equal([agent.learn() for _ in range(3)], first)
     with pytest.raises(TypeError, match='is a State of an optimizer.*give the optimizer itself'):
         bo.save('never', {'agent': agent.states()})
+
+
+@pytest.mark.parametrize('decay', [None, 0.5])
+def test_every_member_has_an_average_of_its_own(decay):
+    def member(lr):
+        net = brainstate.nn.Linear(2, 1, w_init=jnp.ones, b_init=jnp.zeros)
+        opt = bo.SGD(lr).register_trainable_weights(net.states(ParamState))
+        return net, opt, bo.AveragedModel(net, decay=decay)
+
+    def step(net, opt, average):
+        opt.step({('weight',): net.weight.value})
+        average.update_parameters(net)
+
+    found = []
+    vmap_new_states(in_axes=0)(lambda lr: found.extend(member(lr)))(jnp.array(RATES))
+    together = found[-3:]
+    take = mapped(lambda: step(*together), None)
+    for _ in range(3):
+        take()
+    for i, lr in enumerate(RATES):
+        alone = member(lr)
+        for _ in range(3):
+            step(*alone)
+        for got, want in zip(
+            jax.tree.leaves(together[2].module.weight.value),
+            jax.tree.leaves(alone[2].module.weight.value),
+            strict=True,
+        ):
+            np.testing.assert_allclose(got[i], want, rtol=1e-6)
+    np.testing.assert_array_equal(together[2].n_averaged.value, [3, 3])

@@ -240,6 +240,40 @@ def test_steps_have_derivatives_where_a_gradient_is_zero(name):
     np.testing.assert_allclose(slopes[0], (high - low) / 1e-3, rtol=2e-2)
 
 
+DECAYS = {
+    'adam': lambda b: T.scale_by_adam(b, b),
+    'amsgrad': lambda b: T.scale_by_adam(b, b, amsgrad=True),
+    'adamax': lambda b: T.scale_by_adamax(b, b),
+    'nadam': lambda b: T.scale_by_nadam(b, b),
+    'radam': lambda b: T.scale_by_radam(b, b),
+    'belief': lambda b: T.scale_by_belief(b, b),
+    'yogi': lambda b: T.scale_by_yogi(b, b, initial_accumulator_value=0.0),
+    'sparse adam': lambda b: T.scale_by_sparse_adam(b, b),
+    'adafactor': lambda b: T.scale_by_adafactor(beta2_decay=-b),
+    'mars': lambda b: T.scale_by_mars(b, b, leaf_counts=True),
+    'ademamix': lambda b: T.scale_by_ademamix(b, b, b, 1.0, leaf_counts=True),
+}
+
+
+@pytest.mark.parametrize('name', DECAYS)
+def test_derivatives_by_a_decay_ignore_what_has_no_gradient(name, x64):
+    """One parameter is absent, and one entry's gradient has been zero all the time."""
+
+    def loss(decay):
+        tx = optax.masked(DECAYS[name](decay), {'w': True, 'absent': False})
+        params = {'w': jnp.array([1.0, 0.0]), 'absent': jnp.ones(2)}
+        state = tx.init(params)
+        for _ in range(7):  # so many before radam divides
+            grads = {'w': params['w'] ** 2 * jnp.array([1.0, 0.0]), 'absent': jnp.ones(2)}
+            updates, state = tx.update(grads, state, params)
+            params = jax.tree.map(lambda p, u: p - 0.05 * u, params, updates)
+        return jnp.sum(params['w'])
+
+    low, slope, high = loss(0.6 - 1e-5), jax.grad(loss)(0.6), loss(0.6 + 1e-5)
+    np.testing.assert_allclose(slope, (high - low) / 2e-5, rtol=1e-4, atol=1e-9)
+    assert slope != 0.0
+
+
 def test_a_gradient_of_none_is_refused_where_updates_are_counted():
     params = {'a': jnp.ones(2), 'b': jnp.ones(2)}
     for tx in (T.scale_by_adamax(), T.scale_by_adam()):

@@ -383,6 +383,16 @@ def test_restarts_fall_on_their_steps():
             start, length = start + length, length * mult
 
 
+def test_restarts_beyond_integers_of_32_bits(x64):
+    steps = [0, 5, 2**31, 2**33 + 5, 2**40, 2**45 + 1]
+    for first, mult in ((7, 3), (1, 2), (10, 2)):
+        f = schedules.cosine_restarts(1.0, T_0=first, T_mult=mult)
+        want = [f(t) for t in steps]
+        for kind in (np.int64, np.float64):
+            got = f(np.array(steps, kind)), jax.jit(f)(jnp.array(steps, kind))
+            np.testing.assert_allclose(got, [want, want], rtol=1e-7, atol=1e-12)
+
+
 def test_phases_are_continuous():
     for name, hyper in VARIANTS:
         if name in ('constant', 'step', 'multistep', 'cosine_restarts') or hyper.get('staircase'):

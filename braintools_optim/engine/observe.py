@@ -7,7 +7,7 @@ third of a small step. Where no trace and no hook is active, values may be taken
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from operator import attrgetter
 from typing import Any
 
@@ -22,6 +22,7 @@ from .compiled import CONFIG
 
 __all__ = [
     *(
+        'announce',
         'any_hooks',
         'asked_for',
         'in_foreign_trace',
@@ -43,6 +44,13 @@ _LOOP = re.compile('scan$|while:body$')  # what brainstate calls its traces of l
 def recorded() -> bool:
     """Whether brainstate records which States are read and written at present."""
     return bool(TRACE_CONTEXT.state_stack)
+
+
+def announce(copies: Collection[State]) -> None:
+    """Tell who catches new States, as ``vmap_new_states`` does, of copies: those have no maker."""
+    for catcher in TRACE_CONTEXT.new_state_catcher:
+        for state in copies:
+            catcher.append(state)
 
 
 def outside_of_traces(state: State) -> Any:

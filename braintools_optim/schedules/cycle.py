@@ -47,13 +47,18 @@ def last_restart(xp: Any, t: Any, T_0: int, T_mult: int) -> tuple[Any, Any]:
     # where a logarithm would miss it.
     begin = units = t // T_0
     if T_mult > 1:
-        last = units if xp is scalar else np.max(units) if xp is array else 2**31 - 1
+        last = units if xp is scalar else np.max(units) if xp is array else _largest(units)
         begin, start, length = 0, 1, 1
         while start <= last:
             begin = begin + xp.where(units >= start, length, 0)
             length *= T_mult
             start += length
     return begin * T_0, (begin * (T_mult - 1.0) + 1.0) * T_0
+
+
+def _largest(x: Any) -> int:
+    """Return the largest integer that is as wide as a number of JAX."""
+    return x if isinstance(x, int) else np.iinfo(f'i{x.dtype.itemsize}').max
 
 
 @family

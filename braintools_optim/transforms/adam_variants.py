@@ -101,7 +101,8 @@ def scale_by_nadam(
         products = jnp.where(present(updates), state.leaf_products * now, state.leaf_products)
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = jax.tree.map(lambda v, g: averaged_square(v, g, b2), state.nu, updates)
-        of_g = spread((1.0 - now) / (1.0 - products), updates)
+        begun = jnp.where(counts > 0, products, 0.0)  # nobody uses it before
+        of_g = spread((1.0 - now) / (1.0 - begun), updates)
         of_m = spread(later / (1.0 - products * later), updates)
         of_v = spread(jax.lax.rsqrt(one_minus_power(b2, counts)), updates)
 
@@ -143,7 +144,8 @@ def scale_by_radam(b1: Any = 0.9, b2: Any = 0.999, eps: Any = 1e-8) -> optax.Gra
 
 def rectified(mu: Any, nu: Any, counts: jax.Array, b1: Any, b2: Any, eps: Any) -> Any:
     """Return the first moment by the root of the second where it can be trusted, as RAdam."""
-    final, length = 2.0 / (1.0 - b2) - 1.0, _average_length(b2, counts)
+    length = _average_length(b2, counts)
+    final = jnp.maximum(2.0 / (1.0 - b2) - 1.0, 5.0)  # it is more where anything is trusted
     # The length is less than the count: rounding must not rectify too early.
     trusted = (counts > 5) & (length > 5.0)
     square = (length - 4.0) * (length - 2.0) * final / ((final - 4.0) * (final - 2.0) * length)
@@ -163,8 +165,8 @@ def _average_length(b2: Any, counts: jax.Array) -> jax.Array:
     With :math:`a = -\log(\beta_2) / 2` it is :math:`\coth(a) - t \coth(ta) + t`. The poles
     :math:`1 / x` of the coth cancel exactly; the rest is computed without them.
     """
-    half = -0.5 * jnp.log1p(b2 - 1.0)
-    return 1.0 - _rest(half) + counts * _rest(counts * half)
+    half, t = -0.5 * jnp.log1p(b2 - 1.0), jnp.maximum(counts, 1)
+    return 1.0 - _rest(half) + t * _rest(t * half)
 
 
 def _rest(x: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from .adam import ScaleByAdamState, bias_corrected
 from .adam_variants import rectified
 from .count import advanced, one_minus_power, spread, zero_counts
 from .moments import at_least_single
-from .wide import single_or_wider
+from .wide import root, single_or_wider
 
 __all__ = ['scale_by_belief', 'scale_by_yogi']
 
@@ -106,7 +106,7 @@ def scale_by_yogi(
         correction = jnp.sqrt(one_minus_power(b2, counts)) / one_minus_power(b1, counts)
 
         def quotient(m: Any, v: Any, s: Any) -> Any:
-            return (m * at_least_single(s, m) / (jnp.sqrt(v) + eps)).astype(m.dtype)
+            return (m * at_least_single(s, m) / (root(v) + eps)).astype(m.dtype)
 
         updates = jax.tree.map(quotient, mu, nu, spread(correction, updates))
         return updates, ScaleByAdamState(counts, mu, nu, None)

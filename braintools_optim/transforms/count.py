@@ -57,5 +57,9 @@ def spread(per_leaf: jax.Array, updates: optax.Updates) -> Any:
 
 
 def one_minus_power(decay: Any, count: jax.Array) -> jax.Array:
-    """Return ``1 - decay**count`` without the cancellation of decays close to one."""
-    return -jnp.expm1(count * jnp.log1p(decay - 1.0))
+    """Return ``1 - decay**count`` without the cancellation of decays close to one.
+
+    What was not updated yet counts as updated once: nobody uses its number, and a division by zero
+    would make the derivatives of all others by the decay nan.
+    """
+    return -jnp.expm1(jnp.maximum(count, 1) * jnp.log1p(decay - 1.0))

@@ -76,8 +76,9 @@ def scale_by_adafactor(
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         check_params('scale_by_adafactor', params)
         counts = advanced(state.leaf_counts, updates)
-        share = spread(jnp.power(1.0 * counts, beta2_decay), updates)
-        size = spread(jnp.minimum(step_size, jax.lax.rsqrt(1.0 * counts)), updates)
+        t = 1.0 * jnp.maximum(counts, 1)
+        share = spread(jnp.power(t, beta2_decay), updates)
+        size = spread(jnp.minimum(step_size, jax.lax.rsqrt(t)), updates)
         squares = jax.tree.map(square, updates)
 
         def average(old: Any, new: Any, s: jax.Array) -> Any:

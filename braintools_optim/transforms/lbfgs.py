@@ -122,7 +122,7 @@ def step_by_lbfgs(
             sizes = [jnp.sum(jnp.abs(widened(g))) for g in jax.tree.leaves(updates)]
             total = sum(sizes, start=jnp.zeros((), slope.dtype))
             # Of nan nothing is known, and one such entry does not spread to the others.
-            length = jnp.where(first & (total > 1.0), length / total, length)
+            length = jnp.where(first & (total > 1.0), length / jnp.maximum(total, 1.0), length)
         length = jnp.where(resting | (slope > -tolerance_change), 0.0, length)
         # A direction of nan must not make a step of length zero another one.
         step = jax.tree.map(
@@ -164,12 +164,13 @@ def _remembered(
     pairs = jnp.where(first & ~resting, 0, state.pairs)
     scale = jnp.where(first & ~resting, 1.0, state.scale)
     if scaled:
-        scale = jnp.where(new, curvature / inner(change, change), scale)
+        size = jnp.where(new, inner(change, change), 1.0)
+        scale = jnp.where(new, curvature / size, scale)
     return state._replace(
         pairs=jnp.minimum(pairs + new, memory_size),
         slot=jnp.where(new, (state.slot + 1) % memory_size, state.slot),
         scale=scale,
-        inverse_curvatures=put(state.inverse_curvatures, 1.0 / curvature),
+        inverse_curvatures=put(state.inverse_curvatures, 1.0 / jnp.where(new, curvature, 1.0)),
         changes=jax.tree.map(put, state.changes, change),
         steps=jax.tree.map(put, state.steps, state.last_step),
     )

@@ -11,6 +11,7 @@ from jax.experimental.sparse import BCOO
 
 from .count import advanced, one_minus_power, spread, zero_counts
 from .refuse import refuse_complex
+from .wide import root
 
 __all__ = ['ScaleBySparseAdamState', 'coalesced', 'scale_by_sparse_adam']
 
@@ -72,7 +73,7 @@ def scale_by_sparse_adam(
 
         def direction(m: jax.Array, v: jax.Array, entries: Any, scale: jax.Array) -> jax.Array:
             index, _ = entries
-            u = _read(m, index) * scale.astype(m.dtype) / (jnp.sqrt(_read(v, index)) + eps)
+            u = _read(m, index) * scale.astype(m.dtype) / (root(_read(v, index)) + eps)
             return jnp.zeros_like(m).at[index].set(u, mode='drop')
 
         moved = jax.tree.map(direction, mu, nu, found, spread(scales, mu))
