@@ -105,13 +105,13 @@ def test_bases_that_do_not_go_together_are_refused_at_once():
         bo.ChainedScheduler([bo.ExponentialLR(0.1), bo.StepLR(0.2)])
 
 
-@pytest.mark.parametrize('kind', [np.int64, np.int32, int])
-def test_milestones_of_numpy(kind):
+@pytest.mark.parametrize('kind', [np.int64, np.int32, int, float, np.float64])
+def test_milestones_are_whole_numbers_of_any_kind(kind):
     scheduler = bo.SequentialLR([bo.StepLR(0.1), bo.StepLR()], list(map(kind, [2])))
     assert scheduler.milestones == [2] and type(scheduler.milestones[0]) is int
 
 
-@pytest.mark.parametrize('bad', [[True], [np.bool(True)], [2.0], [np.int64(0)], ['2']])
+@pytest.mark.parametrize('bad', [[True], [np.bool(True)], [2.5], [np.int64(0)], ['2']])
 def test_milestones_that_are_none(bad):
     with pytest.raises(ValueError, match='SequentialLR needs ascending integers >= 1'):
         bo.SequentialLR([bo.StepLR(0.1), bo.StepLR()], bad)

@@ -54,6 +54,7 @@ class SequentialLR(Composite):
     ):
         owner = type(self).__name__
         at: list[Any] = list(milestones) if isinstance(milestones, list | tuple) else [milestones]
+        at = [int(m) if isinstance(m, float) and m.is_integer() else m for m in at]
         if not all(is_count(m) and m >= 1 for m in at) or (
             any(b <= a for a, b in zip(at, at[1:], strict=False))
         ):
