@@ -170,10 +170,13 @@ def memory(limit):
 
 def refused(data):
     """Raise unless a file is refused, in under a second (of CPU) and in little memory."""
-    start = time.process_time()
-    with memory(128 * MIB), pytest.raises(CorruptCheckpoint) as raised:
-        decoded(data)
-    assert time.process_time() - start < 1
+    taken = []
+    while len(taken) < 3 and min(taken, default=1) >= 1:  # what else runs here may slow one down
+        start = time.process_time()
+        with memory(128 * MIB), pytest.raises(CorruptCheckpoint) as raised:
+            decoded(data)
+        taken.append(time.process_time() - start)
+    assert min(taken) < 1
     return raised.value
 
 
