@@ -33,14 +33,15 @@ def x64():
     jax.config.update('jax_enable_x64', before)
 
 
-@pytest.fixture
-def quick_compiles():
-    """Compile without LLVM's optimizations, for tests that run a few steps within tolerances.
+@pytest.fixture(autouse=True)
+def compile_quickly(request):
+    """Compile without LLVM's optimizations, but for tests of what is `exact`.
 
-    Not for what is to be equal bit for bit: a parameter may then differ by an ulp between two
-    programs with the same arithmetic.
+    What is to be equal bit for bit may then differ by an ulp between two programs with the same
+    arithmetic; what is compared within tolerances may not differ more.
     """
-    jax.config.update('jax_disable_most_optimizations', quickly())
+    quick = quickly() and not request.node.get_closest_marker('exact')
+    jax.config.update('jax_disable_most_optimizations', quick)
     yield
     jax.config.update('jax_disable_most_optimizations', False)
 

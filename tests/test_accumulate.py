@@ -29,8 +29,6 @@ from looking import (
 import braintools_optim as bo
 from braintools_optim.engine import chunks
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 ALL = [*SHAPES]
 
 SOME = ['a', 'block.c.bias']

@@ -22,8 +22,6 @@ from looking import (
 
 import braintools_optim as bo
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 
 def test_a_run_resumes_between_two_updates(tmp_path):
     grads = drawn(8)

@@ -17,8 +17,6 @@ from test_parity import NARROW, WIDE, error
 
 import braintools_optim as bo
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 FILE = np.load(Path(__file__).parent / 'golden' / 'authors.npz')
 
 

@@ -11,8 +11,6 @@ from looking import digest
 import braintools_optim as bo
 from braintools_optim.checkpoint.export import named_slots
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 
 def trained(make, *groups, dtype=jnp.float32):
     """Return an optimizer over one vector for each letter, after two steps."""

@@ -81,11 +81,13 @@ def run(make, cut, monkeypatch):
     return seen, signature((values_of(params), opt._core.value))
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize('case', CUT, ids=lambda case: case.id)
 def test_a_step_in_calls_is_the_whole_step(case, monkeypatch):
     follow_the_whole_step(case.make, 2 if 'contracted' in case.traits else 0, monkeypatch)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize('adamw', ['rest', 'all'])
 def test_a_step_in_calls_where_a_chain_leaves_parameters_to_another(adamw, monkeypatch):
     follow_the_whole_step(lambda: bo.Muon(0.05, adamw=adamw), 2, monkeypatch)

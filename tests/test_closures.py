@@ -22,8 +22,6 @@ from looking import (
 
 import braintools_optim as bo
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 # ---- a closure is compiled once, and never stale ------------------------------------------------
 
 

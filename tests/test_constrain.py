@@ -27,8 +27,6 @@ from looking import (
 import braintools_optim as bo
 from braintools_optim.engine import chunks
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 
 def in_box(x):
     return jnp.clip(x, -0.4, 0.4)

@@ -34,8 +34,6 @@ from looking import (
 
 import braintools_optim as bo
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 # ---- the registry itself ------------------------------------------------------------------------
 
 

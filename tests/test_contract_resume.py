@@ -23,8 +23,6 @@ from looking import (
 
 import braintools_optim as bo
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 
 def pack(x):
     """Encode what msgpack does not know: arrays."""

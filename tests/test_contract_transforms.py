@@ -28,8 +28,6 @@ from looking import (
 
 import braintools_optim as bo
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 
 @over_classes('contexts')
 def test_all_ways_to_run_agree(case, x64):

@@ -19,8 +19,6 @@ import saiunit as u
 import braintools_optim as bo
 from braintools_optim.checkpoint import codec
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / 'docs'
 PAGES = sorted(DOCS.glob('*.md'))

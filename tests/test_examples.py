@@ -58,6 +58,7 @@ def test_readme():
     assert names['opt'].param_groups[1]['weight_decay'] == 0.01
 
 
+@pytest.mark.exact
 def test_demo_learns_is_killed_and_resumes(capsys):
     forget_programs()
     run = demo.main(steps=60)

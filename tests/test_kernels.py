@@ -17,6 +17,8 @@ from braintools_optim.transforms import (
 )
 from braintools_optim.transforms.count import spread
 
+pytestmark = pytest.mark.exact
+
 
 @pytest.mark.parametrize('dtype', [np.float32, np.int32, bool])
 def test_entries_of_many_leaves(dtype):

@@ -26,8 +26,6 @@ from looking import (
 import braintools_optim as bo
 from braintools_optim.transforms import MasterState, with_masters
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 BF16 = jnp.bfloat16
 
 

@@ -196,6 +196,7 @@ def lying(opt):
     return sorted(len(members) for one in packed for members in one.packing.members)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize('jitted', [False, True])
 def test_a_step_is_what_it_is_without(jitted, monkeypatch):
     ends = []

@@ -14,8 +14,6 @@ from test_schedules import IDS, VARIANTS, make
 import braintools_optim as bo
 from braintools_optim import transforms as T
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 COMPLEX = {'w': jnp.array([1 + 2j, 3 - 1j])}
 # The function of a user is given the step as it is.
 FORMULAS = [
@@ -199,10 +197,11 @@ def test_norms_have_derivatives_at_zero(name):
         updates, _ = tx.update(grads, tx.init(params), params)
         return sum(jnp.sum(x * x + x) for x in jax.tree.leaves(updates))
 
+    slope = jax.jit(jax.grad(moved))
     zeros = {'b': jnp.zeros(2), 'w': jnp.zeros((2, 3))}
     ones = {'b': jnp.zeros(2), 'w': jnp.eye(2, 3) + 0.1}
     for params in (zeros, ones):
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.grad(moved)(params)))
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(slope(params)))
 
 
 ROOTS = {
@@ -236,7 +235,7 @@ def test_steps_have_derivatives_where_a_gradient_is_zero(name):
 
     slopes = jax.jit(jax.grad(loss, argnums=(0, 1)))(0.01, start['w'])
     assert all(np.isfinite(x).all() for x in slopes) and slopes[0] != 0.0
-    low, high = (float(loss(lr, start['w'])) for lr in (0.0095, 0.0105))
+    low, high = (float(jax.jit(loss)(lr, start['w'])) for lr in (0.0095, 0.0105))
     np.testing.assert_allclose(slopes[0], (high - low) / 1e-3, rtol=2e-2)
 
 
@@ -269,7 +268,8 @@ def test_derivatives_by_a_decay_ignore_what_has_no_gradient(name, x64):
             params = jax.tree.map(lambda p, u: p - 0.05 * u, params, updates)
         return jnp.sum(params['w'])
 
-    low, slope, high = loss(0.6 - 1e-5), jax.grad(loss)(0.6), loss(0.6 + 1e-5)
+    value = jax.jit(loss)
+    low, slope, high = value(0.6 - 1e-5), jax.jit(jax.grad(loss))(0.6), value(0.6 + 1e-5)
     np.testing.assert_allclose(slope, (high - low) / 2e-5, rtol=1e-4, atol=1e-9)
     assert slope != 0.0
 

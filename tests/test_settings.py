@@ -12,8 +12,6 @@ from mistaken import MODEL
 
 import braintools_optim as bo
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 
 def trained(steps_of):
     """Return the parameters after some steps whose learning rates change in every way."""

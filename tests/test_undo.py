@@ -62,12 +62,12 @@ def test_loading_is_all_or_nothing():
     other.step({'a': jnp.ones(2)})
     other.current_lr = 0.7
     snapshot = other.state_dict()
-    assert check_every_line(lambda opt: opt.load_state_dict(snapshot), stride=17) > 100
+    assert check_every_line(lambda opt: opt.load_state_dict(snapshot), stride=31) > 100
 
 
 def test_adding_a_group_is_all_or_nothing():
     assert (
-        check_every_line(lambda opt: opt.add_param_group({'b': param(3)}, lr=0.5), stride=23) > 200
+        check_every_line(lambda opt: opt.add_param_group({'b': param(3)}, lr=0.5), stride=41) > 200
     )
 
 

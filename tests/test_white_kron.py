@@ -13,8 +13,6 @@ from white_kron_trees import F32, STYLES, TREE, random_tree, same_bits, stacked
 
 from braintools_optim import transforms
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 
 def run(tx, params, grads, steps=None):
     """Scan over stacked gradients (or zeros for None); return updates and the state."""

@@ -10,8 +10,6 @@ import pytest
 
 from braintools_optim import transforms
 
-pytestmark = pytest.mark.usefixtures('quick_compiles')
-
 GOLDEN = Path(__file__).parent / 'golden'
 FILE = np.load(GOLDEN / 'white_kron.npz')
 EXACT = {'norm_estimator': 'exact', 'noise_scale': 0.0}
