@@ -101,8 +101,10 @@ ALIASES: dict[str, tuple[str, ...]] = {
 """Arguments of other libraries that have other names here: the first that there is."""
 
 
-def did_you_mean(wrong: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+def did_you_mean(wrong: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Return ' Did you mean ...?' if there is something like it, else nothing."""
+    if not isinstance(wrong, str):  # such as the place of a group, where a name should be
+        return ''
     public = [k for k in known if not k.startswith('_')]
     near = [name for name in ALIASES.get(wrong, ()) if name in public]
     near = near or [name for name in public if name.lower() == wrong.lower()]

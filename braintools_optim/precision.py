@@ -51,7 +51,7 @@ def checked_dtype(owner: str, name: str, given: Any) -> Any:
         return None
     try:
         dtype = None if isinstance(given, np.generic | np.ndarray | jax.Array) else np.dtype(given)
-    except TypeError:
+    except (TypeError, ValueError):  # the latter for dicts, which could be structures of NumPy
         dtype = None
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f'{owner} needs a floating-point dtype for {name}, got {given!r}.')

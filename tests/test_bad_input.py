@@ -96,6 +96,14 @@ CALLS = {
         *('Adam', lambda opt: opt.param_groups[0]['momentum'], KeyError),
         ["'momentum'", 'betas', 'weight_decay'],
     ),
+    'a group by a place': (
+        *('Adam', lambda opt: opt.param_groups[0][0], KeyError),
+        ['Adam', 'per-group option 0', 'betas', 'weight_decay'],
+    ),
+    'set a group by a place': (
+        *('Adam', group(0, 0.1), KeyError),
+        ['Adam', 'per-group option 0', 'betas', 'weight_decay'],
+    ),
     'delete group option': (
         *('Adam', lambda opt: opt.param_groups[0].__delitem__('lr'), TypeError),
         ["'lr'", 'deleted'],
@@ -358,6 +366,11 @@ STEPS = {
     ),
     'unit': ({**GRADS, 'x': jnp.ones(2) * u.mV}, ValueError, ["'x'", 'no unit', 'mV']),
     'text': ({**GRADS, 'x': 'abc'}, TypeError, ["gradient of 'x'", 'array', 'str']),
+    'array of text': (
+        *({**GRADS, 'x': np.array(['a', 'b'])}, TypeError),
+        ["gradient of 'x'", 'array of numbers', '<U1'],
+    ),
+    'bare array of objects': (np.array([None]), TypeError, ['a pytree of arrays', 'object']),
     'object': ({**GRADS, 'x': object()}, TypeError, ["gradient of 'x'", 'array', 'object']),
     'State': ({**GRADS, 'x': param(2)}, TypeError, ["gradient of 'x'", 'array', 'ParamState']),
 }

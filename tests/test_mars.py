@@ -309,6 +309,11 @@ def test_narrow_moments_of_the_class():
 # ---- the class ---------------------------------------------------------------------------------
 
 
+def test_exact_is_a_flag():
+    with pytest.raises(TypeError, match='Mars needs True or False for exact, got Array'):
+        bo.Mars(exact=jnp.ones(2))
+
+
 def test_exact_mode_needs_the_other_gradients():
     params = states_of(PARAMS)
     opt = bo.Mars(exact=True).register_trainable_weights(params)

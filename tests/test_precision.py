@@ -117,7 +117,7 @@ def test_dtypes_are_kept_by_jit_groups_and_checkpoints():
 
 
 @pytest.mark.parametrize('name', ['state_dtype', 'mu_dtype'])
-@pytest.mark.parametrize('bad', [jnp.int32, 'x', 3])
+@pytest.mark.parametrize('bad', [jnp.int32, 'x', 3, {'w': 'float32'}])
 def test_what_is_no_dtype(name, bad):
     with pytest.raises(TypeError, match=f'Adam needs a floating-point dtype for {name}'):
         bo.Adam(**{name: bad})

@@ -460,6 +460,8 @@ def test_values_out_of_range(call, message):
         (lambda: unchecked.exponential(0.1, gamma=jnp.array(True)), 'for gamma, got Array'),
         (lambda: unchecked.multistep(0.1, [True, 3]), r'for milestones, got \[True, 3\]'),
         (lambda: unchecked.cosine(np.complex64(1j)), 'a finite number for base'),
+        (lambda: unchecked.step(0.1, gamma=jax.random.key(0)), 'number >= 0 for gamma, got Array'),
+        (lambda: unchecked.piecewise_constant([], jnp.ones(())), 'a list of numbers for values'),
         (lambda: unchecked.lambda_(0.1, 3), 'lambda_ needs a function for fn, got 3'),
         (lambda: unchecked.cyclic(0.1, scale_fn=3), 'cyclic needs a function for scale_fn, got 3'),
         (

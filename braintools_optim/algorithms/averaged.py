@@ -207,7 +207,7 @@ class Mars(OptaxOptimizer):
         **common: Unpack[CommonOptions],
     ):
         self.static = tuple(_functions(gamma=gamma))
-        if exact:
+        if exact is True:
             self.no_accumulation = 'built with exact=True it takes two gradients in each step'
         first_lr = self._first_rate(lr)
         super().__init__(

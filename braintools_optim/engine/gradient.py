@@ -18,9 +18,11 @@ from .leaf import Leaf
 
 __all__ = ['assigned', 'gradient_of', 'match_gradients', 'refuse_non_arrays']
 
+_NO_NUMBERS = frozenset('OSUMm')  # NumPy's kinds of objects, text, and times
+
 
 def refuse_non_arrays(grads: Any) -> None:
-    """Raise if a gradient is not an array."""
+    """Raise if a gradient is not an array of numbers."""
     try:
         flat, _ = jax.tree_util.tree_flatten_with_path(grads)
     except ValueError as error:
@@ -31,16 +33,19 @@ def refuse_non_arrays(grads: Any) -> None:
             )
         raise
     for path, g in flat:
-        if not isinstance(g, NUMBERS):
-            if not path:
-                raise TypeError(
-                    f'step needs gradients, a pytree of arrays under the keys of their parameters, '
-                    f'got {type(g).__name__}; only LBFGS takes a closure. Compute them by '
-                    f'brainstate.transform.grad(loss, params)().'
-                )
+        numeric = getattr(getattr(g, 'dtype', None), 'kind', None) not in _NO_NUMBERS
+        if isinstance(g, NUMBERS) and numeric:
+            continue
+        came = type(g).__name__ if numeric else f'an array of {g.dtype}'
+        if not path:
             raise TypeError(
-                f'the gradient of {path_name(path)!r} must be an array, got {type(g).__name__}.'
+                f'step needs gradients, a pytree of arrays under the keys of their parameters, got '
+                f'{came}; only LBFGS takes a closure. Compute them by '
+                f'brainstate.transform.grad(loss, params)().'
             )
+        raise TypeError(
+            f'the gradient of {path_name(path)!r} must be an array of numbers, got {came}.'
+        )
 
 
 def _unpacked(grads: Any) -> str:

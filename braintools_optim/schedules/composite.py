@@ -65,7 +65,8 @@ def piecewise_constant(boundaries: Sequence[int], values: Sequence[Scalar]) -> S
     """
     owner = 'piecewise_constant'
     at = admit(owner, 'boundaries', Milestones, boundaries)
-    if not isinstance(values, Sequence | np.ndarray | jax.Array) or isinstance(values, str):
+    listed = isinstance(values, Sequence | np.ndarray | jax.Array) and not isinstance(values, str)
+    if not listed or getattr(values, 'ndim', 1) == 0:
         raise TypeError(f'{owner} needs a list of numbers for values, got {values!r}.')
     each = [admit(owner, 'values', Real, v) for v in values]
     if len(each) != len(at) + 1:

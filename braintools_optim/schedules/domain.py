@@ -48,7 +48,7 @@ class Domain:
             return x
         if isinstance(x, numbers.Real) and not isinstance(x, bool):
             x = int(float(x)) if self.whole and float(x).is_integer() else float(x)
-        elif not isinstance(x, jax.Array | np.ndarray) or x.dtype.kind in 'bcO':
+        elif not isinstance(x, jax.Array | np.ndarray) or getattr(x.dtype, 'kind', 'O') in 'bcO':
             raise TypeError
         v = np.asarray(x, float)
         inside = np.isfinite(v) & (v >= self.low) & (v <= self.high)
