@@ -13,6 +13,8 @@ def leafwise(transform: Callable) -> Callable:
     A step of such a chain may be cut into several programs. State that the chain keeps for all
     leaves together must not depend on them. A method that overrides a marked one is not marked.
     """
+    if not callable(transform):
+        raise TypeError(f'leafwise marks a function, transform of a class, got {transform!r}.')
     transform.leafwise = True  # type: ignore[attr-defined]  # functions have attributes
     return transform
 

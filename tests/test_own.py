@@ -427,6 +427,11 @@ def test_a_decay_by_another_name_can_be_masked():
     np.testing.assert_allclose(opt.param_states.to_dict()['b'].value, 1.0)
 
 
+def test_leafwise_marks_functions():
+    with pytest.raises(TypeError, match='leafwise marks a function.*got Adam'):
+        bo.leafwise(bo.Adam())
+
+
 def test_functions_in_a_tuple_are_looked_into():
     """A function among a step's extra arguments is traced again where what it reads has changed."""
     factor = {'x': 1.0}

@@ -36,7 +36,7 @@ def dtype_name(dtype: Any) -> Any:
     """Return the name of a dtype, as checkpoints compare it; what is none is refused later."""
     try:
         return None if dtype is None else jnp.dtype(dtype).name
-    except TypeError:
+    except (TypeError, ValueError):
         return dtype
 
 

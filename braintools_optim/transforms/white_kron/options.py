@@ -108,7 +108,7 @@ def _storage(owner: str, dtype: Any) -> Any:
         return None
     try:
         canonical = jnp.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):  # the latter for dicts, which could be structures of NumPy
         canonical = None
     if canonical not in (jnp.bfloat16, jnp.float32, jnp.float64):
         raise ValueError(
@@ -132,7 +132,10 @@ def _known_in(value: Any, allowed: Callable[[float], bool]) -> bool:
     """Whether a number is traced, or in range."""
     if isinstance(value, jax.core.Tracer):
         return True
-    return not isinstance(value, bool | str | None) and bool(allowed(float(value)))
+    try:
+        return not isinstance(value, bool | str | None) and bool(allowed(float(value)))
+    except (TypeError, OverflowError):  # several numbers, or an integer beyond all floats
+        return False
 
 
 def given_options(
