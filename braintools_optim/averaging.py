@@ -188,6 +188,7 @@ class AveragedModel(brainstate.nn.Module):
 AveragedModel.__signature__ = constructor_signature(AveragedModel)
 
 
+@jax.numpy_dtype_promotion('standard')
 def _averaged(
     plan: tuple[tuple[tuple, bool], ...],
     avg_fn: Callable[[Any, Any, Any], Any] | None,

@@ -362,6 +362,7 @@ class OptaxOptimizer(
         self._table.state.given_out()  # as wide as floats are now
         self._stepper = None
 
+    @jax.numpy_dtype_promotion('standard')
     def _first_state(self, plan: GroupPlan, leaves: list[Leaf], arrays: list) -> Any:
         """Return the state with which a group's chain begins, in buffers of its own.
 

@@ -130,6 +130,7 @@ class Bundle:
                 getattr(found, _sort(slot)).append(getattr(there, _sort(slot))[slot.name])
         return found
 
+    @jax.numpy_dtype_promotion('standard')
     def advance(
         self,
         own: Sequence[Any],

@@ -183,6 +183,7 @@ def _take(stepper: Stepper, closure: Callable[[], Any], descend: Descend) -> Any
     return loss
 
 
+@jax.numpy_dtype_promotion('standard')
 def _compute(
     stepper: Stepper,
     objective: ClosureObjective,

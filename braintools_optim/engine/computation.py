@@ -67,6 +67,7 @@ class Computation:
         """Return the same computation for some of the leaves, under these plans."""
         return replace(self, leaves=leaves, plans=plans)
 
+    @jax.numpy_dtype_promotion('standard')
     def compute(
         self, values: list, packed: tuple[Packed, ...], vector: Any, grads: Any, extra: dict
     ) -> tuple[tuple[Packed, ...], list]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ['Progress', 'Scheduler', 'following']
 
 _EPOCHS = Range(0.0, 2.0**31, open_high=True)
+_PROMOTING = jax.numpy_dtype_promotion('standard')  # of traced epochs, too, which are integers
 
 
 class Progress(NamedTuple):
@@ -152,9 +153,11 @@ class Scheduler(metaclass=SchedulerType):
         if self.optimizer is not None:
             self._check_groups(len(self.optimizer._groups))
         self._check_step(epoch)
+        advanced = self._advanced
         if recorded():
             vars(self)['_traced'] = True
-        progress, lrs = self._advanced(self._progress_of_one(), self._lrs(), epoch, metric)
+            advanced = _PROMOTING(advanced)
+        progress, lrs = advanced(self._progress_of_one(), self._lrs(), epoch, metric)
         with self._undone_on_error():
             self._drive(progress, lrs)
             self._put(progress)
@@ -289,7 +292,7 @@ class Scheduler(metaclass=SchedulerType):
         progress, lrs = self._progress_of_one(), self._lrs()
         rows = [self._shown(progress, lrs)]
         for _ in range(n - 1):
-            progress, lrs = self._advanced(progress, lrs)
+            progress, lrs = _PROMOTING(self._advanced)(progress, lrs)
             rows.append(self._shown(progress, lrs))
         rows = rows[:n]
         return jnp.array(rows) if any(map(is_tracer, jax.tree.leaves(rows))) else np.array(rows)

@@ -98,7 +98,9 @@ def evaluate(formula: Callable[..., Any], t: Any, /, *args: Any, **kwargs: Any) 
         t = values[0]
         integer = is_jax(t) and jnp.issubdtype(t.dtype, jnp.integer)
         limit = jnp.iinfo(t.dtype if integer else jnp.int32).max
-        return formula(jnp, *_fit(values, limit), **{k: _fit(x, limit) for k, x in named.items()})
+        values, named = _fit(values, limit), {k: _fit(x, limit) for k, x in named.items()}
+        with jax.numpy_dtype_promotion('standard'):  # steps are integers, other numbers are not
+            return formula(jnp, *values, **named)
     if any(isinstance(x, np.ndarray) for x in everything):
         with np.errstate(over='ignore'):
             return plain(formula(array, *values, **named))
