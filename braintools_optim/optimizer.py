@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import jax
 import optax
 from brainstate.graph import Node
+from brainstate.util import PrettyType
 
 from .chains import RunsChains
 from .check import check_count, check_flag, check_number, is_zero
@@ -442,3 +443,7 @@ class OptaxOptimizer(
 
     def __repr__(self) -> str:
         return describe(self)
+
+    def __pretty_repr__(self) -> Iterator[PrettyType]:
+        """Show the same within a module, of whose parts brainstate 0.6 does not ask the repr."""
+        yield PrettyType(type(self), **{'ref': repr(self)})  # which 0.5 does not know, nor ask for

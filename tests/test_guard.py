@@ -1,7 +1,8 @@
 """What makes a step fast, kept by counts, not times.
 
-`python tests/test_guard.py` records `golden/guard.json`: the equations that a leaf adds to the
-step's jaxpr, for the first row of each class. Fewer pass, more fail.
+`python tests/test_guard.py` records in `golden/guard.json`, for the installed version of JAX, the
+equations that a leaf adds to the step's jaxpr, for the first row of each class. Fewer pass, more
+fail.
 """
 
 import json
@@ -69,21 +70,25 @@ def equations_per_leaf(name):
     return (step_equations(name, 8) - step_equations(name, 4)) / 4
 
 
+def version():
+    """Return the version of JAX, without its last place: others count other equations."""
+    return '.'.join(metadata.version('jax').split('.')[:2])
+
+
 def record():
-    found = {name: equations_per_leaf(name) for name in sorted(FIRST)}
-    versions = {package: metadata.version(package) for package in ('jax', 'optax')}
-    RECORD.write_text(json.dumps({'versions': versions, 'per leaf': found}, indent=1) + '\n')
+    everything = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    everything[version()] = {name: equations_per_leaf(name) for name in sorted(FIRST)}
+    RECORD.write_text(json.dumps(everything, indent=1, sort_keys=True) + '\n')
 
 
 def exceeded(found, recorded, name):
     """Return what to say where a step grew, or nothing."""
-    bound = recorded['per leaf'].get(name)
+    bound = recorded.get(name)
     if bound is not None and found <= bound:
         return ''
-    now = {package: metadata.version(package) for package in recorded['versions']}
     return (
-        f'a leaf adds {found:g} equations to the step of {name}; recorded are {bound}, with '
-        f'{recorded["versions"]} (here: {now}). If it must be so: python tests/test_guard.py'
+        f'a leaf adds {found:g} equations to the step of {name}; recorded are {bound}. If it must '
+        f'be so: python tests/test_guard.py'
     )
 
 
@@ -91,16 +96,19 @@ def exceeded(found, recorded, name):
 def test_equations_per_leaf(name):
     found = equations_per_leaf(name)
     assert found > 0
-    said = exceeded(found, json.loads(RECORD.read_text()), name)
+    if (recorded := json.loads(RECORD.read_text()).get(version())) is None:
+        pytest.skip(f'nobody has recorded the equations of JAX {version()}')
+    said = exceeded(found, recorded, name)
     assert not said, said
 
 
-def test_the_record_is_of_the_classes_there_are():
-    assert json.loads(RECORD.read_text())['per leaf'].keys() == FIRST.keys()
+def test_the_records_are_of_the_classes_there_are():
+    for recorded in json.loads(RECORD.read_text()).values():
+        assert recorded.keys() == FIRST.keys()
 
 
 def test_what_grew_or_is_new_is_told():
-    recorded = {'versions': {'jax': '0'}, 'per leaf': {'A': 3.0}}
+    recorded = {'A': 3.0}
     assert exceeded(2.0, recorded, 'A') == exceeded(3.0, recorded, 'A') == ''
     assert 'recorded are 3.0' in exceeded(3.25, recorded, 'A')
     assert 'test_guard.py' in exceeded(1.0, recorded, 'B')

@@ -10,8 +10,10 @@ import optax
 import pytest
 from brainstate import ParamState
 from brainstate.transform import for_loop, jit
+from compiling import generates_old_code
 from looking import (
     assert_same,
+    assert_trees_close,
     compilations,
     named,
     signature,
@@ -210,8 +212,10 @@ def test_a_step_is_what_it_is_without(jitted, monkeypatch):
             step(gradients(t, params))
         ends.append((named(params), opt.opt_state.value))
     one, other = ends
-    assert max(ulps(one[0][k], other[0][k]) for k in one[0]) == 0
-    assert_same(one[1], other[1])
+    if generates_old_code():
+        assert_same(one, other)
+    assert max(ulps(one[0][k], other[0][k]) for k in one[0]) <= 4
+    assert_trees_close(one[1], other[1], rtol=1e-6)
 
 
 def test_only_moments_and_counts_lie_together():

@@ -237,7 +237,9 @@ def test_an_interrupt_at_any_line_of_a_step():
             digests.append(digest(twin, [other], theirs))
 
         under = PACKAGE, str(Path(jax.__file__).parent)
-        line = interrupted(lambda: step(*BATCHES[0]), nth(n), under)
+        # In these functions JAX 0.12 itself is left without a trace, and computes nothing any more.
+        when = nth(n, lambda frame: frame.f_code.co_name not in ('bind', 'set_trace'))
+        line = interrupted(lambda: step(*BATCHES[0]), when, under)
         found = digest(model, [opt], schedulers)
         assert found in digests, line
         assert line or found == digests[1]
@@ -368,7 +370,7 @@ def test_hooks_see_every_write_and_may_veto():
 
     before = digest(model, [opt])
     handle = opt._core.register_hook('write_before', veto)
-    with pytest.raises(Exception, match='execution failed'):
+    with pytest.raises(Exception, match='execution failed|error #1: no'):
         step(*BATCHES[2])
     assert digest(model, [opt]) == before
     handle.remove()

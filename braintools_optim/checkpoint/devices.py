@@ -14,7 +14,7 @@ from .judge import Judge
 __all__ = ['placed', 'placed_parameter']
 
 
-def placed(value: np.ndarray, like: Any) -> jax.Array:
+def placed(value: np.ndarray | jax.Array, like: Any) -> jax.Array:
     """Return an array of its own, on the devices of the live one."""
     chosen = like.sharding if isinstance(like, jax.Array) and like.committed else None
     with jax.transfer_guard('allow'):  # who restores asks for it

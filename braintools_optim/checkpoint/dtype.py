@@ -72,7 +72,7 @@ def foreign_bytes(array: np.ndarray) -> str | None:
         return None
     flat = array.reshape(-1).view(np.uint8)
     for start in range(0, flat.size, PIECE):
-        found = int(flat[start : start + PIECE].max())
+        found = int(np.max(flat[start : start + PIECE]))
         if found > largest:
             return f'a {array.dtype.name} is the byte {found:#x}, and can be at most {largest:#x}'
     return None
