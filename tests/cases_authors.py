@@ -181,6 +181,7 @@ def rows(case):
             {'lr': 0.05, 'sync_period': 3},
             rules.lookahead_adam,
             live={**ADAM, **ALPHA},
+            traits=frozenset({'contracted'}),  # by JAX 0.12
         ),
         case(
             'lookahead-rmsprop',
